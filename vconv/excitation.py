@@ -1,0 +1,44 @@
+"""The harmonic source of the vocoder: a band-limited pulse train that follows an F0 curve exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vconv.features import F0_REFERENCE, OUTPUT_HOP, OUTPUT_RATE
+
+MAX_FREQUENCY = 0.45 * OUTPUT_RATE  # Hz, the highest partial: safely under the Nyquist frequency
+
+
+class PulseTrain:
+    """Equal-amplitude cosines at all multiples of F0 up to ``MAX_FREQUENCY``, at 24 kHz.
+
+    The sum of K cosines has a closed form, the Dirichlet kernel
+    ``1 + 2 Σ cos(kφ) = sin((K + ½)φ) / sin(φ/2)``, so a sample costs two sines whatever F0 is.
+    The phase is integrated once for the whole file, in double precision: any stretch of frames can
+    be asked for, in any order, and neighbours fit together without a seam.
+
+    It goes on through unvoiced frames, where the curve is bridged: the vocoder decides from the mel
+    how much of it is heard, which forgives the voicing errors of a pitch tracker.
+    """
+
+    def __init__(self, curve: np.ndarray) -> None:
+        """``curve``: log2 F0 relative to ``F0_REFERENCE``, [T] octaves, as ``continuous_log_f0`` makes it."""
+        frequency = F0_REFERENCE * np.exp2(curve.astype(np.float64))
+        # Linear between frame centres, so the phase (in cycles) is piecewise quadratic.
+        self._frequency = np.append(frequency, frequency[-1:])
+        advance = (self._frequency[:-1] + self._frequency[1:]) / 2 * (OUTPUT_HOP / OUTPUT_RATE)
+        self._phase = np.concatenate([[0.0], np.cumsum(advance)])
+
+    def samples(self, start: int, end: int) -> np.ndarray:
+        """Samples of the frames ``start`` to ``end`` (exclusive): [(end - start) * OUTPUT_HOP] float32, rms 1."""
+        left, right = self._frequency[start:end, None], self._frequency[start + 1 : end + 1, None]
+        u = np.arange(OUTPUT_HOP) / OUTPUT_HOP  # place between two frame centres
+        phase = self._phase[start:end, None] + (left * u + (right - left) * u**2 / 2) * (OUTPUT_HOP / OUTPUT_RATE)
+        partials = np.floor(MAX_FREQUENCY / np.maximum(left, right))
+        angle = 2 * np.pi * (phase % 1.0)
+        denominator = np.sin(angle / 2)
+        near_zero = np.abs(denominator) < 1e-6
+        kernel = np.sin((partials + 0.5) * angle) / np.where(near_zero, 1.0, denominator)
+        kernel = np.where(near_zero, 2 * partials + 1, kernel)
+        # The kernel is 1 + 2 Σ cos; its sum of K cosines has mean square K / 2.
+        return ((kernel - 1) / np.sqrt(2 * partials)).astype(np.float32).reshape(-1)

@@ -1,0 +1,109 @@
+"""Log-mel spectrogram and F0 on one 62.5 Hz grid: the only definition, for training and inference.
+
+Frame ``t`` is centred on sample ``t * HOP_LENGTH`` of the 16 kHz wave, which is also how swift-f0
+places its frames, so the two line up without any correction. A wave of ``N`` samples has
+``ceil(N / HOP_LENGTH)`` frames. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+SAMPLE_RATE = 16000  # Hz, analysis
+N_FFT = 1024  # samples, also the window length
+HOP_LENGTH = 256  # samples
+N_MELS = 80
+FRAME_RATE = SAMPLE_RATE / HOP_LENGTH  # frames a second
+OUTPUT_RATE = 24000  # Hz, synthesis
+OUTPUT_HOP = HOP_LENGTH * OUTPUT_RATE // SAMPLE_RATE  # samples of output a frame
+
+LOG_FLOOR = 1e-4  # magnitudes below this are clipped before the logarithm: 65 dB under a loud vowel's
+LOG_MEL_MIN = float(np.log(LOG_FLOOR))
+F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices; swift-f0 itself reaches 2 kHz
+F0_REFERENCE = 200.0  # Hz, where the log2-F0 feature is zero
+
+
+def frame_count(samples: int) -> int:
+    """Frames of a 16 kHz wave of ``samples`` samples."""
+    return -(-samples // HOP_LENGTH)
+
+
+def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
+    linear, log_step, knee = hz / (200.0 / 3), np.log(6.4) / 27.0, 1000.0
+    return np.where(hz < knee, linear, 15.0 + np.log(np.maximum(hz, knee) / knee) / log_step)
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15.0, mel * (200.0 / 3), 1000.0 * np.exp(np.log(6.4) / 27.0 * (mel - 15.0)))
+
+
+@cache
+def mel_filterbank() -> np.ndarray:
+    """Slaney's area-normalized triangular filters, 0 to 8 kHz: [N_MELS, N_FFT // 2 + 1].
+
+    The same numbers as ``librosa.filters.mel(sr=16000, n_fft=1024, n_mels=80)``, which a test checks;
+    written out because inference does without librosa and its start-up time.
+    """
+    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
+    edges = _mel_to_hz(np.linspace(0, _hz_to_mel(np.array(SAMPLE_RATE / 2)), N_MELS + 2))
+    rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    triangles = np.maximum(0, np.minimum(rise, fall))
+    return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+@cache
+def _window() -> np.ndarray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
+
+
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """Natural-log mel magnitudes of a 16 kHz mono wave: [N] -> [N_MELS, T] float32."""
+    frames = frame_count(len(wave))
+    padded = np.zeros((frames - 1) * HOP_LENGTH + N_FFT, np.float32)
+    padded[N_FFT // 2 : N_FFT // 2 + len(wave)] = wave
+    windows = sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
+    out = np.empty((N_MELS, frames), np.float32)
+    for start in range(0, frames, 512):  # blocks bound the memory of the spectrum
+        spectrum = np.abs(np.fft.rfft(windows[start : start + 512] * _window())).astype(np.float32)
+        out[:, start : start + 512] = mel_filterbank() @ spectrum.T
+    return np.log(np.maximum(out, LOG_FLOOR))
+
+
+class PitchTracker:
+    """F0 by swift-f0 on the mel's own frame grid."""
+
+    def __init__(self, threads: int = 1) -> None:
+        from swift_f0 import SwiftF0  # onnxruntime takes 0.1 s to import: only when it is needed
+
+        self._detector = SwiftF0(threads=threads)
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """F0 in Hz of a 16 kHz mono wave, 0 where unvoiced: [N] -> [T] float32."""
+        frames = frame_count(len(wave))
+        padded = np.zeros(frames * HOP_LENGTH, np.float32)
+        padded[: len(wave)] = wave
+        pitch = self._detector.detect(padded, SAMPLE_RATE, F0_MIN, F0_MAX)
+        return np.where(pitch.confidence >= 0.5, pitch.pitch_hz, 0.0).astype(np.float32)
+
+
+def continuous_log_f0(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log2 F0 relative to ``F0_REFERENCE``, bridged linearly over unvoiced frames, and the voiced flag.
+
+    [T] Hz -> ([T] octaves, [T] 0 or 1), both float32. Without any voiced frame the curve is zero.
+    """
+    voiced = f0 > 0
+    if not voiced.any():
+        return np.zeros(len(f0), np.float32), np.zeros(len(f0), np.float32)
+    at = np.flatnonzero(voiced)
+    curve = np.interp(np.arange(len(f0)), at, np.log2(f0[at] / F0_REFERENCE))
+    return curve.astype(np.float32), voiced.astype(np.float32)
+
+
+def median_log_f0(f0: np.ndarray) -> float | None:
+    """Median log2 F0 (octaves above ``F0_REFERENCE``) of the voiced frames; None without any."""
+    voiced = f0[f0 > 0]
+    return float(np.median(np.log2(voiced / F0_REFERENCE))) if len(voiced) else None
