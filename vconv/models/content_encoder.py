@@ -1,0 +1,36 @@
+"""What is said: log-mel to a content code at half the frame rate."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vconv.config import ConversionConfig
+from vconv.features import N_MELS
+from vconv.models.layers import InstanceNorm, blocks, normalize_mel
+
+
+class ContentEncoder(nn.Module):
+    """ConvNeXt blocks with instance norm, halving the rate once: mel [B, N_MELS, T] -> [B, C, T / 2].
+
+    T is even. The bottleneck that follows is a module of its own.
+    """
+
+    def __init__(self, config: ConversionConfig) -> None:
+        super().__init__()
+        fine, coarse = config.content_blocks
+        width = config.channels
+        self.input = nn.Conv1d(N_MELS, width, 5, padding=2)
+        self.fine = blocks(fine, width, config.expansion, InstanceNorm)
+        self.halve = nn.Conv1d(width, width, 4, stride=2, padding=1)
+        self.coarse = blocks(coarse, width, config.expansion, InstanceNorm)
+        self.norm = InstanceNorm()
+        self.output = nn.Conv1d(width, config.content_channels, 1)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.input(normalize_mel(mel))
+        for block in self.fine:
+            x = block(x)
+        x = self.halve(x)
+        for block in self.coarse:
+            x = block(x)
+        return self.output(self.norm(x))

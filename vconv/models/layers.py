@@ -1,0 +1,108 @@
+"""Blocks that the networks are made of. B batch, C channels, T frames, E embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """Each channel to zero mean and unit variance over time, without affine: [B, C, T] -> [B, C, T].
+
+    What is constant over the utterance goes, and much of the speaker with it (Chou et al. 2019,
+    "One-shot Voice Conversion by Separating Speaker and Content Representations", eq. 3 and 4).
+    Always in float32: a variance in bfloat16 has two digits.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        centred = x - x.mean(dim=2, keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean(dim=2, keepdim=True) + 1e-5)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each frame: [B, C, T] -> [B, C, T]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+
+class AdaIN(nn.Module):
+    """Instance norm, then the scale and shift that the speaker embedding asks for.
+
+    Huang and Belongie 2017, "Arbitrary Style Transfer in Real-time with Adaptive Instance
+    Normalization", eq. 8, with the style's statistics predicted from the embedding as in Chou et al. 2019.
+    """
+
+    def __init__(self, channels: int, embedding_channels: int) -> None:
+        super().__init__()
+        self.norm = InstanceNorm()
+        self.affine = nn.Linear(embedding_channels, 2 * channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """[B, C, T], [B, E] -> [B, C, T]"""
+        scale, shift = self.affine(embedding).float().unsqueeze(2).chunk(2, dim=1)
+        return self.norm(x) * (1 + scale) + shift
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution, a norm, a pointwise MLP, a learned residual scale: [B, C, T] -> [B, C, T].
+
+    Liu et al. 2022, "A ConvNet for the 2020s", in one dimension. ``norm`` takes what ``forward`` gets
+    after ``x``: nothing, or the speaker embedding for ``AdaIN``.
+    """
+
+    def __init__(self, channels: int, expansion: int, norm: nn.Module, kernel: int = 7, scale: float = 0.2) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.norm = norm
+        self.expand = nn.Linear(channels, channels * expansion)
+        self.project = nn.Linear(channels * expansion, channels)
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
+        hidden = self.norm(self.depthwise(x), *condition).transpose(1, 2)
+        hidden = self.project(nn.functional.gelu(self.expand(hidden)))
+        return x + (self.scale * hidden).transpose(1, 2)
+
+
+def blocks(count: int, channels: int, expansion: int, norm: Callable[[], nn.Module]) -> nn.ModuleList:
+    """``count`` ConvNeXt blocks, each with a norm of its own."""
+    return nn.ModuleList(ConvNeXtBlock(channels, expansion, norm()) for _ in range(count))
+
+
+class GradientReversal(torch.autograd.Function):
+    """Identity forwards, minus the gradient backwards (Ganin and Lempitsky 2015, eq. 13)."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+def pool_statistics(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean and standard deviation over time: [B, C, T], optional mask [B, 1, T] -> [B, 2C]."""
+    x = x.float()
+    weight = torch.ones_like(x[:, :1]) if mask is None else mask.float()
+    total = weight.sum(dim=2).clamp(min=1)
+    mean = (x * weight).sum(dim=2) / total
+    variance = ((x - mean.unsqueeze(2)).square() * weight).sum(dim=2) / total
+    return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)
+
+
+def normalize_mel(mel: Tensor) -> Tensor:
+    """Log-mel to roughly zero mean and unit variance, by constants that hold for any speech."""
+    return (mel + 6.0) / 3.0
+
+
+def denormalize_mel(mel: Tensor) -> Tensor:
+    return mel * 3.0 - 6.0

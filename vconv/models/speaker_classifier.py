@@ -1,0 +1,54 @@
+"""The adversary and the heads that exist in training only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vconv.models.layers import ChannelNorm, ConvNeXtBlock, pool_statistics
+
+
+class SpeakerClassifier(nn.Module):
+    """Reads the speaker off the content code: [B, C, T] -> logits [B, S] (Chou et al. 2018, section 3.1)."""
+
+    def __init__(self, channels: int, speakers: int, width: int = 128) -> None:
+        super().__init__()
+        self.input = nn.Conv1d(channels, width, 5, padding=2)
+        self.block = ConvNeXtBlock(width, 2, ChannelNorm(width))
+        self.output = nn.Linear(2 * width, speakers)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.output(pool_statistics(self.block(self.input(code))))
+
+
+class SpeakerHead(nn.Module):
+    """Cosine logits of an embedding against a learned prototype of each speaker: [B, E] -> [B, S].
+
+    With ``speaker`` given, the true class's angle is widened by ``margin`` radians
+    (Deng et al. 2019, "ArcFace", eq. 3), which pulls the embeddings of one speaker closer together.
+    """
+
+    def __init__(self, channels: int, speakers: int, margin: float = 0.2, scale: float = 24.0) -> None:
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.randn(speakers, channels) * channels**-0.5)
+        self.margin, self.scale = margin, scale
+
+    def forward(self, embedding: Tensor, speaker: Tensor | None = None) -> Tensor:
+        with torch.autocast(embedding.device.type, enabled=False):
+            cosine = embedding.float() @ nn.functional.normalize(self.prototypes, dim=1).T
+            if speaker is not None:
+                angle = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))
+                own = nn.functional.one_hot(speaker, len(self.prototypes)).bool()
+                cosine = torch.where(own, torch.cos((angle + self.margin).clamp(max=torch.pi)), cosine)
+        return self.scale * cosine
+
+
+class PhoneHead(nn.Module):
+    """Log-probabilities of phones for CTC: code [B, C, T] -> [B, T, P], blank first."""
+
+    def __init__(self, channels: int, phones: int, width: int = 192) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(channels, width, 5, padding=2), nn.GELU(), nn.Conv1d(width, phones, 1))
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.layers(code).float().transpose(1, 2).log_softmax(dim=2)
