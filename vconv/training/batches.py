@@ -1,0 +1,276 @@
+"""Random batches from a corpus. A batch is a function of (seed, step, rank) alone.
+
+So a resumed run sees exactly what an uninterrupted one would have, without any state to save, and
+several processes never draw the same batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.features import N_MELS, continuous_log_f0
+from vconv.manifest import Clip
+from vconv.training.perturb import PerturbConfig, perturb
+from vconv.training.store import WAVE_SCALE, Entry, Store
+
+STRESS_MARKS = "ˈˌ"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A clip with its place in the store and its labels as numbers."""
+
+    entry: Entry
+    speaker: int
+    group: str
+    phones: tuple[int, ...]  # empty where unknown
+    sample_rate: int  # Hz, native
+
+
+@dataclass
+class Corpus:
+    """A store with the manifest's labels: the training or the validation part of it."""
+
+    store: Store
+    items: list[Item]
+    speakers: list[str]
+    phone_set: list[str]  # phone k + 1 of CTC; 0 is the blank
+    by_speaker: dict[int, list[int]] = field(init=False)
+    by_group: dict[str, list[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_speaker, self.by_group = defaultdict(list), defaultdict(list)
+        for index, item in enumerate(self.items):
+            self.by_speaker[item.speaker].append(index)
+            if item.group:
+                self.by_group[item.group].append(index)
+
+
+def phone_symbols(phones: str) -> list[str]:
+    """IPA text as single symbols, without stress, spaces and punctuation."""
+    return [c for c in phones if c not in STRESS_MARKS and (c.isalpha() or c in "ːʲ̩̃")]
+
+
+def load_corpus(store: Store, clips: Sequence[Clip]) -> tuple[Corpus, Corpus]:
+    """Training and validation corpora. Speakers and phones are numbered over the training part, sorted.
+
+    A validation speaker that training does not have gets the number -1.
+    """
+    by_path = {str(clip.path): clip for clip in clips}
+    known = [(entry, by_path[entry.path]) for entry in store.entries if entry.path in by_path]
+    train = [pair for pair in known if pair[1].split != "valid"]
+    if not train:
+        raise InputError("the manifest has no training clip that the feature store knows; delete the store folder")
+    speakers = sorted({clip.speaker for _, clip in train})
+    phone_set = sorted({p for _, clip in train for p in phone_symbols(clip.phones)})
+    speaker_number = {name: k for k, name in enumerate(speakers)}
+    phone_number = {name: k + 1 for k, name in enumerate(phone_set)}
+
+    def corpus(pairs: list[tuple[Entry, Clip]]) -> Corpus:
+        items = [
+            Item(
+                entry,
+                speaker_number.get(clip.speaker, -1),
+                clip.group,
+                tuple(phone_number[p] for p in phone_symbols(clip.phones) if p in phone_number),
+                clip.sample_rate or 0,
+            )
+            for entry, clip in pairs
+        ]
+        return Corpus(store, items, speakers, phone_set)
+
+    return corpus(train), corpus([pair for pair in known if pair[1].split == "valid"])
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    items: int = 16
+    frames: int = 112  # of a crop, even
+    parallel_share: float = 0.4  # of the items, where the corpus has parallel groups
+    reference_frames: tuple[int, int] = (96, 192)
+    phone_items: int = 4  # whole clips with known phones, beside the crops
+    phone_frames: int = 320  # longer clips are not used for phones
+    balance: float = 0.5  # a speaker with n frames is drawn in proportion to n ** balance
+    perturb: PerturbConfig = PerturbConfig()
+    parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
+
+
+@dataclass
+class ConversionBatch:
+    source: np.ndarray  # [B, N_MELS, T] what the content encoder hears: another voice, or disturbed
+    clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
+    pitch: np.ndarray  # [B, 2, T]
+    reference: np.ndarray  # [B, N_MELS, R] other speech of the target
+    speaker: np.ndarray  # [B] of the target
+    source_speaker: np.ndarray  # [B]
+    phone_mel: np.ndarray  # [P, N_MELS, L]
+    phone_frames: np.ndarray  # [P]
+    phones: np.ndarray  # [P, M]
+    phone_counts: np.ndarray  # [P]
+
+
+def _crop(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """Frames from ``start`` on; a clip that is too short is repeated, which keeps its statistics."""
+    if len(mel) >= start + frames:
+        return mel[start : start + frames]
+    return np.take(mel, np.arange(start, start + frames), axis=0, mode="wrap")
+
+
+class ConversionSampler:
+    def __init__(self, corpus: Corpus, config: BatchConfig, seed: int) -> None:
+        self.corpus, self.config, self.seed = corpus, config, seed
+        self._singles = [i for i, item in enumerate(corpus.items) if not item.group]
+        self._groups = sorted(group for group, members in corpus.by_group.items() if len(members) > 1)
+        self._phone_items = [
+            i
+            for i, item in enumerate(corpus.items)
+            if item.phones and item.entry.frames <= config.phone_frames and len(item.phones) * 2 < item.entry.frames
+        ]
+        pool = self._singles or range(len(corpus.items))
+        self._pool = np.array(pool)
+        self._weights = self._balanced(self._pool)
+        if not self._singles and not self._groups:
+            raise InputError("the manifest has no clips to train on")
+
+    def _balanced(self, pool: np.ndarray) -> np.ndarray:
+        total: dict[int, float] = defaultdict(float)
+        for i in pool:
+            total[self.corpus.items[i].speaker] += self.corpus.items[i].entry.frames
+        weights = np.array(
+            [
+                self.corpus.items[i].entry.frames * total[self.corpus.items[i].speaker] ** (self.config.balance - 1)
+                for i in pool
+            ]
+        )
+        return weights / weights.sum()
+
+    def batch(self, step: int, rank: int = 0) -> ConversionBatch:
+        config = self.config
+        rng = np.random.default_rng([self.seed, step, rank])
+        parallel = round(config.items * config.parallel_share) if self._groups else 0
+        if not self._singles:
+            parallel = config.items
+        pairs = [self._parallel_pair(rng) for _ in range(parallel)]
+        singles = rng.choice(self._pool, config.items - parallel, p=self._weights)
+        pairs += [(int(i), int(i)) for i in singles]
+        reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
+        items, store = self.corpus.items, self.corpus.store
+        source, clean, pitch, reference = [], [], [], []
+        for a, b in pairs:
+            entry = items[b].entry
+            start = int(rng.integers(0, max(1, entry.frames - config.frames + 1)))
+            clean.append(_crop(store.clip_mel(entry), start, config.frames).astype(np.float32))
+            heard = clean[-1] if a == b else _crop(store.clip_mel(items[a].entry), start, config.frames)
+            disturb = a == b or rng.random() < config.parallel_perturb
+            source.append(perturb(heard, rng, config.perturb) if disturb else heard.astype(np.float32))
+            curve, voiced = continuous_log_f0(store.clip_f0(entry))
+            pitch.append(np.stack([_crop(curve, start, config.frames), _crop(voiced, start, config.frames)]))
+            reference.append(self._reference(rng, b, start, reference_frames))
+        return ConversionBatch(
+            np.stack(source).transpose(0, 2, 1),
+            np.stack(clean).transpose(0, 2, 1),
+            np.stack(pitch),
+            np.stack(reference).transpose(0, 2, 1),
+            np.array([items[b].speaker for _, b in pairs]),
+            np.array([items[a].speaker for a, _ in pairs]),
+            *self._phone_part(rng),
+        )
+
+    def _parallel_pair(self, rng: np.random.Generator) -> tuple[int, int]:
+        members = self.corpus.by_group[self._groups[rng.integers(len(self._groups))]]
+        a, b = rng.choice(members, 2, replace=False)
+        return int(a), int(b)
+
+    def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> np.ndarray:
+        """Speech of the same speaker, of another clip or at least of another place: [frames, N_MELS]
+
+        Were it the crop itself, the embedding could carry words.
+        """
+        item = self.corpus.items[index]
+        others = [i for i in self.corpus.by_speaker[item.speaker] if i != index]
+        if others:
+            other = self.corpus.items[others[rng.integers(len(others))]].entry
+            mel = self.corpus.store.clip_mel(other)
+            at = int(rng.integers(0, max(1, other.frames - frames + 1)))
+            return _crop(mel, at, frames).astype(np.float32)
+        mel = self.corpus.store.clip_mel(item.entry)
+        before, after = mel[:start], mel[start + self.config.frames :]
+        rest = after if len(after) >= len(before) else before
+        return _crop(rest if len(rest) >= 24 else mel, 0, frames).astype(np.float32)
+
+    def _phone_part(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        count = self.config.phone_items if self._phone_items else 0
+        chosen = [
+            self.corpus.items[self._phone_items[k]] for k in rng.integers(0, max(1, len(self._phone_items)), count)
+        ]
+        longest = max((item.entry.frames for item in chosen), default=0)
+        longest += longest % 2
+        # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
+        mel = np.empty((count, longest, N_MELS), np.float32)
+        phones = np.zeros((count, max((len(item.phones) for item in chosen), default=0)), np.int64)
+        for k, item in enumerate(chosen):
+            heard = perturb(self.corpus.store.clip_mel(item.entry), rng, self.config.perturb)
+            mel[k] = _crop(heard, 0, longest)
+            phones[k, : len(item.phones)] = item.phones
+        frames = np.array([item.entry.frames for item in chosen], np.int64)
+        counts = np.array([len(item.phones) for item in chosen], np.int64)
+        return mel.transpose(0, 2, 1), frames, phones, counts
+
+
+@dataclass(frozen=True)
+class WaveBatchConfig:
+    items: int = 8
+    frames: int = 24  # of a crop whose wave is judged
+    context_frames: int = 8  # more on each side, so that edges do not count
+    full_band_rate: int = 22000  # Hz; clips recorded below it have no upper band to learn
+
+
+@dataclass
+class WaveBatch:
+    mel: np.ndarray  # [B, N_MELS, T]
+    pitch: np.ndarray  # [B, 2, T]
+    source: np.ndarray  # [B, T * OUTPUT_HOP]
+    noise: np.ndarray  # [B, T * OUTPUT_HOP]
+    wave: np.ndarray  # [B, T * OUTPUT_HOP]
+
+
+class WaveSampler:
+    """Crops for the vocoder. ``mel`` may replace the store's mels with predicted ones, same layout."""
+
+    def __init__(self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: np.ndarray | None = None) -> None:
+        self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted
+        self.length = config.frames + 2 * config.context_frames
+        self._items = [
+            item
+            for item in corpus.items
+            if item.entry.frames > self.length and (item.sample_rate == 0 or item.sample_rate >= config.full_band_rate)
+        ]
+        if not self._items:
+            raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
+        weights = np.array([item.entry.frames for item in self._items], float)
+        self._weights = weights / weights.sum()
+
+    def batch(self, step: int, rank: int = 0) -> WaveBatch:
+        rng = np.random.default_rng([self.seed, step, rank])
+        store, length = self.corpus.store, self.length
+        mels, pitches, sources, waves = [], [], [], []
+        for k in rng.choice(len(self._items), self.config.items, p=self._weights):
+            entry = self._items[k].entry
+            at = int(rng.integers(0, entry.frames - length))
+            curve, voiced = continuous_log_f0(store.clip_f0(entry))
+            crop = slice(entry.start + at, entry.start + at + length)
+            use_predicted = self.predicted is not None and rng.random() < 0.75
+            mels.append((self.predicted if use_predicted else store.mel)[crop].astype(np.float32))
+            pitches.append(np.stack([curve[at : at + length], voiced[at : at + length]]))
+            sources.append(PulseTrain(curve).samples(at, at + length))
+            waves.append(store.wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE)
+        noise = rng.uniform(-1, 1, (len(mels), len(waves[0]))).astype(np.float32)
+        return WaveBatch(
+            np.stack(mels).transpose(0, 2, 1), np.stack(pitches), np.stack(sources), noise, np.stack(waves)
+        )

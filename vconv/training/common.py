@@ -1,0 +1,277 @@
+"""What the two training loops share: plain functions and small objects, no base class."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vconv.errors import InputError
+from vconv.manifest import read_manifest
+from vconv.training import checkpoint
+from vconv.training.batches import Corpus, load_corpus
+from vconv.training.store import build, open_store
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    manifest: str = ""
+    store: str = ""  # folder of features; built on the first run. Default: beside the manifest
+    processes: int = 2  # that build it
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    steps: int = 100_000
+    warmup: int = 500  # steps
+    learning_rate: float = 5e-4
+    final_rate: float = 2e-5  # reached along a cosine
+    betas: tuple[float, float] = (0.8, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # of the gradient's norm
+    ema: float = 0.999  # decay of the averaged weights
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every: int = 50  # steps between lines and TensorBoard scalars
+    save_every: int = 500
+    validate_every: int = 1000
+    seconds_between_saves: float = 600.0  # at most this much work is lost
+
+
+def require_corpus(config: CorpusConfig, is_main: bool, wait: Any) -> tuple[Corpus, Corpus]:
+    """Training and validation corpora, with the feature store built first where it is missing.
+
+    Only the main process builds; ``wait`` is the barrier behind which the others stand.
+    """
+    if not config.manifest:
+        raise InputError("corpus.manifest is not set; make one with vconv prepare")
+    manifest = Path(config.manifest)
+    clips = read_manifest(manifest)
+    store = Path(config.store) if config.store else manifest.with_suffix(".store")
+    if is_main and not (store / "index.json").exists():
+        from rich.progress import Progress
+
+        with Progress() as bar:
+            task = bar.add_task("features", total=len(clips))
+            skipped = build(clips, store, config.processes, lambda done: bar.update(task, completed=done))
+        for line in skipped:
+            print(f"left out: {line}")
+    wait()
+    return load_corpus(open_store(store), clips)
+
+
+def learning_rate(step: int, config: OptimizerConfig) -> float:
+    """Linear warm-up, then a cosine to the final rate."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return config.final_rate + (config.learning_rate - config.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [p for p in module.parameters() if p.requires_grad],
+        config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Ema:
+    """Moving average of a module's parameters; its buffers are copied, as codebooks average themselves."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))  # the first weights are noise: forget them soon
+        parameters = {name for name, _ in module.named_parameters()}
+        for name, value in module.state_dict().items():
+            if name in parameters:
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+@contextlib.contextmanager
+def averaged(module: nn.Module, ema: Ema) -> Iterator[nn.Module]:
+    """The module with the averaged weights, in evaluation mode, for the length of a block."""
+    own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    module.load_state_dict(ema.state)
+    module.eval()
+    try:
+        yield module
+    finally:
+        module.load_state_dict(own)
+        module.train()
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """No gradient for these modules' parameters from what is computed in the block; inputs still get theirs."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def to_tensors(batch: Any, device: torch.device) -> dict[str, Tensor]:
+    """A batch's arrays by field name, on the device."""
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(value)).to(device, non_blocking=True)
+        for name, value in vars(batch).items()
+    }
+
+
+class Averages:
+    """Running means of named losses since they were last read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().item()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+class Monitor:
+    """Progress on the terminal and scalars, sound and pictures in TensorBoard; silent off the main process."""
+
+    def __init__(self, folder: Path, steps: int, first: int, enabled: bool) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)
+        self.bar = Progress(
+            BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}")
+        )
+        self.task = self.bar.add_task("train", total=steps, completed=first, losses="")
+        self.bar.start()
+        self._since, self._step = time.monotonic(), first
+
+    def losses(self, step: int, values: dict[str, float]) -> None:
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        pace = (now - self._since) / max(1, step - self._step)
+        self._since, self._step = now, step
+        line = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.bar.update(self.task, completed=step, losses=line)
+        if not self.bar.console.is_terminal:  # a log file gets lines, not a bar
+            print(f"step {step} {line} ({pace:.3f} s a step)", flush=True)
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, rows: list[np.ndarray]) -> None:
+        """Spectrograms [bands, T] below one another, low frequencies at the bottom."""
+        if self.enabled:
+            width = max(row.shape[1] for row in rows)
+            padded = [np.pad(row[::-1], ((0, 4), (0, width - row.shape[1])), constant_values=row.min()) for row in rows]
+            image = np.concatenate(padded)
+            image = (image - image.min()) / (np.ptp(image) + 1e-9)
+            self.writer.add_image(name, image[None].astype(np.float32), step)
+
+    def sound(self, step: int, name: str, wave: np.ndarray, rate: int) -> None:
+        if self.enabled:
+            self.writer.add_audio(name, wave[None] / max(1.0, np.abs(wave).max()), step, rate)
+
+    def close(self) -> None:
+        if self.enabled:
+            self.bar.stop()
+            self.writer.close()
+
+
+def resume_state(folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from, if that is asked for and there is one.
+
+    Raises:
+        InputError: a run is there already and was not asked to be resumed.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    if not resume:
+        raise InputError(f"{folder}: holds a run already; add --resume to go on, or choose another output")
+    return checkpoint.load(path)
+
+
+def pack_state(config: Any, step: int, ema: Ema, parts: dict[str, Any]) -> dict[str, Any]:
+    """All that a run needs to go on exactly: ``parts`` are its modules and optimizers by name."""
+    return {
+        "task": config.task,
+        "step": step,
+        "config": dataclasses.asdict(config),
+        "ema": ema.state,
+        "random": _random_state(),
+        **{name: part.state_dict() for name, part in parts.items()},
+    }
+
+
+def restore_state(state: dict[str, Any], ema: Ema, device: torch.device, parts: dict[str, Any]) -> int:
+    """Put a packed state back; returns the step to go on with."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    ema.state = {name: value.to(device) for name, value in state["ema"].items()}
+    _set_random_state(state["random"])
+    return state["step"]
+
+
+class SaveClock:
+    """When to save: every so many steps, after so many seconds, and at the end."""
+
+    def __init__(self, config: LogConfig, last: int) -> None:
+        self.config, self.last, self._saved = config, last, time.monotonic()
+
+    def due(self, done: int) -> bool:
+        late = time.monotonic() - self._saved > self.config.seconds_between_saves
+        if not (late or done % self.config.save_every == 0 or done == self.last):
+            return False
+        self._saved = time.monotonic()
+        return True
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

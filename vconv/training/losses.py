@@ -1,0 +1,69 @@
+"""Losses as plain functions; weights and schedules are the training loops' business."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mel_l1(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of log-mels [B, N_MELS, T], in the networks' unit of 3 nepers."""
+    return (predicted - target).abs().mean() / 3.0
+
+
+def code_consistency(code: Tensor, twin: Tensor) -> Tensor:
+    """How far a code [B, C, T] is from its clean or parallel twin's, which is held still; scale-free."""
+    twin = twin.detach().float()
+    return (code.float() - twin).square().mean() / (twin.var() + 1e-4)
+
+
+def uniform_confusion(logits: Tensor) -> Tensor:
+    """Cross-entropy of a uniform guess against classifier logits [B, S]: least when nothing can be read."""
+    return -logits.float().log_softmax(dim=1).mean()
+
+
+def phone_ctc(log_probs: Tensor, frames: Tensor, phones: Tensor, counts: Tensor) -> Tensor:
+    """CTC (Graves et al. 2006) per phone: log_probs [B, T, P], frames [B], phones [B, L], counts [B]."""
+    return F.ctc_loss(log_probs.transpose(0, 1), phones, frames, counts, zero_infinity=True)
+
+
+def discriminator_hinge(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+    """Hinge loss of the discriminators' scores, mean over discriminators."""
+    terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake)]
+    return torch.stack(terms).mean()
+
+
+def generator_hinge(fake: list[Tensor]) -> Tensor:
+    return torch.stack([-f.float().mean() for f in fake]).mean()
+
+
+def feature_matching(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
+    """L1 between feature maps, each relative to the real one's size (Kumar et al. 2023, DAC)."""
+    terms = [
+        (r.detach().float() - f.float()).abs().mean() / (r.detach().float().abs().mean() + 1e-4)
+        for maps_r, maps_f in zip(real, fake)
+        for r, f in zip(maps_r, maps_f)
+    ]
+    return torch.stack(terms).mean()
+
+
+def _magnitude(wave: Tensor, n_fft: int) -> Tensor:
+    """STFT magnitude with a hop of a quarter window: [B, N] -> [B, bins, frames]"""
+    window = torch.hann_window(n_fft, device=wave.device)
+    spectrum = torch.stft(wave.float(), n_fft, n_fft // 4, window=window, return_complex=True)
+    # A little under the root, so that the gradient of a zero bin is finite.
+    return (torch.view_as_real(spectrum).square().sum(dim=-1) + 1e-7).sqrt()
+
+
+def spectral_distance(predicted: Tensor, target: Tensor, n_ffts: tuple[int, ...]) -> Tensor:
+    """Multi-resolution STFT loss of waves [B, N]: spectral convergence and log magnitude.
+
+    Yamamoto et al. 2020, Parallel WaveGAN, eq. 5 and 6, mean over resolutions.
+    """
+    terms = []
+    for n_fft in n_ffts:
+        p, t = _magnitude(predicted, n_fft), _magnitude(target, n_fft)
+        convergence = (p - t).square().sum(dim=(1, 2)).sqrt() / (t.square().sum(dim=(1, 2)).sqrt() + 1e-3)
+        terms.append(convergence.mean() + (p.log() - t.log()).abs().mean())
+    return torch.stack(terms).mean()

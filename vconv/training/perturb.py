@@ -1,0 +1,86 @@
+"""Disturbances of log-mels that leave the words: what the content encoder must learn to look through.
+
+All work on a batch [B, T, N_MELS] of natural-log mels in numpy, so that they cost next to nothing
+beside a training step; each item gets its own random strength from ``rng``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vconv.features import LOG_MEL_MIN, N_MELS, mel_filterbank
+
+# Centre frequency of each mel band, Hz.
+_CENTRES = (mel_filterbank() @ np.linspace(0, 8000, mel_filterbank().shape[1])) / mel_filterbank().sum(1)
+
+
+@dataclass(frozen=True)
+class PerturbConfig:
+    """Probabilities, and the largest strength of each."""
+
+    warp: float = 0.8
+    warp_octaves: float = 0.3  # formants and harmonics together, up or down
+    equalizer: float = 0.5
+    equalizer_db: float = 8.0
+    blur: float = 0.15  # over frequency: takes the harmonics away
+    noise: float = 0.15
+    noise_snr_db: tuple[float, float] = (8.0, 30.0)
+    reverb: float = 0.07
+    band_limit: float = 0.05  # to a telephone's 300 to 3400 Hz
+
+
+def warp(mel: np.ndarray, factor: float) -> np.ndarray:
+    """Stretch the frequency axis: what was at f Hz comes to f * factor. [T, N_MELS]"""
+    place = np.interp(_CENTRES / factor, _CENTRES, np.arange(N_MELS))
+    low = np.minimum(place.astype(int), N_MELS - 2)
+    share = (place - low).astype(np.float32)
+    return mel[:, low] * (1 - share) + mel[:, low + 1] * share
+
+
+def _equalizer(rng: np.random.Generator, largest_db: float) -> np.ndarray:
+    """A smooth random curve over the mel bands, nepers: [N_MELS]"""
+    place = np.linspace(0, 1, N_MELS)
+    curve = sum(rng.normal() * np.cos(np.pi * k * place + rng.uniform(0, 2 * np.pi)) for k in range(1, 4))
+    return (curve / 2 * rng.uniform(0, largest_db) / 8.686).astype(np.float32)
+
+
+def _noise(rng: np.random.Generator, mel: np.ndarray, snr_db: float) -> np.ndarray:
+    """The mel with noise of a random colour added in power: [T, N_MELS]"""
+    level = np.log(np.exp(2 * mel).mean() + 1e-10) / 2 - snr_db / 8.686
+    colour = _equalizer(rng, 12.0) - rng.uniform(-0.5, 1.5) * np.linspace(-1, 1, N_MELS)
+    # Rayleigh magnitudes, as a periodogram of Gaussian noise has; a band averages a few bins.
+    grain = 0.25 * np.log(rng.gamma(3.0, 1 / 3.0, mel.shape) + 1e-3)
+    return np.logaddexp(2 * mel, 2 * (level + colour + grain)) / 2
+
+
+def _reverb(rng: np.random.Generator, mel: np.ndarray) -> np.ndarray:
+    """Energy that decays exponentially after each frame, mixed in: [T, N_MELS]"""
+    seconds = rng.uniform(0.15, 0.6)  # to -60 dB
+    decay = 10 ** (-6 * 0.016 / seconds)
+    kernel = decay ** np.arange(24) * 10 ** (-rng.uniform(0.3, 1.2))
+    kernel[0] = 1.0
+    power = np.exp(2 * mel)
+    wet = sum(k * np.pad(power, ((i, 0), (0, 0)))[: len(power)] for i, k in enumerate(kernel))
+    return np.log(np.maximum(wet, 1e-10)) / 2
+
+
+def perturb(mel: np.ndarray, rng: np.random.Generator, config: PerturbConfig) -> np.ndarray:
+    """One clip's log-mel, disturbed: [T, N_MELS] -> [T, N_MELS] float32"""
+    mel = mel.astype(np.float32)
+    if rng.random() < config.reverb:
+        mel = _reverb(rng, mel)
+    if rng.random() < config.warp:
+        mel = warp(mel, 2 ** rng.uniform(-config.warp_octaves, config.warp_octaves))
+    if rng.random() < config.blur:
+        width = int(rng.integers(3, 8))
+        padded = np.pad(mel, ((0, 0), (width // 2, width - 1 - width // 2)), mode="edge")
+        mel = np.lib.stride_tricks.sliding_window_view(padded, width, axis=1).mean(axis=2)
+    if rng.random() < config.equalizer:
+        mel = mel + _equalizer(rng, config.equalizer_db)
+    if rng.random() < config.noise:
+        mel = _noise(rng, mel, rng.uniform(*config.noise_snr_db))
+    if rng.random() < config.band_limit:
+        mel = mel - 4.0 * ((_CENTRES < 300) | (_CENTRES > 3400))
+    return np.maximum(mel, LOG_MEL_MIN).astype(np.float32)

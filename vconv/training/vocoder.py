@@ -1,0 +1,215 @@
+"""Training of the vocoder: spectral losses first, then discriminators as well."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.features import OUTPUT_HOP, OUTPUT_RATE
+from vconv.models.conversion import ConversionModel
+from vconv.models.discriminators import WaveDiscriminators
+from vconv.models.vocoder import Vocoder
+from vconv.training import checkpoint
+from vconv.training.batches import Corpus, WaveBatchConfig, WaveSampler
+from vconv.training.common import (
+    CHECKPOINT,
+    Averages,
+    CorpusConfig,
+    Ema,
+    LogConfig,
+    Monitor,
+    OptimizerConfig,
+    SaveClock,
+    averaged,
+    frozen,
+    learning_rate,
+    make_optimizer,
+    pack_state,
+    require_corpus,
+    restore_state,
+    resume_state,
+    set_rate,
+    to_tensors,
+)
+from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
+from vconv.training.predict import predict_mels
+
+Precision = Literal["no", "bf16"]
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    n_ffts: tuple[int, ...] = (2048, 1024, 512)
+    width: int = 16
+
+
+@dataclass(frozen=True)
+class VocoderLossConfig:
+    """Weights; the discriminators' are 0 before ``adversarial_from``."""
+
+    spectral: float = 1.0
+    n_ffts: tuple[int, ...] = (2048, 1024, 512, 256)
+    realism: float = 0.3
+    matching: float = 1.0
+    adversarial_from: int = 2000  # step
+
+
+@dataclass(frozen=True)
+class VocoderTraining:
+    task: Literal["vocoder"] = "vocoder"
+    output: str = "runs/vocoder"
+    seed: int = 0
+    precision: Precision = "no"
+    threads: int = 0  # of torch on the CPU; 0 leaves its own choice
+    start_from: str = ""  # a vocoder checkpoint whose weights and discriminators to begin with
+    conversion: str = ""  # a conversion checkpoint: train on the mels that it predicts, too
+    corpus: CorpusConfig = CorpusConfig()
+    model: VocoderConfig = VocoderConfig()
+    discriminators: DiscriminatorConfig = DiscriminatorConfig()
+    batch: WaveBatchConfig = WaveBatchConfig()
+    losses: VocoderLossConfig = VocoderLossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-4)
+    log: LogConfig = LogConfig()
+
+
+def load_conversion(path: Path) -> ConversionModel:
+    """The conversion model of a training checkpoint, with its averaged weights, in evaluation mode."""
+    state = checkpoint.load(path)
+    model = ConversionModel(build(ConversionConfig, state["config"]["model"], str(path)))
+    model.load_state_dict(state["ema"])
+    return model.eval()
+
+
+def train(config: VocoderTraining, resume: bool = False) -> Path:
+    """Run (or go on with) a training; returns the checkpoint's path."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    accelerator = Accelerator(mixed_precision=config.precision)
+    device, folder = accelerator.device, Path(config.output)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    state = resume_state(folder, resume)
+    corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
+    predicted = None
+    if config.conversion:
+        predicted = predict_mels(load_conversion(Path(config.conversion)).to(device), corpus, config.seed)
+    sampler = WaveSampler(corpus, config.batch, config.seed, predicted)
+    torch.manual_seed(config.seed)
+    vocoder = Vocoder(config.model).to(device)
+    own = config.discriminators
+    discriminators = WaveDiscriminators(own.periods, own.n_ffts, own.width).to(device)
+    if config.start_from and not state:
+        start = checkpoint.load(Path(config.start_from))
+        vocoder.load_state_dict(start["ema"])
+        discriminators.load_state_dict(start["discriminators"])
+    optimizer = make_optimizer(vocoder, config.optimizer)
+    critic_optimizer = make_optimizer(discriminators, config.optimizer)
+    ema = Ema(vocoder, config.optimizer.ema)
+    parts = {
+        "vocoder": vocoder,
+        "discriminators": discriminators,
+        "optimizer": optimizer,
+        "critic_optimizer": critic_optimizer,
+    }
+    first = restore_state(state, ema, device, parts) if state else 0
+    bare = vocoder
+    vocoder, discriminators, optimizer, critic_optimizer = accelerator.prepare(
+        vocoder, discriminators, optimizer, critic_optimizer
+    )
+    monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
+    averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+    try:
+        for step in range(first, config.optimizer.steps):
+            rate = learning_rate(step, config.optimizer)
+            set_rate(optimizer, rate)
+            set_rate(critic_optimizer, rate)
+            batch = to_tensors(sampler.batch(step, accelerator.process_index), device)
+            adversarial = step >= config.losses.adversarial_from
+
+            with accelerator.autocast():
+                wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
+            real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
+            losses = {"spectral": spectral_distance(fake, real, config.losses.n_ffts)}
+            if adversarial:
+                with accelerator.autocast():
+                    losses |= realism_losses(discriminators, real, fake)
+            accelerator.backward(sum(getattr(config.losses, name) * value for name, value in losses.items()))
+            norm = accelerator.clip_grad_norm_(vocoder.parameters(), config.optimizer.clip)
+            if torch.isfinite(norm):
+                optimizer.step()
+            optimizer.zero_grad()
+            ema.update(bare, step)
+
+            if adversarial:
+                with accelerator.autocast():
+                    critic = critic_loss(discriminators, real, fake.detach())
+                accelerator.backward(critic)
+                accelerator.clip_grad_norm_(discriminators.parameters(), 10 * config.optimizer.clip)
+                critic_optimizer.step()
+                critic_optimizer.zero_grad()
+                losses["critic"] = critic
+
+            averages.add({**losses, "gradient": norm})
+            done = step + 1
+            if done % config.log.every == 0:
+                monitor.losses(done, averages.take())
+            if done % config.log.validate_every == 0 and validation.items:
+                with averaged(bare, ema):
+                    validate(bare, validation, config, monitor, done)
+            if clock.due(done) and accelerator.is_main_process:
+                checkpoint.save(folder / CHECKPOINT, pack_state(config, done, ema, parts))
+    finally:
+        monitor.close()
+    return folder / CHECKPOINT
+
+
+def inner(wave: Tensor, config: WaveBatchConfig) -> Tensor:
+    """The judged part of a crop, without its context: [B, T * OUTPUT_HOP] -> [B, frames * OUTPUT_HOP]"""
+    edge = config.context_frames * OUTPUT_HOP
+    return wave[:, edge : wave.shape[1] - edge]
+
+
+def realism_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """The vocoder's side of the game."""
+    with frozen(discriminators):
+        judged = discriminators(fake)
+        with torch.no_grad():
+            truth = discriminators(real)
+    return {
+        "realism": generator_hinge([scores for scores, _ in judged]),
+        "matching": feature_matching([maps for _, maps in truth], [maps for _, maps in judged]),
+    }
+
+
+def critic_loss(discriminators: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminators' side."""
+    judged = discriminators(torch.cat([real, fake]))
+    halves = [scores.chunk(2) for scores, _ in judged]
+    return discriminator_hinge([r for r, _ in halves], [f for _, f in halves])
+
+
+@torch.no_grad()
+def validate(vocoder: Vocoder, corpus: Corpus, config: VocoderTraining, monitor: Monitor, step: int) -> None:
+    """Spectral distance on held-out clips, always the same ones, and one of them to listen to."""
+    try:
+        sampler = WaveSampler(corpus, dataclasses.replace(config.batch, frames=96, items=4), config.seed + 1)
+    except ValueError:
+        return
+    device = next(vocoder.parameters()).device
+    total, rounds = 0.0, 3
+    for index in range(rounds):
+        batch = to_tensors(sampler.batch(index), device)
+        wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
+        total += spectral_distance(wave, batch["wave"], config.losses.n_ffts).item()
+    monitor.losses(step, {"validation": total / rounds})
+    for name, sound in (("real", batch["wave"]), ("vocoded", wave)):
+        monitor.sound(step, name, np.asarray(sound[0].cpu()), OUTPUT_RATE)
