@@ -205,9 +205,7 @@ class TestVocoder:
         edge = vocoder.context_frames
         with torch.no_grad():
             whole = vocoder(mel, pitch, source, noise)
-            cut = vocoder(
-                mel[..., 20:], pitch[..., 20:], source[:, 20 * OUTPUT_HOP :], noise[:, 20 * OUTPUT_HOP :]
-            )
+            cut = vocoder(mel[..., 20:], pitch[..., 20:], source[:, 20 * OUTPUT_HOP :], noise[:, 20 * OUTPUT_HOP :])
         start = edge * OUTPUT_HOP
         torch.testing.assert_close(cut[:, start:], whole[:, 20 * OUTPUT_HOP + start :], atol=1e-5, rtol=1e-4)
 

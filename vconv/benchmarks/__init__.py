@@ -1,0 +1,1 @@
+"""Measurements of a whole installation: ``python -m vconv.benchmarks``."""

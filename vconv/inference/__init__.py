@@ -1,0 +1,7 @@
+"""Conversion with a trained model. Nothing here needs torch, except ``torch_engine``."""
+
+from vconv.inference.converter import Converter, Extraction
+from vconv.inference.loading import load
+from vconv.inference.voice import Voice
+
+__all__ = ["Converter", "Extraction", "Voice", "load"]

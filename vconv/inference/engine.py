@@ -1,0 +1,122 @@
+"""What runs the networks: one small protocol, and the engine that needs nothing but onnxruntime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.errors import InputError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+FORMAT = 1  # of the model folder
+CONFIG_FILE = "config.json"
+GRAPHS = ("content", "speaker", "decoder", "vocoder")
+
+
+class Engine(Protocol):
+    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding."""
+
+    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """mel [N_MELS, T] -> content [C, T / 2] and its codes [G, T / 2]"""
+
+    def speaker(self, mel: np.ndarray) -> np.ndarray:
+        """mel [N_MELS, T] -> unit-length embedding [E]"""
+
+    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+        """content [C, T / 2], pitch [2, T], embedding [E] -> mel [N_MELS, T]"""
+
+    def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """mel [N_MELS, T], pitch [2, T], source and noise [T * OUTPUT_HOP] -> 24 kHz wave [T * OUTPUT_HOP]"""
+
+
+class OnnxEngine:
+    """The exported graphs through onnxruntime on the CPU; each is opened when it is first needed."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        check_files(folder, [f"{graph}.onnx" for graph in GRAPHS])
+        self._folder = folder
+        self._threads = threads
+        self._sessions: dict[str, InferenceSession] = {}
+
+    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        content, codes = self._run("content", mel=mel)
+        return content, codes
+
+    def speaker(self, mel: np.ndarray) -> np.ndarray:
+        return self._run("speaker", mel=mel)[0]
+
+    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+        return self._run("decoder", content=content, pitch=pitch, embedding=embedding)[0]
+
+    def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return self._run("vocoder", mel=mel, pitch=pitch, source=source, noise=noise)[0]
+
+    def _run(self, graph: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        """Outputs of a graph for one utterance: the batch axis is put on and taken off here."""
+        if graph not in self._sessions:
+            self._sessions[graph] = self._open(self._folder / f"{graph}.onnx", set(inputs))
+        batch = {name: np.ascontiguousarray(value[None], np.float32) for name, value in inputs.items()}
+        return [output[0] for output in self._sessions[graph].run(None, batch)]
+
+    def _open(self, path: Path, inputs: set[str]) -> InferenceSession:
+        import onnxruntime  # takes 0.1 s: not before there is something to run
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # an error is raised as well, and a warning tells a user nothing
+        # Utterances differ in length: neither the memory of one nor a plan of it is of use to the next.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has no base class for what it raises on a bad file
+            raise InputError(f"{path}: is not a working ONNX graph; export or download the model again") from error
+        found = {node.name for node in session.get_inputs()}
+        if found != inputs:
+            raise InputError(
+                f"{path}: takes {', '.join(sorted(found))} instead of {', '.join(sorted(inputs))}; "
+                "this is another graph, export or download the model again"
+            )
+        return session
+
+
+def check_files(folder: Path, names: list[str]) -> None:
+    """Raise InputError if the folder or one of its files is missing."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such model folder; give one made by `vconv export` with --model")
+    for name in names:
+        path = folder / name
+        if not path.is_file() or not path.stat().st_size:
+            raise InputError(f"{path}: is missing or empty; export or download the model again")
+
+
+def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
+    """The networks of a model folder, as its config.json describes them.
+
+    Raises:
+        InputError: the folder or the file is missing, not JSON, of another format version, or wrong.
+    """
+    check_files(folder, [CONFIG_FILE])
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        version, parts = config["format"], (config["conversion"], config["vocoder"])
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not a model's config; export or download the model again") from error
+    if version != FORMAT:
+        raise InputError(f"{path}: has model format {version!r}, this vconv reads {FORMAT}; export the model again")
+    for part in parts:
+        if not isinstance(part, dict):
+            raise InputError(f"{path}: expected a mapping of settings, got {part!r}; export the model again")
+    return (
+        build(ConversionConfig, parts[0], f"{path}: conversion"),
+        build(VocoderConfig, parts[1], f"{path}: vocoder"),
+    )

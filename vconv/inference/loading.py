@@ -1,0 +1,101 @@
+"""From a model folder to a converter."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from importlib import metadata
+from pathlib import Path
+
+from vconv import __version__
+from vconv.errors import InputError
+from vconv.inference.converter import Converter
+from vconv.inference.engine import Engine, OnnxEngine, read_config
+
+DEVICES = ("cpu", "cuda", "torch")  # the ONNX graphs; the torch modules on the GPU; the same on the CPU
+
+
+def default_model() -> Path:
+    """The folder of the weights that come with vconv: in the installed package, or in the checkout.
+
+    Raises:
+        InputError: there are none.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "pretrained" / "base", package.parent / "pretrained" / "base"):
+        if folder.is_dir():
+            return folder
+    raise InputError(f"{folder}: no weights came with this vconv; install it again, or give a model with --model")
+
+
+def load(path: str | os.PathLike[str] | None = None, device: str = "cpu", threads: int | None = None) -> Converter:
+    """A converter from a model folder.
+
+    Args:
+        path: what ``vconv export`` wrote; None takes the weights that come with vconv.
+        device: "cpu" runs the ONNX graphs; "cuda" and "torch" run the torch modules, on the GPU and the CPU.
+        threads: CPU threads; None takes all cores.
+
+    Raises:
+        InputError: the folder or a file in it is missing or wrong, or the device is not there.
+    """
+    if device not in DEVICES:
+        raise InputError(f"no device '{device}'; use one of {', '.join(DEVICES)}")
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads are impossible; use 1 or more")
+    folder = default_model() if path is None else Path(path)
+    threads = threads or available_cores()
+    config, _ = read_config(folder)
+    return Converter(_engine(folder, device, threads), config, threads)
+
+
+def available_cores() -> int:
+    """Cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _engine(folder: Path, device: str, threads: int) -> Engine:
+    if device == "cpu":
+        return OnnxEngine(folder, threads)
+    try:
+        from vconv.inference.torch_engine import TorchEngine
+
+        return TorchEngine(folder, device, threads)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--device {device} needs {error.name}, which is not installed; pip install 'vconv[train]', or use cpu"
+        ) from error
+
+
+def describe(path: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
+    """What there is to know about a model folder and this installation, as (name, value) lines.
+
+    Raises:
+        InputError: the folder or its config is missing or wrong.
+    """
+    folder = default_model() if path is None else Path(path)
+    configs = zip(("conversion", "vocoder"), read_config(folder))
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    packages = ("onnxruntime", "swift-f0", "torch")
+    return [
+        ("vconv", __version__),
+        ("model", str(folder)),
+        *((name, _short(dataclasses.asdict(config))) for name, config in configs),
+        *((file.name, f"{file.stat().st_size / 1e6:.2f} MB") for file in files),
+        *((package, _version(package)) for package in packages),
+        ("cores", str(available_cores())),
+    ]
+
+
+def _short(value: object) -> str:
+    """A value of the config in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items())
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,178 @@
+"""Audio of any length through the networks in bounded memory, without seams.
+
+A wave goes to a ``Spool`` (memory first, then an unnamed file on disk) and from there in stretches:
+
+- mel and F0 frames are local, so a stretch with a few frames of context equals the whole.
+- Instance norm is not: its statistics differ from stretch to stretch. The conversion model runs on long
+  overlapping stretches, and their mels are cross-faded.
+- The vocoder is local again: it runs on the cross-faded mel with context on each side, the harmonic
+  source keeps its phase over the whole file, and its noise depends on the position alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+
+import numpy as np
+
+from vconv import features
+from vconv.excitation import PulseTrain
+from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
+
+CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
+OVERLAP_FRAMES = 124  # about 2 s, where two of its results are cross-faded
+VOCODER_FRAMES = 1024  # fresh frames in one run of the vocoder
+VOCODER_CONTEXT = 64  # frames on each side of them, more than its receptive field
+PITCH_FRAMES = 1875  # fresh frames in one run of the pitch tracker
+PITCH_CONTEXT = 12  # frames on each side: swift-f0 sees 2815 samples each way
+MEL_CONTEXT = N_FFT // 2 // HOP_LENGTH  # frames on each side that the analysis window covers
+
+_MEMORY_BYTES = 32 << 20  # a spool longer than this moves to disk
+_NOISE_SEED = 20
+_WORDS_A_STEP = 8  # 32-bit numbers that one step of the Philox counter yields
+
+
+class Spool:
+    """A growing float32 wave that lies in memory while it is short and in an unnamed file when it is long."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 (close() ends it)
+        self._samples = 0
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def append(self, block: np.ndarray) -> None:
+        self._file.seek(0, 2)
+        self._file.write(np.ascontiguousarray(block, np.float32).tobytes())
+        self._samples += len(block)
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Samples from ``start`` to ``end`` (exclusive), fewer where the wave does not reach."""
+        start, end = max(start, 0), min(end, self._samples)
+        self._file.seek(4 * start)
+        return np.frombuffer(self._file.read(4 * max(end - start, 0)), np.float32)
+
+    def blocks(self, size: int = 1 << 17) -> Iterator[np.ndarray]:
+        for start in range(0, self._samples, size):
+            yield self.read(start, start + size)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
+        self._file.close()
+
+
+# ---------------------------------------------------------------- analysis
+
+
+def mel_frames(wave: Spool, gain: float, start: int, end: int) -> np.ndarray:
+    """Frames ``start`` to ``end`` of the log-mel of the 16 kHz ``wave`` times ``gain``: [N_MELS, end - start].
+
+    Beyond the last frame of the wave comes silence, on the floor of the scale.
+    """
+    left = max(start - MEL_CONTEXT, 0)
+    samples = wave.read(left * HOP_LENGTH, (end + MEL_CONTEXT) * HOP_LENGTH)
+    mel = features.log_mel(samples * np.float32(gain))[:, start - left : end - left]
+    inside = min(end, features.frame_count(len(wave))) - start
+    out = np.full((features.N_MELS, end - start), features.LOG_MEL_MIN, np.float32)
+    out[:, :inside] = mel[:, :inside]
+    return out
+
+
+def f0_curve(wave: Spool, gain: float, tracker: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """F0 in Hz of the whole 16 kHz ``wave`` times ``gain``, 0 where unvoiced: [T]. A number for 16 ms is small."""
+    frames = features.frame_count(len(wave))
+    parts = []
+    for start in range(0, frames, PITCH_FRAMES):
+        end = min(start + PITCH_FRAMES, frames)
+        left = max(start - PITCH_CONTEXT, 0)
+        samples = wave.read(left * HOP_LENGTH, (end + PITCH_CONTEXT) * HOP_LENGTH)
+        parts.append(tracker(samples * np.float32(gain))[start - left : end - left])
+    return np.concatenate(parts)
+
+
+# ---------------------------------------------------------------- conversion in overlapping chunks
+
+
+def chunk_bounds(frames: int, longest: int = CHUNK_FRAMES, overlap: int = OVERLAP_FRAMES) -> list[tuple[int, int]]:
+    """Chunks [start, end) that cover an even number of frames, each overlapping the next.
+
+    All of one length but for rounding: a short rest at the end would be normalized by the statistics
+    of a word or two. All bounds are even: a content code spans two frames.
+    """
+    count = max(1, -(-(frames - overlap) // (longest - overlap)))
+    step = (frames - overlap) / count
+    starts = [2 * round(index * step / 2) for index in range(count)]
+    return [(start, end + overlap) for start, end in zip(starts, [*starts[1:], frames - overlap])]
+
+
+def crossfade(chunks: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Overlapping chunks (start, mel [N_MELS, n]) joined into consecutive blocks [N_MELS, m]."""
+    held: np.ndarray | None = None  # the end of the chunk before, from ``held_start`` on
+    held_start = 0
+    for start, mel in chunks:
+        if held is not None:
+            ready, tail = held[:, : start - held_start], held[:, start - held_start :]
+            yield ready
+            overlap = tail.shape[1]
+            fade = ((np.arange(overlap) + 0.5) / overlap).astype(np.float32)
+            mel = np.concatenate([tail * (1 - fade) + mel[:, :overlap] * fade, mel[:, overlap:]], axis=1)
+        held, held_start = mel, start
+    if held is not None:
+        yield held
+
+
+# ---------------------------------------------------------------- vocoder
+
+
+def noise(start: int, end: int) -> np.ndarray:
+    """Uniform noise in -1 to 1 for the frames ``start`` to ``end``: [(end - start) * OUTPUT_HOP] float32.
+
+    A function of the position alone, so stretches fit together and a result can be repeated.
+    """
+    generator = np.random.Generator(np.random.Philox(_NOISE_SEED).advance(start * (OUTPUT_HOP // _WORDS_A_STEP)))
+    return 2 * generator.random((end - start) * OUTPUT_HOP, np.float32) - 1
+
+
+Vocode = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def vocode(
+    vocoder: Vocode,
+    mels: Iterable[np.ndarray],
+    pitch: np.ndarray,
+    fresh: int = VOCODER_FRAMES,
+    context: int = VOCODER_CONTEXT,
+) -> Iterator[np.ndarray]:
+    """Waves of consecutive mel blocks [N_MELS, n] that cover the frames of ``pitch`` [2, T]: blocks [m * OUTPUT_HOP].
+
+    ``fresh`` and ``context`` are even. The result does not depend on how the mel is cut into blocks.
+    """
+    pulses = PulseTrain(pitch[0])
+    held = np.zeros((features.N_MELS, 0), np.float32)
+    held_start = done = 0  # frame of held[:, 0]; frames vocoded so far
+
+    def run(end: int) -> np.ndarray:
+        nonlocal held, held_start, done
+        last = held_start + held.shape[1] if end == len(pitch[0]) else end + context
+        wave = vocoder(
+            held[:, : last - held_start],
+            pitch[:, held_start:last],
+            pulses.samples(held_start, last),
+            noise(held_start, last),
+        )[(done - held_start) * OUTPUT_HOP : (end - held_start) * OUTPUT_HOP]
+        done = end
+        keep = max(done - context, 0)
+        held, held_start = held[:, keep - held_start :], keep
+        return wave
+
+    for mel in mels:
+        held = np.concatenate([held, mel], axis=1)
+        while held_start + held.shape[1] >= done + fresh + context:
+            yield run(done + fresh)
+    if done < pitch.shape[1]:
+        yield run(pitch.shape[1])

@@ -1,0 +1,55 @@
+"""The networks as the torch modules that define them: for a GPU, and to hold the ONNX graphs against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vconv.errors import InputError
+from vconv.models import saved
+
+
+class TorchEngine:
+    """Conversion model and vocoder of a model folder, in float32 on ``cuda`` or, for "torch", on the CPU.
+
+    Raises:
+        InputError: there is no such GPU, or a file of the folder is missing or wrong.
+    """
+
+    def __init__(self, folder: Path, device: str, threads: int) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
+        torch.set_num_threads(threads)
+        self._device = torch.device("cpu" if device == "torch" else device)
+        conversion, vocoder = saved.load(folder)
+        self._conversion, self._vocoder = conversion.to(self._device), vocoder.to(self._device)
+
+    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            code = self._conversion.encode(self._tensor(mel))
+        codes = np.zeros((0, code.z_q.shape[2]), np.int64) if code.codes is None else _array(code.codes)
+        return _array(code.z_q), codes
+
+    def speaker(self, mel: np.ndarray) -> np.ndarray:
+        return self._run(self._conversion.speaker, mel)
+
+    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+        return self._run(self._conversion.decoder, content, pitch, embedding)
+
+    def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return self._run(self._vocoder, mel, pitch, source, noise)
+
+    def _run(self, module: nn.Module, *inputs: np.ndarray) -> np.ndarray:
+        """Output of a module for one utterance: the batch axis is put on and taken off here."""
+        with torch.inference_mode():
+            return _array(module(*map(self._tensor, inputs)))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array[None], np.float32)).to(self._device)
+
+
+def _array(batch: Tensor) -> np.ndarray:
+    return batch[0].cpu().numpy()
