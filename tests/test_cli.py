@@ -128,7 +128,8 @@ def test_embed_saves_a_voice_that_convert_takes(vconv_cli: Cli, clips: Path, mod
     for name, target in (("a", "low.wav"), ("b", "low_voice.npz")):
         out = tmp_path / f"{name}.wav"
         assert vconv_cli("convert", clips / "src.wav", "-t", clips / target, "-o", out, "--model", model).code == 0
-    np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0], audio.read(tmp_path / "b.wav")[0])
+    # Sums in several threads come in any order, which can move a sample by one step of 16 bits.
+    np.testing.assert_allclose(audio.read(tmp_path / "a.wav")[0], audio.read(tmp_path / "b.wav")[0], atol=2 / 32768)
 
 
 def test_extract_saves_codes_and_f0(vconv_cli: Cli, clips: Path, model: Path, tmp_path: Path) -> None:

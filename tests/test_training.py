@@ -17,8 +17,8 @@ from vconv.manifest import read_manifest  # noqa: E402
 from vconv.training import checkpoint, run  # noqa: E402
 from vconv.training.batches import BatchConfig, ConversionSampler, load_corpus  # noqa: E402
 from vconv.training.conversion import ConversionTraining, Learner, weigh  # noqa: E402
+from vconv.training.load import load_conversion  # noqa: E402
 from vconv.training.store import open_store  # noqa: E402
-from vconv.training.vocoder import load_conversion  # noqa: E402
 
 CONVERSION = """
 task: conversion
@@ -176,6 +176,30 @@ def test_vocoder_learns(corpus: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.85 * losses[0]
     assert state["step"] == 40
     assert len(scalars(tmp_path, "critic")) >= 1
+
+
+def test_conversion_can_be_heard(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocoder").mkdir()
+    train(tmp_path / "vocoder", VOCODER, corpus, "optimizer.steps=1")
+    vocoder = tmp_path / "vocoder" / "run" / "checkpoint.safetensors"
+    train(tmp_path, CONVERSION, corpus, f"listen={vocoder}", "optimizer.steps=1", "log.validate_every=1")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert "result/0" in events.Tags()["audio"]
+    assert len(events.Tags()["images"]) == 2
+    conversion = tmp_path / "run" / "checkpoint.safetensors"
+    with pytest.raises(InputError, match="holds a conversion training, not a vocoder one"):
+        train(tmp_path, CONVERSION, corpus, f"listen={conversion}", f"output={tmp_path / 'other'}")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(corpus: Path, tmp_path: Path) -> None:
+    train(tmp_path, VOCODER, corpus, "optimizer.steps=1")
+    with pytest.raises(InputError, match="does not fit this config"):
+        train(tmp_path, VOCODER, corpus, "model.channels=32", resume=True)
+    with pytest.raises(InputError, match="does not fit this config"):
+        train(tmp_path, CONVERSION, corpus, resume=True)
 
 
 def test_vocoder_trains_on_predicted_mels(corpus: Path, tmp_path: Path) -> None:

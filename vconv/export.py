@@ -12,16 +12,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from vconv.config import ConversionConfig, VocoderConfig, build
-from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
-from vconv.training import checkpoint
+from vconv.training.load import load_conversion, load_vocoder
 
 OPSET = 18
-SMALLEST_HALF = 512  # elements; smaller tensors stay float32 in the graph
+SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
 EXAMPLE_FRAMES = 64  # of the inputs that the tracer runs on
 
 
@@ -42,20 +40,7 @@ def export(conversion: Path, vocoder: Path, output: Path) -> None:
     Raises:
         InputError: a file that is not such a checkpoint.
     """
-    write_model(
-        output,
-        _from_checkpoint(conversion, "conversion", ConversionConfig, ConversionModel),
-        _from_checkpoint(vocoder, "vocoder", VocoderConfig, Vocoder),
-    )
-
-
-def _from_checkpoint(path: Path, task: str, config_class: type, model_class: type[nn.Module]) -> nn.Module:
-    state = checkpoint.load(path)
-    if state.get("task") != task:
-        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
-    model = model_class(build(config_class, state["config"]["model"], str(path)))
-    model.load_state_dict(state["ema"])
-    return model
+    write_model(output, load_conversion(conversion), load_vocoder(vocoder))
 
 
 def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:

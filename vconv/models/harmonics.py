@@ -24,7 +24,8 @@ def _harmonic_log_mels() -> np.ndarray:
         lobe = np.sinc(distance) + (np.sinc(distance - 1) + np.sinc(distance + 1)) / 2
         rows.append(np.log(mel_filterbank() @ np.abs(lobe).sum(axis=1) + 1e-4))
     table = np.stack(rows)
-    return (table - table.mean(axis=1, keepdims=True)).astype(np.float32)
+    # To half precision, so that an exported graph can hold it as such.
+    return (table - table.mean(axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
 
 
 class HarmonicTemplate(nn.Module):

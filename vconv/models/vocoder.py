@@ -80,6 +80,7 @@ def _envelope_matrix(n_fft: int) -> tuple[np.ndarray, np.ndarray]:
     tilt = 2.0 * np.log(np.maximum(frequency, SAMPLE_RATE / 2) / (SAMPLE_RATE / 2))
     # A band's value is its filter's sum times the magnitude; the constant brings source and noise, whose
     # spectra in this window are about e ** 2, to one.
+    matrix = matrix.astype(np.float16).astype(np.float32)  # so that an exported graph can hold it as such
     return matrix, (-np.log(sums) @ matrix - tilt - 2.0).astype(np.float32)
 
 

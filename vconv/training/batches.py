@@ -229,6 +229,7 @@ class WaveBatchConfig:
     frames: int = 24  # of a crop whose wave is judged
     context_frames: int = 8  # more on each side, so that edges do not count
     full_band_rate: int = 22000  # Hz; clips recorded below it have no upper band to learn
+    predicted_share: float = 0.75  # of the crops, where there are predicted mels
 
 
 @dataclass
@@ -240,37 +241,58 @@ class WaveBatch:
     wave: np.ndarray  # [B, T * OUTPUT_HOP]
 
 
-class WaveSampler:
-    """Crops for the vocoder. ``mel`` may replace the store's mels with predicted ones, same layout."""
+def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of the clips that a vocoder can learn from: long enough, and with an upper band."""
+    length = config.frames + 2 * config.context_frames
+    return [
+        index
+        for index, item in enumerate(corpus.items)
+        if item.entry.frames > length and (not item.sample_rate or item.sample_rate >= config.full_band_rate)
+    ]
 
-    def __init__(self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: np.ndarray | None = None) -> None:
-        self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted
+
+class WaveSampler:
+    """Crops for the vocoder.
+
+    ``predicted`` may hold, by an item's index, the mel [frames, N_MELS] that a conversion model makes of it;
+    it then replaces the true one in ``predicted_share`` of the crops.
+    """
+
+    def __init__(
+        self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: dict[int, np.ndarray] | None = None
+    ) -> None:
+        self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted or {}
         self.length = config.frames + 2 * config.context_frames
-        self._items = [
-            item
-            for item in corpus.items
-            if item.entry.frames > self.length and (item.sample_rate == 0 or item.sample_rate >= config.full_band_rate)
-        ]
+        self._items = full_band_items(corpus, config)
         if not self._items:
             raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
-        weights = np.array([item.entry.frames for item in self._items], float)
+        weights = np.array([corpus.items[i].entry.frames for i in self._items], float)
         self._weights = weights / weights.sum()
 
     def batch(self, step: int, rank: int = 0) -> WaveBatch:
         rng = np.random.default_rng([self.seed, step, rank])
-        store, length = self.corpus.store, self.length
         mels, pitches, sources, waves = [], [], [], []
-        for k in rng.choice(len(self._items), self.config.items, p=self._weights):
-            entry = self._items[k].entry
-            at = int(rng.integers(0, entry.frames - length))
-            curve, voiced = continuous_log_f0(store.clip_f0(entry))
-            crop = slice(entry.start + at, entry.start + at + length)
-            use_predicted = self.predicted is not None and rng.random() < 0.75
-            mels.append((self.predicted if use_predicted else store.mel)[crop].astype(np.float32))
-            pitches.append(np.stack([curve[at : at + length], voiced[at : at + length]]))
-            sources.append(PulseTrain(curve).samples(at, at + length))
-            waves.append(store.wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE)
-        noise = rng.uniform(-1, 1, (len(mels), len(waves[0]))).astype(np.float32)
-        return WaveBatch(
-            np.stack(mels).transpose(0, 2, 1), np.stack(pitches), np.stack(sources), noise, np.stack(waves)
+        for index in rng.choice(self._items, self.config.items, p=self._weights):
+            mel, pitch, source, wave = self._crop(rng, int(index))
+            mels.append(mel.T)
+            pitches.append(pitch)
+            sources.append(source)
+            waves.append(wave)
+        noise = rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32)
+        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves))
+
+    def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Mel [T, N_MELS], pitch [2, T], pulse train [N] and wave [N] of a random place in a clip."""
+        store, entry = self.corpus.store, self.corpus.items[index].entry
+        at = int(rng.integers(0, entry.frames - self.length))
+        crop = slice(at, at + self.length)
+        use_predicted = index in self.predicted and rng.random() < self.config.predicted_share
+        mel = self.predicted[index] if use_predicted else store.clip_mel(entry)
+        curve, voiced = continuous_log_f0(store.clip_f0(entry))
+        wave = store.wave[entry.start + at : entry.start + at + self.length]
+        return (
+            mel[crop].astype(np.float32),
+            np.stack([curve[crop], voiced[crop]]),
+            PulseTrain(curve).samples(crop.start, crop.stop),
+            wave.reshape(-1).astype(np.float32) / WAVE_SCALE,
         )

@@ -242,9 +242,17 @@ def pack_state(config: Any, step: int, ema: Ema, parts: dict[str, Any]) -> dict[
 
 
 def restore_state(state: dict[str, Any], ema: Ema, device: torch.device, parts: dict[str, Any]) -> int:
-    """Put a packed state back; returns the step to go on with."""
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
+    """Put a packed state back; returns the step to go on with.
+
+    Raises:
+        InputError: it is of another task, or of networks of another shape.
+    """
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the checkpoint does not fit this config ({reason}); choose another output") from None
     ema.state = {name: value.to(device) for name, value in state["ema"].items()}
     _set_random_state(state["random"])
     return state["step"]

@@ -15,10 +15,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vconv.config import Adversary, ConversionConfig
+from vconv.features import OUTPUT_RATE
 from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import MelDiscriminator
 from vconv.models.layers import GradientReversal
 from vconv.models.speaker_classifier import PhoneHead, SpeakerClassifier, SpeakerHead
+from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 from vconv.training.batches import BatchConfig, ConversionSampler, Corpus
 from vconv.training.common import (
@@ -41,6 +43,7 @@ from vconv.training.common import (
     set_rate,
     to_tensors,
 )
+from vconv.training.load import load_vocoder, speak
 from vconv.training.losses import (
     code_consistency,
     discriminator_hinge,
@@ -81,6 +84,7 @@ class ConversionTraining:
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
+    listen: str = ""  # a vocoder checkpoint: validation is then heard in TensorBoard, not only seen
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()
     batch: BatchConfig = BatchConfig()
@@ -184,6 +188,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         learner, discriminator, optimizer, critic_optimizer
     )
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
+    vocoder = load_vocoder(Path(config.listen)) if config.listen else None
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     try:
         for step in range(first, config.optimizer.steps):
@@ -218,7 +223,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                 monitor.losses(done, averages.take())
             if done % config.log.validate_every == 0 and validation.items:
                 with averaged(bare.model, ema):
-                    validate(bare.model, validation, config, monitor, done, accelerator.device)
+                    validate(bare.model, vocoder, validation, config, monitor, done)
             if clock.due(done) and accelerator.is_main_process:
                 checkpoint.save(folder / CHECKPOINT, pack_state(config, done, ema, parts))
     finally:
@@ -253,14 +258,15 @@ def critic_loss(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor]
 @torch.no_grad()
 def validate(
     model: ConversionModel,
+    vocoder: Vocoder | None,
     corpus: Corpus,
     config: ConversionTraining,
     monitor: Monitor,
     step: int,
-    device: torch.device,
 ) -> None:
-    """Reconstruction on held-out clips, always the same ones, and pictures of a few."""
+    """Reconstruction on held-out clips, always the same ones, and pictures (and the sound) of a few."""
     sampler = ConversionSampler(corpus, config.batch, config.seed + 1)
+    device = next(model.parameters()).device
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
@@ -268,5 +274,9 @@ def validate(
         total += mel_l1(mel, batch["clean"]).item()
     monitor.losses(step, {"validation": total / rounds})
     for k in range(2):
-        rows = [batch["source"][k], batch["clean"][k], mel[k]]
-        monitor.picture(step, f"source, target, result/{k}", [row.cpu().numpy() for row in rows])
+        rows = [batch[name][k].cpu().numpy() for name in ("source", "clean")]
+        result, pitch = mel[k].cpu().numpy(), batch["pitch"][k].cpu().numpy()
+        monitor.picture(step, f"source, target, result/{k}", [*rows, result])
+        if vocoder:
+            for name, voice in (("target", rows[1]), ("result", result)):
+                monitor.sound(step, f"{name}/{k}", speak(vocoder, voice, pitch), OUTPUT_RATE)

@@ -5,34 +5,36 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vconv.features import N_MELS, continuous_log_f0
+from vconv.features import continuous_log_f0
 from vconv.models.conversion import ConversionModel
 from vconv.training.batches import Corpus
 
 
 @torch.no_grad()
-def predict_mels(model: ConversionModel, corpus: Corpus, seed: int) -> np.ndarray:
-    """Each clip decoded from a content code of its words with its speaker's embedding: [frames, N_MELS] float16.
+def predict_mels(model: ConversionModel, corpus: Corpus, indices: list[int], seed: int) -> dict[int, np.ndarray]:
+    """The items ``indices`` decoded from the words with their speaker's embedding: mels [frames, N_MELS] float16.
 
     The words come from a parallel clip in another voice where there is one, else from the clip itself;
-    the embedding from another clip of the speaker where there is one. The layout is the store's.
+    the embedding from another clip of the speaker where there is one.
     """
     rng = np.random.default_rng(seed)
     store, device = corpus.store, next(model.parameters()).device
-    predicted = np.array(store.mel)
-    for index, item in enumerate(corpus.items):
-        entry, frames = item.entry, item.entry.frames // 2 * 2
-        twins = [i for i in corpus.by_group.get(item.group, []) if i != index] or [index]
-        voices = [i for i in corpus.by_speaker[item.speaker] if i != index] or [index]
-        heard = store.clip_mel(corpus.items[twins[rng.integers(len(twins))]].entry)[:frames]
-        voice = store.clip_mel(corpus.items[voices[rng.integers(len(voices))]].entry)
-        pitch = np.stack(continuous_log_f0(store.clip_f0(entry)))[:, :frames]
 
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array.astype(np.float32))[None].to(device)
+    def another(members: list[int], index: int) -> np.ndarray:
+        others = [i for i in members if i != index] or [index]
+        return store.clip_mel(corpus.items[others[rng.integers(len(others))]].entry)
 
-        even = len(voice) // 2 * 2
-        mel = model(tensor(heard.T), tensor(pitch), tensor(voice[:even].T))[0]
-        predicted[entry.start : entry.start + frames] = mel.T.cpu().numpy()
-    assert predicted.shape[1] == N_MELS
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
+
+    predicted = {}
+    for index in indices:
+        item = corpus.items[index]
+        frames = item.entry.frames // 2 * 2
+        heard = another(corpus.by_group.get(item.group, []), index)[:frames]
+        voice = another(corpus.by_speaker[item.speaker], index)
+        pitch = np.stack(continuous_log_f0(store.clip_f0(item.entry)))[:, :frames]
+        mel = model(tensor(heard.T), tensor(pitch), tensor(voice[: len(voice) // 2 * 2].T))[0].T.cpu().numpy()
+        # The model works on pairs of frames; an odd last one stays as it is.
+        predicted[index] = np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]])
     return predicted

@@ -12,13 +12,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config import VocoderConfig
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE
-from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import WaveDiscriminators
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
-from vconv.training.batches import Corpus, WaveBatchConfig, WaveSampler
+from vconv.training.batches import Corpus, WaveBatchConfig, WaveSampler, full_band_items
 from vconv.training.common import (
     CHECKPOINT,
     Averages,
@@ -39,6 +38,7 @@ from vconv.training.common import (
     set_rate,
     to_tensors,
 )
+from vconv.training.load import load_conversion
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
 from vconv.training.predict import predict_mels
 
@@ -81,14 +81,6 @@ class VocoderTraining:
     log: LogConfig = LogConfig()
 
 
-def load_conversion(path: Path) -> ConversionModel:
-    """The conversion model of a training checkpoint, with its averaged weights, in evaluation mode."""
-    state = checkpoint.load(path)
-    model = ConversionModel(build(ConversionConfig, state["config"]["model"], str(path)))
-    model.load_state_dict(state["ema"])
-    return model.eval()
-
-
 def train(config: VocoderTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
     if config.threads:
@@ -101,7 +93,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
     predicted = None
     if config.conversion:
-        predicted = predict_mels(load_conversion(Path(config.conversion)).to(device), corpus, config.seed)
+        model = load_conversion(Path(config.conversion)).to(device)
+        predicted = predict_mels(model, corpus, full_band_items(corpus, config.batch), config.seed)
     sampler = WaveSampler(corpus, config.batch, config.seed, predicted)
     torch.manual_seed(config.seed)
     vocoder = Vocoder(config.model).to(device)

@@ -1,0 +1,48 @@
+"""Models out of training checkpoints, with their averaged weights, to be used and not trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.models.conversion import ConversionModel
+from vconv.models.vocoder import Vocoder
+from vconv.training import checkpoint
+
+
+def load_conversion(path: Path) -> ConversionModel:
+    """Raises InputError where there is no checkpoint of a conversion model."""
+    state = _load(path, "conversion")
+    model = ConversionModel(build(ConversionConfig, state["config"]["model"], str(path)))
+    model.load_state_dict(state["ema"])
+    return model.eval()
+
+
+def load_vocoder(path: Path) -> Vocoder:
+    """Raises InputError where there is no checkpoint of a vocoder."""
+    state = _load(path, "vocoder")
+    model = Vocoder(build(VocoderConfig, state["config"]["model"], str(path)))
+    model.load_state_dict(state["ema"])
+    return model.eval()
+
+
+def _load(path: Path, task: str) -> dict[str, Any]:
+    state = checkpoint.load(path)
+    if state.get("task") != task:
+        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
+    return state
+
+
+@torch.no_grad()
+def speak(vocoder: Vocoder, mel: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """mel [N_MELS, T], pitch [2, T] -> 24 kHz wave [T * OUTPUT_HOP]"""
+    source = PulseTrain(pitch[0]).samples(0, pitch.shape[1])
+    noise = np.random.default_rng(0).uniform(-1, 1, source.shape).astype(np.float32)
+    inputs = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (mel, pitch, source, noise))
+    return vocoder(*inputs)[0].numpy()
