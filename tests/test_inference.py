@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import tracemalloc
@@ -295,6 +296,21 @@ def test_an_hour_takes_no_more_memory_than_a_minute(
         tracemalloc.stop()
     assert audio.read(tmp_path / "out.wav")[0].shape == (240 * OUTPUT_RATE,)
     assert peaks[1] < peaks[0] + 3 * 1e6  # F0, melody and phase take some numbers a frame
+
+
+@pytest.mark.parametrize("tilt", [-1.0, 1.0])
+def test_the_result_leans_towards_the_spectrum_of_the_target(small_model: Path, tilt: float) -> None:
+    converter = vconv.load(small_model, threads=1)
+    source, clip = (speech(3.0, f0=110), SAMPLE_RATE), (speech(2.0, f0=210, seed=5), SAMPLE_RATE)
+    voice = converter.voice(clip)
+    slope = np.linspace(-tilt, tilt, N_MELS)
+    spectra = []
+    for spectrum in (None, voice.spectrum + slope, voice.spectrum - slope):
+        result = converter.convert(source, dataclasses.replace(voice, spectrum=spectrum))
+        mel = features.log_mel(audio.normalize(audio.resample(result, OUTPUT_RATE, SAMPLE_RATE), SAMPLE_RATE))
+        spectra.append(features.average_spectrum(mel))
+    difference = (spectra[1] - spectra[2])[5:-10]
+    assert np.corrcoef(difference, slope[5:-10])[0, 1] > 0.7
 
 
 # ---------------------------------------------------------------- the real networks

@@ -19,7 +19,7 @@ import vconv
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "vconv").rglob("*.py"))
 TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "librosa", "tensorboard"}
-TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py")
+TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py", "evaluation/judges.py")
 # Data flows one way: no module imports one of a later layer.
 LAYERS = (
     ("errors.py", "config.py"),
@@ -29,6 +29,7 @@ LAYERS = (
     ("models/",),
     ("training/", "export.py"),
     ("inference/",),
+    ("evaluation/",),
     ("cli.py", "__main__.py", "benchmarks/"),
 )
 

@@ -308,6 +308,115 @@ def export(
     print(f"wrote {output}")
 
 
+@app.command()
+def evaluate(
+    pairs: Annotated[Path | None, typer.Argument(metavar="PAIRS.csv", help="Table of the pairs; see above.")] = None,
+    source_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="In place of a table: recordings to convert ...")
+    ] = None,
+    target_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="... each to the voice of one of these clips, in turn.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
+    ] = Path("evaluation"),
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Some of speaker,words,distillmos,dnsmos,melody,reference; default: all installed."),
+    ] = None,
+    whisper: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Whisper model for CTranslate2; default: English tiny.en.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Language of the recordings, for Whisper.")] = "en",
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where judgements are kept; default: in your cache folder.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Judge everything anew, keep nothing.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core, at most 8.")] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Measure conversions with judges that had no part in training; needs vconv[eval].
+
+    PAIRS.csv has the columns source and target, and may have converted (made with the model where it is
+    empty), reference (the target speaker's own reading), transcript, and system (several are compared).
+    Paths are relative to it. FOLDER/report.html shows all; rows.csv, summary.csv and results.json hold the
+    figures. A row that cannot be judged is listed, and the exit code is then 1.
+
+    \b
+    Two of the judges install without their dependencies, after vconv[eval]:
+      pip install --no-deps resemblyzer==0.1.4 distillmos==0.9.1 xls-r-sqa==0.1.0
+
+    \b
+    Examples:
+      vconv evaluate pairs.csv -o results/
+      vconv evaluate --source-dir speech/ --target-dir speakers/ --model my-model/
+    """
+    with _silent_libraries():
+        from vconv.evaluation import cache as stored
+        from vconv.evaluation import conversion, judges, results, run
+        from vconv.inference.loading import available_cores
+
+        jobs = jobs or min(available_cores(), 8)
+        options = run.Options(
+            engine=conversion.Engine(model, device, jobs),
+            settings=judges.Settings(whisper, language),
+            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+            cache=None if no_cache else cache or stored.default_place(),
+            jobs=jobs,
+        )
+        todo = run.read(pairs, source_dir, target_dir)
+        with _progress(None, quiet) as report:
+            evaluation = run.evaluate(todo, output, options, report.count)
+            if evaluation.rows:
+                run.write(evaluation, output, report.count)
+    if evaluation.rows and not quiet:
+        results.show(evaluation)
+        print(f"wrote {output / 'report.html'}")
+    _finish([VconvError(f"{bad}") for bad in evaluation.bad])
+
+
+@app.command()
+def probe(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Labelled corpus; see vconv prepare.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For probe.json and maps.")] = Path(
+        "probe"
+    ),
+    split: Annotated[str, typer.Option(help="Which clips: train, valid or all.")] = "valid",
+    speakers: Annotated[int, typer.Option(min=2, help="Speakers, at most.")] = 50,
+    clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 20,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what a model's content code and speaker embedding hold; needs vconv[eval].
+
+    Fresh classifiers read the speaker off the code (lower is better) and off the embedding (higher is
+    better), and the phone off the code. Phones are placed in time by a flat-start alignment, which is rough:
+    compare models by it, not papers.
+
+    \b
+    Example:
+      vconv probe my-model/ corpus.tsv -o probe/
+    """
+    with _silent_libraries():
+        from rich.console import Console
+
+        from vconv.evaluation import probe as probing
+        from vconv.inference.loading import available_cores
+
+        with _progress(None, quiet) as report:
+            choice = probing.Choice(split, speakers, clips)
+            result = probing.probe(model, manifest, choice, threads or available_cores(), report.count)
+            probing.write(result, output)
+    if not quiet:
+        Console(width=None if sys.stdout.isatty() else 200).print(probing.table(result))
+        for note in result.notes:
+            print(note)
+        print(f"wrote {output / 'probe.json'} and maps beside it")
+
+
 # ---------------------------------------------------------------- what the commands share
 
 

@@ -107,3 +107,9 @@ def median_log_f0(f0: np.ndarray) -> float | None:
     """Median log2 F0 (octaves above ``F0_REFERENCE``) of the voiced frames; None without any."""
     voiced = f0[f0 > 0]
     return float(np.median(np.log2(voiced / F0_REFERENCE))) if len(voiced) else None
+
+
+def average_spectrum(mel: np.ndarray) -> np.ndarray:
+    """Mean log-mel over the frames that are no pause, within 26 dB of the loud ones: [N_MELS, T] -> [N_MELS]"""
+    level = np.log(np.exp(2.0 * mel).mean(axis=0)) / 2
+    return mel[:, level > np.percentile(level, 95) - 3.0].mean(axis=1)

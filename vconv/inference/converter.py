@@ -23,6 +23,9 @@ from vconv.inference.streaming import Spool
 from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice
 
 PEAK = 0.99  # of full scale, which no result exceeds
+SPECTRUM_SHARE = 0.5  # of the way to the target's average spectrum
+SPECTRUM_SMOOTHING = 13  # mel bands
+SPECTRUM_LIMIT = 1.2  # nepers: a stretch without speech has any spectrum
 MAX_PITCH = 24.0  # semitones either way
 # Where a shifted melody ends: an octave beyond what voices do, and well within the harmonic source's reach.
 LOG_F0_RANGE = (math.log2(F0_MIN / 2 / F0_REFERENCE), math.log2(F0_MAX * 2 / F0_REFERENCE))
@@ -211,7 +214,8 @@ class Converter:
         def chunks() -> Iterator[tuple[int, np.ndarray]]:
             for start, end in streaming.chunk_bounds(analysis.frames):
                 content, _ = self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))
-                yield start, self._engine.decode(content, pitch[:, start:end], voice.embedding)
+                mel = self._engine.decode(content, pitch[:, start:end], voice.embedding)
+                yield start, _match_spectrum(mel, voice.spectrum)
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)
 
@@ -224,12 +228,29 @@ class Converter:
                 f"{name}: is no embedding of this model (shape {embedding.shape}, expected {expected}); "
                 "make it again with `vconv embed`"
             )
-        return Voice(embedding / length, voice.log_f0)
+        if voice.spectrum is not None and np.shape(voice.spectrum) != (features.N_MELS,):
+            raise InputError(f"{name}: is no voice of this version of vconv; make it again with `vconv embed`")
+        return Voice(embedding / length, voice.log_f0, voice.spectrum)
 
 
 def _check_pitch(pitch: float) -> None:
     if not abs(pitch) <= MAX_PITCH:  # also NaN
         raise InputError(f"a pitch shift of {pitch} semitones is out of range; use {-MAX_PITCH:g} to {MAX_PITCH:g}")
+
+
+def _match_spectrum(mel: np.ndarray, spectrum: np.ndarray | None) -> np.ndarray:
+    """Half of the way from a mel's average spectrum to the target's, in coarse shape and not in level: [N_MELS, T].
+
+    The embedding leaves something of the target's long-term spectrum out. Half: on held-out parallel
+    speech the error is least there, because a few seconds of other words average to another spectrum.
+    """
+    if spectrum is None:
+        return mel
+    window = np.hanning(SPECTRUM_SMOOTHING + 2)[1:-1]
+    padded = np.pad(spectrum - features.average_spectrum(mel), SPECTRUM_SMOOTHING // 2, mode="edge")
+    change = np.convolve(padded, window / window.sum(), mode="valid")
+    change = np.clip(change - change.mean(), -SPECTRUM_LIMIT, SPECTRUM_LIMIT)
+    return mel + (SPECTRUM_SHARE * change[:, None]).astype(np.float32)
 
 
 def _moved_pitch(f0: np.ndarray, frames: int, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:

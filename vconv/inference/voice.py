@@ -21,18 +21,26 @@ CLIP_SECONDS = 120.0  # of one target clip; a voice is known long before, and me
 
 @dataclass(frozen=True)
 class Voice:
-    """Embedding [E] of unit length, and the median F0 as octaves above ``features.F0_REFERENCE``.
+    """Embedding [E] of unit length, median F0 as octaves above ``features.F0_REFERENCE``, average log-mel [N_MELS].
 
-    ``log_f0`` is None where only an embedding is known; a conversion then keeps the source's register.
+    The last two are None where only an embedding is known; a conversion then keeps the source's register
+    and the spectrum that the decoder gives it.
     """
 
     embedding: np.ndarray
     log_f0: float | None
+    spectrum: np.ndarray | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a .npz file that ``load`` and ``vconv convert --target`` take."""
         log_f0 = np.nan if self.log_f0 is None else self.log_f0
-        save_arrays(path, embedding=self.embedding.astype(np.float32), log_f0=np.float64(log_f0))
+        spectrum = np.zeros(0) if self.spectrum is None else self.spectrum
+        save_arrays(
+            path,
+            embedding=self.embedding.astype(np.float32),
+            log_f0=np.float64(log_f0),
+            spectrum=spectrum.astype(np.float32),
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Voice:
@@ -43,12 +51,12 @@ class Voice:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                embedding, log_f0 = arrays["embedding"], float(arrays["log_f0"])
+                embedding, log_f0, spectrum = arrays["embedding"], float(arrays["log_f0"]), arrays["spectrum"]
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; check the path") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: holds no voice; make one with `vconv embed`") from error
-        return cls(embedding, None if np.isnan(log_f0) else log_f0)
+        return cls(embedding, None if np.isnan(log_f0) else log_f0, spectrum if len(spectrum) else None)
 
 
 def is_saved_voice(target: object) -> bool:
@@ -75,16 +83,17 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
     Raises:
         InputError: a clip cannot be read, is silent, too short, or without voiced speech.
     """
-    total: np.ndarray | None = None
-    f0 = []
+    embeddings, spectra, frames, f0 = [], [], [], []
     for clip in clips:
         mel, clip_f0 = _features(clip, tracker)
-        weighted = engine.speaker(mel) * mel.shape[1]
-        total = weighted if total is None else total + weighted
+        embeddings.append(engine.speaker(mel))
+        spectra.append(features.average_spectrum(mel))
+        frames.append(mel.shape[1])
         f0.append(clip_f0)
-    if total is None:
+    if not frames:
         raise InputError("no target given; name at least one clip of the voice to sound like")
-    return Voice(total / np.linalg.norm(total), features.median_log_f0(np.concatenate(f0)))
+    embedding, spectrum = (np.average(values, axis=0, weights=frames) for values in (embeddings, spectra))
+    return Voice(embedding / np.linalg.norm(embedding), features.median_log_f0(np.concatenate(f0)), spectrum)
 
 
 def _features(clip: audio.Source, tracker: features.PitchTracker) -> tuple[np.ndarray, np.ndarray]:

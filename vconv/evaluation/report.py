@@ -1,0 +1,357 @@
+"""The evaluation as one HTML page that holds everything it shows and opens from disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import vconv
+from vconv import audio, features
+from vconv.evaluation import picture
+from vconv.evaluation.figures import HEADLINES, METRICS, Metric, Row, by_system
+from vconv.evaluation.measure import Failure, Report, read_wave
+from vconv.evaluation.results import arrow, interval, p_value, used_metrics, write_text
+from vconv.evaluation.statistics import Estimate
+
+if TYPE_CHECKING:
+    from vconv.evaluation.run import Evaluation
+
+_PLOT_WIDTH, _LABEL_WIDTH, _LANE = 640, 170, 26  # px
+# By the key of the metric, where its label does not say it all.
+MEANINGS = {
+    "sim_target": "cosine of the speaker embeddings of conversion and target clip",
+    "sim_source": "the same with the source; two different speakers lie at 0.5 to 0.6",
+    "target_preferred": "share of conversions that are more similar to the target than to the source",
+    "eer": "where as many conversions are refused as the target as real sources are taken for it",
+    "wer": "words that Whisper hears wrong, of the transcript's or, without one, of those it heard in the source",
+    "distillmos": "predicted opinion score of the sound, 1 to 5",
+    "dnsmos": "predicted opinion score, P.835 overall, 1 to 5",
+    "f0_corr": "of log F0 of conversion and source, where both are voiced",
+    "f0_rmse": "with the change of register that a conversion is to make",
+    "f0_shape_rmse": "what is left when both melodies are moved to one mean",
+    "voicing_error": "share of 10 ms frames voiced in only one of conversion and source",
+    "f0_distance": "between the mean log F0 of conversion and target clip",
+    "mcd": "mel-cepstral distortion to the target speaker's own reading, aligned in time, level left out",
+    "lsd": "root mean square over frequency to the target speaker's own reading, aligned in time",
+    "real_time_factor": "time to convert over length, the analysis of the target clip included",
+    "memory": "largest resident set of the converting process",
+}
+
+
+def write_report(evaluation: Evaluation, path: Path, report: Report = lambda done, total: None) -> None:
+    """Write the page.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    write_text(path, page(evaluation, report))
+
+
+def page(evaluation: Evaluation, report: Report = lambda done, total: None) -> str:
+    """The whole document."""
+    f0_range = " to ".join(f"{hz:.0f}" for hz in picture.F0_RANGE)
+    parts = [
+        _head(evaluation),
+        "<h2>Systems</h2>",
+        _systems_table(evaluation),
+        _problems(evaluation),
+        "<h2>Metrics</h2><p>A dot is a pair; the mark is the mean with its 95 % bootstrap interval.</p>",
+        f'<div class="plots">{"".join(_plot(metric, evaluation) for metric in used_metrics(evaluation))}</div>',
+        _contests(evaluation),
+        "<h2>Rows</h2>",
+        _rows_table(evaluation.rows),
+        f"<h2>Pairs</h2><p>Mel spectrograms up to 8 kHz; the line is F0, on a log scale of {f0_range} Hz.</p>",
+        *_pair_sections(evaluation, report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>vconv evaluation</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><style>{_STYLE}</style></head><body><main>'
+        + "\n".join(parts)
+        + f"</main><script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+# ---------------------------------------------------------------- what is known in all
+
+
+def _head(evaluation: Evaluation) -> str:
+    counts = f"{len(evaluation.rows)} conversions by {len(evaluation.systems)} systems"
+    described = [(metric.label, MEANINGS[metric.key]) for metric in used_metrics(evaluation) if metric.key in MEANINGS]
+    meanings = "".join(f"<li>{escape(label)}: {escape(meaning)}</li>" for label, meaning in described)
+    judges = "".join(f"<li>{escape(name)}: {escape(version)}</li>" for name, version in evaluation.judges.items())
+    return (
+        f"<h1>Evaluation</h1><p>{counts}, vconv {vconv.__version__}</p>"
+        f"<details><summary>What the metrics are</summary><ul>{meanings}</ul></details>"
+        f"<details><summary>Judges</summary><ul>{judges}</ul></details>"
+    )
+
+
+def _problems(evaluation: Evaluation) -> str:
+    out = ""
+    for title, lines in (("Rows that could not be judged", evaluation.bad), ("Not measured", evaluation.missing)):
+        if lines:
+            items = "".join(f"<li>{escape(str(line))}</li>" for line in lines)
+            out += f'<section class="problems"><h3>{title}</h3><ul>{items}</ul></section>'
+    return out
+
+
+def _systems_table(evaluation: Evaluation) -> str:
+    metrics = used_metrics(evaluation)
+    header = ["system", "pairs", *(metric.title + arrow(metric) for metric in metrics)]
+    body = []
+    for name, rows in by_system(evaluation.rows).items():
+        cells = [_cell(name), _cell(str(len(rows)), len(rows))]
+        for metric in metrics:
+            estimate = evaluation.systems[name].get(metric.key)
+            if estimate is None:
+                cells.append(_cell("–", math.nan))
+            else:
+                cells.append(_cell(metric.show(estimate.value), estimate.value, interval(metric, estimate)))
+        body.append(cells)
+    return _table(header, body)
+
+
+def _contests(evaluation: Evaluation) -> str:
+    body = []
+    for contest in evaluation.contests:
+        for metric in METRICS:
+            found = contest.comparisons.get(metric.key)
+            if found is None:
+                continue
+            bounds = "" if math.isnan(found.low) else f"{metric.show(found.low)} to {metric.show(found.high)}"
+            better = contest.first if found.difference * metric.better > 0 else contest.second
+            body.append(
+                [
+                    _cell(contest.first),
+                    _cell(contest.second),
+                    _cell(metric.title),
+                    _cell(str(found.count), found.count),
+                    _cell(metric.show(found.difference), found.difference, bounds),
+                    _cell(p_value(found.p), found.p),
+                    _cell(better if found.p < 0.05 else "–"),
+                ]
+            )
+    if not body:
+        return ""
+    header = ["first", "second", "metric", "pairs", "first minus second", "p", "better"]
+    return (
+        "<h2>System against system</h2><p>On the pairs that both converted: the mean difference and a two-sided "
+        "sign-flip test, p as it is; of twenty comparisons of equals one falls below 0.05.</p>" + _table(header, body)
+    )
+
+
+def _rows_table(rows: Sequence[Row]) -> str:
+    metrics = [m for m in METRICS if m.key in HEADLINES and any(m.key in row.figures for row in rows)]
+    body = []
+    for row in rows:
+        link = f'<a href="#row{row.pair.line}">{row.pair.line}</a>'
+        names = (row.pair.system, row.pair.source.stem, row.pair.target.stem)
+        cells = [f'<td data-value="{row.pair.line}">{link}</td>', *map(_cell, names)]
+        for metric in metrics:
+            value = row.figures.get(metric.key, math.nan)
+            cells.append(_cell("–" if math.isnan(value) else metric.show(value), value))
+        body.append(cells)
+    return _table(["line", "system", "source", "target", *(m.title + arrow(m) for m in metrics)], body)
+
+
+def _cell(text: str, value: float | None = None, small: str = "") -> str:
+    """A table cell; ``value`` is what it is sorted by in place of its text."""
+    sort = "" if value is None else f' class="number" data-value="{"" if math.isnan(value) else value}"'
+    return f"<td{sort}>{escape(text)}{f'<small>{escape(small)}</small>' if small else ''}</td>"
+
+
+def _table(header: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    heads = "".join(f'<th><button type="button" class="sort">{escape(name)}</button></th>' for name in header)
+    lines = "".join(f"<tr>{''.join(cells)}</tr>" for cells in body)
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+# ---------------------------------------------------------------- plots
+
+
+def _plot(metric: Metric, evaluation: Evaluation) -> str:
+    """A lane for every system: its rows as dots, its estimate as a mark."""
+    lanes = []
+    for name, rows in by_system(evaluation.rows).items():
+        if metric.key in evaluation.systems[name]:
+            dots = [row.figures[metric.key] for row in rows if metric.key in row.figures]
+            lanes.append((name, evaluation.systems[name][metric.key], dots))
+    shown = [value for _, e, dots in lanes for value in (*dots, e.value, e.low, e.high) if not math.isnan(value)]
+    low, high = min(shown), max(shown)
+    margin = 0.05 * (high - low) or 0.05 * max(abs(high), 1e-3)
+    scale = _scale(low - margin, high + margin)
+    drawing = [_lane(metric, place, *lane, scale) for place, lane in enumerate(lanes)]
+    bottom = _LANE * len(lanes) + 6
+    ticks = {metric.show(value): value for value in (low, (low + high) / 2, high)}  # one where all are alike
+    for label, value in ticks.items():
+        anchor = "middle" if len(ticks) == 1 or value not in (low, high) else "start" if value == low else "end"
+        place = f'x="{scale(value):.1f}" y="{bottom + 12}" text-anchor="{anchor}"'
+        drawing.append(f'<text class="tick" {place}>{label}</text>')
+    return (
+        f'<figure class="plot"><figcaption>{escape(metric.title + arrow(metric))}</figcaption>'
+        f'<svg viewBox="0 0 {_PLOT_WIDTH} {bottom + 16}" role="img" aria-label="{escape(metric.title)}">'
+        f"{''.join(drawing)}</svg></figure>"
+    )
+
+
+def _scale(low: float, high: float) -> Callable[[float], float]:
+    """From a value to its place in px."""
+    return lambda value: _LABEL_WIDTH + (_PLOT_WIDTH - _LABEL_WIDTH - 8) * (value - low) / (high - low)
+
+
+def _lane(
+    metric: Metric, place: int, name: str, estimate: Estimate, dots: Sequence[float], scale: Callable[[float], float]
+) -> str:
+    middle = _LANE * place + _LANE / 2
+    spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(dots)) * _LANE  # or equal values would hide one another
+    out = [f'<text class="name" x="{_LABEL_WIDTH - 10}" y="{middle + 4}">{escape(_short(name))}</text>']
+    out.append(f'<line class="lane" x1="{_LABEL_WIDTH}" x2="{_PLOT_WIDTH}" y1="{middle}" y2="{middle}"/>')
+    out += [f'<circle cx="{scale(v):.1f}" cy="{middle + d:.1f}" r="2.2"/>' for v, d in zip(dots, spread)]
+    if not math.isnan(estimate.low):
+        ends = scale(estimate.low), scale(estimate.high)
+        out.append(f'<line class="interval" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{middle}" y2="{middle}"/>')
+    at = scale(estimate.value)
+    out.append(f'<line class="mean" x1="{at:.1f}" x2="{at:.1f}" y1="{middle - 7}" y2="{middle + 7}"/>')
+    title = f"{name}: {metric.show(estimate.value)} {interval(metric, estimate)}"
+    return f"<g><title>{escape(title)}</title>{''.join(out)}</g>"
+
+
+def _short(name: str, longest: int = 21) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def _pair_sections(evaluation: Evaluation, report: Report) -> Iterable[str]:
+    """A section for every pair of clips, with the conversions of all systems in it."""
+    groups: dict[tuple[Path, Path, Path | None], list[Row]] = {}
+    for row in evaluation.rows:
+        groups.setdefault((row.pair.source, row.pair.target, row.pair.reference), []).append(row)
+    clips = _Clips(evaluation)
+    for done, ((source, target, reference), rows) in enumerate(groups.items(), 1):
+        cards = [clips.card("source", source), clips.card("target", target)]
+        if reference is not None:
+            cards.append(clips.card("reference", reference))
+        cards += [clips.card(row.pair.system, row.pair.converted, row) for row in rows]
+        expected = f'<p class="text">{escape(rows[0].expected)}</p>' if rows[0].expected else ""
+        title = f"{escape(source.stem)} → {escape(target.stem)}"
+        yield f'<section class="pair"><h3>{title}</h3>{expected}<div class="cards">{"".join(cards)}</div></section>'
+        report(done, len(groups))
+
+
+class _Clips:
+    """Clips as players over their pictures."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._answers = evaluation.answers
+        self._has_f0 = "f0" in evaluation.judges
+        self._tracker: features.PitchTracker | None = None
+
+    def card(self, title: str, path: Path, row: Row | None = None) -> str:
+        wave, rate = audio.read(path)
+        heard = read_wave(path)
+        image = picture.data_uri("image/png", picture.spectrogram_png(heard))
+        sound = picture.data_uri("audio/mpeg", picture.mp3(wave, rate))
+        name = escape(title)
+        identity = f' id="row{row.pair.line}"' if row else ""
+        return (
+            f'<figure class="clip"{identity}><figcaption>{name}</figcaption>'
+            f'<div class="picture"><img alt="spectrogram of {name}" src="{image}">'
+            f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none"><path d="{self._path(path, heard)}"/></svg></div>'
+            f'<audio controls preload="none" src="{sound}"></audio>{_figures(row) if row else ""}</figure>'
+        )
+
+    def _path(self, path: Path, wave: np.ndarray) -> str:
+        """F0 as the judge had it, or else by vconv's own tracker."""
+        if self._has_f0:
+            curve = self._answers.get("f0", path)
+            return "" if isinstance(curve, Failure) else picture.f0_path(curve)
+        if self._tracker is None:
+            self._tracker = features.PitchTracker()
+        return picture.f0_path(self._tracker(audio.normalize(wave, features.SAMPLE_RATE)))
+
+
+def _figures(row: Row) -> str:
+    shown = [(metric.label, metric.show(row.figures[metric.key])) for metric in METRICS if _is_shown(metric, row)]
+    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in shown)
+    heard = f'<p class="text">{escape(row.heard)}</p>' if row.heard else ""
+    return f"{heard}<dl>{items}</dl>"
+
+
+def _is_shown(metric: Metric, row: Row) -> bool:
+    return metric.key in HEADLINES and metric.key in row.figures
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2230; --dim: #667085; --paper: #fff; --line: #d9dee8; --soft: #f4f6fa;
+  --mark: #2456c8; --warn: #9a3412; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --dim: #98a2b3; --paper: #14171f; --line: #333a49;
+  --soft: #1d212c; --mark: #82aaff; --warn: #fdba74; } }
+body { margin: 0; font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+main { max-width: 1200px; margin: 0 auto; padding: 24px; }
+h1 { margin: 0; } h2 { margin: 40px 0 8px; } h3 { margin: 0 0 4px; font-size: 16px; }
+p { margin: 4px 0 12px; color: var(--dim); }
+a { color: var(--mark); }
+.scroll { overflow-x: auto; max-height: 70vh; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; }
+th { position: sticky; top: 0; background: var(--soft); text-align: left; vertical-align: bottom; padding: 0; }
+.sort { all: unset; cursor: pointer; display: block; padding: 8px 10px; font-weight: 600; }
+.sort:hover, .sort:focus-visible { color: var(--mark); text-decoration: underline; }
+th[aria-sort=ascending] .sort::after { content: " ▲"; } th[aria-sort=descending] .sort::after { content: " ▼"; }
+td { padding: 6px 10px; border-top: 1px solid var(--line); vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+small { display: block; color: var(--dim); }
+.problems { margin-top: 16px; padding: 8px 16px; border-left: 3px solid var(--warn); background: var(--soft); }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(460px, 1fr)); gap: 20px; }
+figure { margin: 0; } figcaption { font-weight: 600; }
+.plot svg { width: 100%; } .plot .name { text-anchor: end; font-size: 13px; } .plot text { fill: var(--ink); }
+.plot .tick { font-size: 12px; fill: var(--dim); } .plot .lane { stroke: var(--line); }
+.plot circle { fill: var(--dim); opacity: .45; }
+.plot .interval { stroke: var(--mark); stroke-width: 4; opacity: .55; }
+.plot .mean { stroke: var(--mark); stroke-width: 3; }
+.pair { border-top: 1px solid var(--line); padding: 16px 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 16px; }
+.clip { padding: 10px; background: var(--soft); border-radius: 6px; } .clip:target { outline: 2px solid var(--mark); }
+.picture { position: relative; height: 120px; margin: 6px 0; }
+.picture img, .picture svg { position: absolute; width: 100%; height: 100%; border-radius: 4px; }
+.picture path { fill: none; stroke: #6ff7ff; stroke-width: 2; vector-effect: non-scaling-stroke;
+  filter: drop-shadow(0 0 1px #000); }
+audio { width: 100%; height: 34px; }
+.text { font-style: italic; font-size: 14px; }
+dl { margin: 6px 0 0; font-size: 13px; }
+dl div { display: flex; justify-content: space-between; gap: 8px; } dt { color: var(--dim); } dd { margin: 0; }
+"""
+
+_SCRIPT = """
+"use strict";
+function valueOf(row, column) {
+  const cell = row.cells[column];
+  if (!("value" in cell.dataset)) return cell.textContent.toLowerCase();
+  return cell.dataset.value === "" ? NaN : Number(cell.dataset.value);
+}
+function compare(a, b, sign) {  // what is unknown stays at the end
+  if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+  return sign * (a > b ? 1 : a < b ? -1 : 0);
+}
+function sortBy(button) {
+  const head = button.parentElement, body = head.closest("table").tBodies[0], column = head.cellIndex;
+  const up = head.getAttribute("aria-sort") !== "ascending";
+  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const rows = [...body.rows].map(row => [valueOf(row, column), row]);
+  rows.sort((a, b) => compare(a[0], b[0], up ? 1 : -1));
+  body.append(...rows.map(pair => pair[1]));
+}
+for (const button of document.querySelectorAll("button.sort")) button.addEventListener("click", () => sortBy(button));
+// One clip at a time.
+document.addEventListener("play", event => {
+  for (const player of document.querySelectorAll("audio")) if (player !== event.target) player.pause();
+}, true);
+"""
