@@ -378,7 +378,8 @@ def test_processes_agree_with_one(clips: Path, tmp_path: Path) -> None:
         answers.ask(asked, jobs, lambda done, total: reported.append((done, total)))  # noqa: B023 (called right here)
         assert reported == [(n, 6) for n in range(1, 7)]
         values.append([answers.get("spectra", *question.paths) for question in asked])
-    assert values[0] == values[1]
+    for alone, among_others in zip(*values):  # matrix products add up in another order with other threads
+        assert among_others == pytest.approx(alone, rel=1e-6)
     assert values[0][0]["mcd"] > 0
 
 
