@@ -18,6 +18,10 @@ T = TypeVar("T")
 
 BottleneckKind = Literal["vq", "identity"]
 Adversary = Literal["reversal", "alternating", "off"]
+Precision = Literal["no", "bf16"]
+
+MODEL_FORMAT = 1  # of the model folder
+MODEL_CONFIG = "config.json"  # in it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FORMAT = 1  # of the model folder
-CONFIG_FILE = "config.json"
 GRAPHS = ("content", "speaker", "decoder", "vocoder")
 
 
@@ -104,15 +102,17 @@ def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
     Raises:
         InputError: the folder or the file is missing, not JSON, of another format version, or wrong.
     """
-    check_files(folder, [CONFIG_FILE])
-    path = folder / CONFIG_FILE
+    check_files(folder, [MODEL_CONFIG])
+    path = folder / MODEL_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         version, parts = config["format"], (config["conversion"], config["vocoder"])
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is not a model's config; export or download the model again") from error
-    if version != FORMAT:
-        raise InputError(f"{path}: has model format {version!r}, this vconv reads {FORMAT}; export the model again")
+    if version != MODEL_FORMAT:
+        raise InputError(
+            f"{path}: has model format {version!r}, this vconv reads {MODEL_FORMAT}; export the model again"
+        )
     for part in parts:
         if not isinstance(part, dict):
             raise InputError(f"{path}: expected a mapping of settings, got {part!r}; export the model again")

@@ -13,13 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
-
-FORMAT = 1
-CONFIG = "config.json"
 
 
 def round_to_half(module: nn.Module) -> nn.Module:
@@ -41,11 +38,11 @@ def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
         state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
         replace(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     config = {
-        "format": FORMAT,
+        "format": MODEL_FORMAT,
         "conversion": dataclasses.asdict(conversion.config),
         "vocoder": dataclasses.asdict(vocoder.config),
     }
-    replace(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    replace(folder / MODEL_CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
 
 
 def replace(path: Path, write: Any) -> None:
@@ -65,7 +62,7 @@ def load(folder: Path) -> tuple[ConversionModel, Vocoder]:
     Raises:
         InputError: a file is missing, damaged, or does not fit config.json.
     """
-    path = folder / CONFIG
+    path = folder / MODEL_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         parts = config["conversion"], config["vocoder"]

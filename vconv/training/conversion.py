@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vconv.config import Adversary, ConversionConfig
+from vconv.config import Adversary, ConversionConfig, Precision
 from vconv.features import OUTPUT_RATE
 from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import MelDiscriminator
@@ -53,8 +53,6 @@ from vconv.training.losses import (
     phone_ctc,
     uniform_confusion,
 )
-
-Precision = Literal["no", "bf16"]
 
 
 @dataclass(frozen=True)

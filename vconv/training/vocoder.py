@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vconv.config import VocoderConfig
+from vconv.config import Precision, VocoderConfig
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE
 from vconv.models.discriminators import WaveDiscriminators
 from vconv.models.vocoder import Vocoder
@@ -41,8 +41,6 @@ from vconv.training.common import (
 from vconv.training.load import load_conversion
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
 from vconv.training.predict import predict_mels
-
-Precision = Literal["no", "bf16"]
 
 
 @dataclass(frozen=True)
