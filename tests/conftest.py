@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from vconv import audio, cli, features
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig
 from vconv.features import OUTPUT_HOP
 from vconv.inference import Converter
+from vconv.inference.engine import Reference
+from vconv.inference.population import POPULATION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE_MODEL = REPOSITORY / "pretrained" / "base"
@@ -37,22 +40,31 @@ def speech(seconds: float, rate: int = 16000, f0: float = 120.0, seed: int = 0) 
 class ToyEngine:
     """Stands for the networks: its content depends on the whole chunk, its vocoder on a few frames around."""
 
-    config = ConversionConfig(embedding_channels=4)
+    config = ConversionConfig(
+        content_channels=features.N_MELS, embedding_channels=4, bottleneck=BottleneckConfig(codes=40)
+    )
 
     def __init__(self) -> None:
         self.pitch: list[np.ndarray] = []  # what decode() was given
+        self.references: list[Reference] = []
 
     def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pairs = mel.reshape(len(mel), -1, 2).mean(axis=2)
         content = pairs - pairs.mean(axis=1, keepdims=True)
         return content, np.stack([content[:40].argmax(axis=0), content[40:].argmax(axis=0)])
 
+    def content_of(self, codes: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.eye(40, dtype=np.float32)[row].T for row in codes])
+
     def speaker(self, mel: np.ndarray) -> np.ndarray:
         bands = mel.mean(axis=1).reshape(4, -1).mean(axis=1)
         return (bands / np.linalg.norm(bands)).astype(np.float32)
 
-    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+    def decode(
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+    ) -> np.ndarray:
         self.pitch.append(pitch)
+        self.references.append(reference)
         return np.repeat(content, 2, axis=1) - 4 + np.repeat(embedding, 20)[:, None]
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -91,6 +103,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         embedding_channels=24,
         decoder_channels=32,
         decoder_blocks=(1, 1),
+        attention_channels=16,
+        attention_heads=2,
         bottleneck=BottleneckConfig(groups=4, codes=16),
     )
     model = ConversionModel(conversion)
@@ -102,9 +116,16 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(request: pytest.FixtureRequest) -> Path:
-    """The shipped weights; in a checkout without them, the miniature model."""
-    return BASE_MODEL if BASE_MODEL.is_dir() else request.getfixturevalue("small_model")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped weights; in a checkout without them, the miniature model.
+
+    Without the population of voices: with it, conversions of what is hardly speech would come with a warning.
+    """
+    if not BASE_MODEL.is_dir():
+        return request.getfixturevalue("small_model")
+    folder = tmp_path_factory.mktemp("base") / "pretrained"
+    shutil.copytree(BASE_MODEL, folder, ignore=shutil.ignore_patterns(POPULATION))
+    return folder
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import soundfile
 RATE = 24000  # Hz
 FORMANTS = {"a": (800, 1200), "i": (280, 2300), "u": (320, 800), "e": (500, 1900), "o": (480, 900)}  # Hz
 VOWEL_SECONDS = 0.18
+ACCENTS = {"low": "north", "middle": "north", "high": "south"}  # the child's is not known
 SPEAKERS = {"low": 0.9, "middle": 1.0, "high": 1.15, "child": 1.3}  # vocal tract: factor on the formants
 
 
@@ -37,7 +38,7 @@ def make_corpus(folder: Path, sentences: int = 6) -> Path:
     """A corpus of parallel vowel sentences by four speakers with its manifest; returns the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    lines = ["path\tspeaker\tphones\tgroup\tsample_rate\tsplit"]
+    lines = ["path\tspeaker\tphones\tgroup\tsample_rate\tsplit\taccent"]
     for number in range(sentences):
         words = "".join(rng.choice(list(FORMANTS), 10))
         f0 = rng.uniform(110, 220)
@@ -45,7 +46,8 @@ def make_corpus(folder: Path, sentences: int = 6) -> Path:
             name = f"{number}_{speaker}.wav"
             soundfile.write(folder / name, speak(words, f0, tract, number), RATE)
             split = "valid" if number == sentences - 1 else "train"
-            lines.append(f"{name}\t{speaker}\t{words}\t{number}\t{RATE}\t{split}")
+            accent = ACCENTS.get(speaker, "")
+            lines.append(f"{name}\t{speaker}\t{words}\t{number}\t{RATE}\t{split}\t{accent}")
     manifest = folder / "manifest.tsv"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return manifest

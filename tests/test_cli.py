@@ -164,7 +164,19 @@ def test_version(vconv_cli: Cli) -> None:
     assert vconv_cli("--version") == Outcome(0, f"vconv {vconv.__version__}\n", "")
 
 
-COMMANDS = ("convert", "embed", "extract", "info", "prepare", "train", "export")
+COMMANDS = (
+    "convert",
+    "embed",
+    "finetune",
+    "extract",
+    "encode",
+    "decode",
+    "check",
+    "info",
+    "prepare",
+    "train",
+    "export",
+)
 
 
 def test_help_lists_the_commands(vconv_cli: Cli) -> None:

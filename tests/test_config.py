@@ -25,7 +25,10 @@ def test_round_trip_through_plain_data() -> None:
     ("mapping", "message"),
     [
         ({"chanels": 3}, "unknown key 'chanels'; did you mean 'channels'?"),
-        ({"bottleneck": {"kind": "magic"}}, "bottleneck: kind: expected one of vq, identity, got 'magic'"),
+        (
+            {"bottleneck": {"kind": "magic"}},
+            "bottleneck: kind: expected one of identity, sparse, vae, vq, gumbel,",
+        ),
         ({"channels": "many"}, "channels: expected int, got 'many'"),
         ({"channels": True}, "channels: expected int, got True"),
         ({"content_blocks": [1]}, "content_blocks: expected a list of 2"),
@@ -47,6 +50,34 @@ def test_yaml_base_and_overrides(tmp_path) -> None:
     config = build(ConversionConfig, mapping)
     assert (config.channels, config.expansion) == (8, 2)
     assert (config.bottleneck.groups, config.bottleneck.codes, config.bottleneck.decay) == (2, 16, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "message"),
+    [
+        ({"groups": 3}, "64 content_channels do not divide into 3 groups"),
+        ({"kind": "gumbel", "groups": 5}, "64 content_channels do not divide into 5 groups"),
+        ({"groups": 0}, "groups: 0 is impossible; use 1 or more"),
+        ({"quantizers": 0}, "quantizers: 0 is impossible"),
+        ({"kind": "sparse", "active": 65}, "active: 65 of 64 content_channels"),
+        ({"kind": "gumbel", "temperature": [2, 0]}, "temperature: [2.0, 0.0]; use positive ones"),
+        ({"kind": "binary", "codes": 500}, "codes: 500 are no signs' combinations; use a power of two"),
+        ({"kind": "binary", "codes": 1 << 17}, "131072 values a code are too many"),
+        ({"kind": "fsq", "levels": [8, 2]}, "levels: [8, 2]; use one or more, each 3 or more"),
+        ({"kind": "fsq", "levels": []}, "levels: []; use one or more"),
+    ],
+)
+def test_impossible_bottlenecks_are_named(bottleneck: dict, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build(ConversionConfig, {"bottleneck": bottleneck}, "model")
+    assert str(caught.value).startswith("model: bottleneck") and message in str(caught.value)
+
+
+def test_settings_of_other_kinds_do_not_matter() -> None:
+    config = build(ConversionConfig, {"bottleneck": {"kind": "identity", "groups": 3, "codes": 500, "levels": [2]}})
+    assert (config.bottleneck.codes_per_frame, config.bottleneck.code_values) == (0, 0)
+    binary = build(ConversionConfig, {"bottleneck": {"kind": "binary", "groups": 3, "quantizers": 4}}).bottleneck
+    assert (binary.codes_per_frame, binary.code_values, binary.bits_per_frame) == (3, 512, 27)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "just words: {"])

@@ -99,8 +99,8 @@ def test_clips_are_chosen_by_name() -> None:
     assert len({clip.speaker for clip in probe.choose(every, Choice("all", speakers=2))}) == 2
     with pytest.raises(InputError, match="--split all"):
         probe.choose(every, Choice("train"))
-    with pytest.raises(InputError, match="use train, valid or all"):
-        probe.choose(every, Choice("test"))
+    with pytest.raises(InputError, match="use train, valid, test or all"):
+        probe.choose(every, Choice("tset"))
 
 
 # ---------------------------------------------------------------- speakers
@@ -154,16 +154,46 @@ def test_verification_error() -> None:
     rng = np.random.default_rng(0)
     speakers = np.repeat(np.arange(5), 6)
     known, unknown = np.eye(5)[speakers] + 0.05 * rng.normal(size=(30, 5)), rng.normal(size=(30, 5))
-    assert probe.verification(known, speakers) == 0
-    assert probe.verification(unknown, speakers) == pytest.approx(0.5, abs=0.12)
+    assert probe.verification(known, speakers).value == 0
+    chance = probe.verification(unknown, speakers)
+    assert chance.value == pytest.approx(0.5, abs=0.12)
+    assert 0.35 < chance.low < chance.value < chance.high < 0.65
 
 
 def test_code_usage() -> None:
-    seen = Seen(codes=[np.stack([np.arange(400) % 4, np.zeros(400, int)])])
-    found = {figure.key: figure.value for figure in probe.code_figures(seen, 8)}
-    assert found["code_usage"] == pytest.approx((4 / 8 + 1 / 8) / 2)
-    assert found["perplexity"] == pytest.approx((4 + 1) / 2, rel=0.02)
-    assert found["bits_per_second"] == pytest.approx(2 * 31.25, rel=0.02)
+    seen = Seen(codes=[np.stack([np.arange(400) % 4, np.zeros(400, int)])] * 3)
+    found = {figure.key: figure for figure in probe.code_figures(seen, 8)}
+    assert found["code_usage"].value == pytest.approx((4 / 8 + 1 / 8) / 2)
+    assert found["perplexity"].value == pytest.approx((4 + 1) / 2, rel=0.02)
+    assert found["bits_per_second"].value == pytest.approx(2 * 31.25, rel=0.02)
+    estimate = found["bits_per_second"].estimate
+    assert estimate.low == pytest.approx(estimate.high) == pytest.approx(estimate.value)  # all clips are alike
+
+
+def test_intervals_of_counts_lie_around_the_value() -> None:
+    """Codes that a clip alone has go missing in most resamples: the interval must not lie below the value for that."""
+    rng = np.random.default_rng(0)
+    seen = Seen(
+        codes=[np.concatenate([rng.integers(0, 40, 50), 40 + rng.integers(0, 200, 10)])[None] for _ in range(30)]
+    )
+    for figure in probe.code_figures(seen, 256):
+        estimate = figure.estimate
+        assert estimate.low < estimate.value < estimate.high, figure.key
+    fewer = Seen(codes=seen.codes[:8])
+    widths = [
+        {figure.key: figure.estimate.high - figure.estimate.low for figure in probe.code_figures(part, 256)}
+        for part in (seen, fewer)
+    ]
+    assert widths[0]["bits_per_second"] < 0.8 * widths[1]["bits_per_second"]
+
+
+def test_a_read_out_is_as_sure_as_its_clips_are_many() -> None:
+    pytest.importorskip("sklearn")
+    seen = seen_with(lambda speaker, rng: rng.normal(size=(6, 30)) + 0.25 * np.eye(6)[speaker][:, None])
+    found = probe.speaker_figures(seen)[0].estimate
+    assert found.count == 60  # every clip is asked once
+    assert found.low < found.value < found.high
+    assert 0.15 < found.high - found.low < 0.3  # 60 coin flips have 0.25
 
 
 def test_phones_are_read_off_the_code(toy_engine: ToyEngine, tmp_path: Path) -> None:
@@ -173,8 +203,29 @@ def test_phones_are_read_off_the_code(toy_engine: ToyEngine, tmp_path: Path) -> 
     assert found["phone_from_code"].value > found["phone_from_code"].chance + 0.15  # its content is the mel
     assert 0.2 < found["phone_information"].value <= 1
     assert found["phone_purity"].value > found["phone_purity"].chance + 0.1
+    assert found["phone_from_units"].value > found["phone_from_units"].chance + 0.1
+    for figure in found.values():
+        assert figure.estimate.low < figure.value < figure.estimate.high, figure.key
     seen.clips = [Clip(clip.path, clip.speaker) for clip in seen.clips]
     assert probe.phone_figures(seen) == []
+
+
+def test_a_mel_is_rebuilt_from_the_voice_of_another_clip(toy_engine: ToyEngine, tmp_path: Path) -> None:
+    clips = read_manifest(make_corpus(tmp_path, 2))
+    (figure,) = probe.rebuilt_figures(clips, toy_engine, (0, 0))
+    assert figure.estimate.count == len(clips) == 8
+    errors = []
+    for clip in clips:
+        other = next(c for c in clips if c.speaker == clip.speaker and c != clip)
+        mel, heard = (probe.mel_of(probe.hear(c.path)) for c in (clip, other))
+        content = toy_engine.content(mel)[0]
+        made = toy_engine.decode(content, np.zeros((2, mel.shape[1])), toy_engine.speaker(heard), None, None)
+        errors.append(np.abs(made - mel).mean() * 20 / np.log(10))
+    assert figure.value == pytest.approx(np.mean(errors), rel=1e-5)
+    assert {reference.mel.shape[1] for reference in toy_engine.references if reference} <= {
+        probe.mel_of(probe.hear(clip.path)).shape[1] for clip in clips
+    }
+    assert probe.rebuilt_figures(clips[:4], toy_engine, (0, 0)) == []  # a clip of each speaker
 
 
 def test_bad_clips_are_listed(toy_engine: ToyEngine, tmp_path: Path) -> None:
@@ -197,15 +248,19 @@ def test_probe_command(vconv_cli: Cli, small_model: Path, tmp_path: Path) -> Non
     found = json.loads((out / "probe.json").read_text())
     assert set(found["figures"]) == {
         "speaker_from_code", "speaker_from_embedding", "embedding_eer", "code_usage", "perplexity",
-        "bits_per_second", "phone_from_code", "phone_information", "phone_purity",
+        "bits_per_second", "phone_from_code", "phone_from_units", "phone_information", "phone_purity",
+        "rebuilt_error",
     }  # fmt: skip
+    assert "95 % interval" in done.out
+    for figure in found["figures"].values():
+        assert figure["low"] <= figure["value"] <= figure["high"]
     assert found["figures"]["speaker_from_embedding"]["chance"] == 0.25
     assert 1 <= found["figures"]["perplexity"]["value"] <= 16
     for name in ("embeddings_pca", "embeddings_tsne", "codes_pca", "codes_tsne"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("split", "words"), [("valid", "--split all"), ("none", "use train, valid or all")])
+@pytest.mark.parametrize(("split", "words"), [("valid", "--split all"), ("none", "use train, valid, test or all")])
 def test_bad_use_of_probe(vconv_cli: Cli, small_model: Path, tmp_path: Path, split: str, words: str) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

@@ -71,8 +71,7 @@ def test_median_counts_voiced_frames_in_octaves() -> None:
     assert features.median_log_f0(np.zeros(5)) is None
 
 
-def test_the_average_spectrum_leaves_pauses_out() -> None:
-    spoken = np.random.default_rng(0).normal(-4, 0.3, (N_MELS, 60)).astype(np.float32)
-    pause = np.full((N_MELS, 200), features.LOG_MEL_MIN, np.float32)
-    with_pause = features.average_spectrum(np.concatenate([pause, spoken, pause], axis=1))
-    np.testing.assert_allclose(with_pause, features.average_spectrum(spoken), atol=0.05)
+def test_spread_of_f0_is_in_octaves_and_unknown_for_little_speech() -> None:
+    f0 = np.array([0, 100, 200] * 20)
+    assert features.log_f0_spread(f0) == pytest.approx(0.5)
+    assert features.log_f0_spread(f0[:30]) is None

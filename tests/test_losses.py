@@ -32,6 +32,22 @@ def test_confusion_is_least_for_a_uniform_guess() -> None:
     assert losses.uniform_confusion(torch.randn(4, 10)) > uniform
 
 
+def test_items_without_a_label_do_not_count() -> None:
+    logits = torch.tensor([[0.0, 1.0], [5.0, -5.0], [2.0, 0.0]], requires_grad=True)
+    label = torch.tensor([1, -1, 1])
+    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
+    loss = losses.label_cross_entropy(logits, label)
+    assert loss.item() == pytest.approx(expected)
+    (loss + losses.uniform_confusion(logits, label >= 0)).backward()
+    assert logits.grad[1].abs().sum() == 0
+    assert (logits.grad[[0, 2]].abs().sum(dim=1) > 0).all()
+    counted = losses.uniform_confusion(logits, label >= 0)
+    assert counted.item() == pytest.approx(losses.uniform_confusion(logits[[0, 2]]).item())
+    nobody = torch.full((3,), -1)
+    assert losses.label_cross_entropy(logits, nobody).item() == 0.0
+    assert losses.uniform_confusion(logits, nobody >= 0).item() == 0.0
+
+
 def test_ctc_of_a_certain_path_is_zero() -> None:
     log_probs = torch.full((1, 4, 3), -50.0)
     for frame, phone in enumerate([1, 0, 2, 2]):

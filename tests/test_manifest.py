@@ -56,7 +56,35 @@ def test_tables_of_other_programs(tmp_path: Path) -> None:
     """A byte-order mark, Windows line ends, blank lines, other columns in another order, quotes."""
     table = tmp_path / "corpus.tsv"
     table.write_bytes('\ufeffspeaker\tmood\tpath\ttranscript\r\nanna\tgood\t1.wav\t"Well\r\n\r\n'.encode())
-    assert read_manifest(table) == [Clip(tmp_path / "1.wav", "anna", transcript='"Well')]
+    assert read_manifest(table) == [Clip(tmp_path / "1.wav", "anna", transcript='"Well', extra=(("mood", "good"),))]
+
+
+def test_what_any_column_says(tmp_path: Path) -> None:
+    clips = [
+        Clip(tmp_path / "1.wav", "anna", 1.5, sex="f", extra=(("accent", "Irish"),)),
+        Clip(tmp_path / "2.wav", "ben", sample_rate=24000, extra=(("mood", "good"),)),
+    ]
+    columns = ("speaker", "seconds", "sex", "sample_rate", "accent", "mood", "nothing")
+    assert [clips[0].text(column) for column in columns] == ["anna", "1.500", "f", "", "Irish", "", ""]
+    assert [clips[1].text(column) for column in columns] == ["ben", "", "", "24000", "", "good", ""]
+    write_manifest(tmp_path / "corpus.tsv", clips, ("accent", "mood"))
+    assert (tmp_path / "corpus.tsv").read_text().splitlines()[0].endswith("\tsplit\taccent\tmood")
+    assert read_manifest(tmp_path / "corpus.tsv") == clips
+    write_manifest(tmp_path / "corpus.tsv", clips)
+    assert [clip.extra for clip in read_manifest(tmp_path / "corpus.tsv")] == [(), ()]
+    with pytest.raises(InputError, match="tab or a line break"):
+        write_manifest(tmp_path / "corpus.tsv", [Clip(tmp_path / "1.wav", "anna", extra=(("mood", "a\tb"),))])
+
+
+def test_other_columns_of_a_table_stay(tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_clip(tmp_path / f"{number}.wav")
+    (tmp_path / "a.tsv").write_text("path\twho\taccent\n1.wav\tanna\tIrish\n")
+    (tmp_path / "b.tsv").write_text("path\twho\tmood\n2.wav\tben\tgood\n")
+    prepare([tmp_path / "a.tsv", tmp_path / "b.tsv"], tmp_path / "c.tsv", layout="tsv", columns={"speaker": "who"})
+    first, second = read_manifest(tmp_path / "c.tsv")
+    assert (first.speaker, first.extra) == ("anna", (("accent", "Irish"),))
+    assert (second.speaker, second.extra) == ("ben", (("mood", "good"),))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +97,10 @@ def test_tables_of_other_programs(tmp_path: Path) -> None:
         ("path\tspeaker\tseconds\n1.wav\tanna\tlong\n", "line 2: column 'seconds': 'long' is not a positive number"),
         ("path\tspeaker\tseconds\n1.wav\tanna\tnan\n", "line 2: column 'seconds': 'nan' is not a positive number"),
         ("path\tspeaker\tsample_rate\n1.wav\tanna\t-1\n", "line 2: column 'sample_rate': '-1' is not a positive"),
-        ("path\tspeaker\tsplit\n1.wav\tanna\ttest\n", "line 2: column 'split': 'test' is neither train nor valid"),
+        (
+            "path\tspeaker\tsplit\n1.wav\tanna\tdev\n",
+            "line 2: column 'split': 'dev' is no split; use train",
+        ),
         ("", "line 1: no column 'path'"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
         (None, "no such file"),
@@ -108,18 +139,17 @@ def test_folders_of_speakers(tmp_path: Path) -> None:
     make_clip(corpus / "anna" / "chapter" / "2.flac")
     make_clip(corpus / "ben" / "1.wav")
     (corpus / "anna" / "1.txt").write_text("Good\n morning ", encoding="utf-8")
-    done = []
-    result = prepare(corpus, tmp_path / "corpus.tsv", language="en", jobs=1, report=lambda *counts: done.append(counts))
+    done, told = [], []
+    prepare(corpus, tmp_path / "corpus.tsv", language="en", tell=told.append, report=done.append)
     clips = read_manifest(tmp_path / "corpus.tsv")
-    assert clips == result.clips
     assert [(c.speaker, c.seconds, c.transcript, c.language, c.sample_rate) for c in clips] == [
         ("anna", 1.25, "Good morning", "en", RATE),
         ("anna", 1.0, "", "en", RATE),
         ("ben", 1.0, "", "en", RATE),
     ]
     assert {c.path for c in clips} == {p for p in corpus.rglob("*") if p.suffix in (".wav", ".flac")}
-    assert not result.skipped
-    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert not told
+    assert done == [1, 2, 3]
 
 
 def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path: Path) -> None:
@@ -131,17 +161,28 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path: Path) -> None
     (corpus / "anna" / "text.wav").write_text("this is not audio")
     (corpus / "anna" / "empty.wav").touch()
     make_clip(corpus / "anna" / "latin.wav").with_suffix(".txt").write_bytes("Käse".encode("latin-1"))
-    result = prepare(corpus, tmp_path / "corpus.tsv")
-    assert [c.path for c in result.clips] == [good]
-    reasons = {s.path.name: s.reason for s in result.skipped}
-    assert reasons.keys() == {"short.wav", "silent.wav", "nobody.wav", "text.wav", "empty.wav", "latin.wav"}
+    make_clip(corpus / "anna" / "tab\t.wav")
+    told = []
+    result = prepare(corpus, tmp_path / "corpus.tsv", tell=told.append)
+    assert [c.path for c in read_manifest(tmp_path / "corpus.tsv")] == [good]
+    reasons = {s.path.name: s.reason for s in told}
+    assert reasons.keys() == {
+        "short.wav",
+        "silent.wav",
+        "nobody.wav",
+        "text.wav",
+        "empty.wav",
+        "latin.wav",
+        "tab\t.wav",
+    }
     assert reasons["short.wav"] == "is too short (0.40 s)"
     assert "silence" in reasons["silent.wav"]
     assert "not audio" in reasons["text.wav"]
     assert "empty" in reasons["empty.wav"]
     assert "speaker's folder" in reasons["nobody.wav"]
     assert "UTF-8" in reasons["latin.wav"]
-    assert "skipped: 6 files" in result.summary()
+    assert "tab" in reasons["tab\t.wav"]
+    assert "skipped: 7 files" in result.summary()
 
 
 def test_several_tables_and_their_column_names(tmp_path: Path) -> None:
@@ -151,13 +192,14 @@ def test_several_tables_and_their_column_names(tmp_path: Path) -> None:
     (tmp_path / "made.tsv").write_text(
         "path\tspeaker\tsentence\ttext\n" + "audio/b1.wav\tben\ts1\tGood day\naudio/b2.wav\tbea\ts1\tGood day\n"
     )
-    result = prepare(
+    prepare(
         [tmp_path / "real.tsv", tmp_path / "made.tsv"],
         tmp_path / "corpus.tsv",
         layout="tsv",
         columns={"group": "sentence", "transcript": "text"},
     )
-    assert [(c.speaker, c.transcript, c.group, c.sample_rate) for c in result.clips] == [
+    clips = read_manifest(tmp_path / "corpus.tsv")
+    assert [(c.speaker, c.transcript, c.group, c.sample_rate) for c in clips] == [
         ("anna", "Hello", "", 8000),
         ("ben", "Good day", "s1", RATE),
         ("bea", "Good day", "s1", RATE),
@@ -169,11 +211,10 @@ def test_a_group_is_aligned_or_no_group(tmp_path: Path) -> None:
         make_clip(tmp_path / f"{name}.wav", seconds)
     table = tmp_path / "clips.tsv"
     table.write_text("path\tspeaker\tgroup\n1.wav\ta\tg\n2.wav\tb\tg\n3.wav\tc\tg\n")
-    result = prepare(table, tmp_path / "corpus.tsv", layout="tsv")
-    assert [c.speaker for c in result.clips] == ["a", "b"]
-    assert [(s.path.name, s.reason) for s in result.skipped] == [
-        ("3.wav", "is 1.1 s long, but its parallel group 'g' 1.0 s")
-    ]
+    told = []
+    prepare(table, tmp_path / "corpus.tsv", layout="tsv", tell=told.append)
+    assert [c.speaker for c in read_manifest(tmp_path / "corpus.tsv")] == ["a", "b"]
+    assert [(s.path.name, s.reason) for s in told] == [("3.wav", "is 1.1 s long, but its parallel group 'g' 1.0 s")]
 
 
 def test_a_split_of_the_table_stays(tmp_path: Path) -> None:
@@ -181,7 +222,8 @@ def test_a_split_of_the_table_stays(tmp_path: Path) -> None:
         make_clip(tmp_path / f"{name}.wav")
     table = tmp_path / "clips.tsv"
     table.write_text("path\tspeaker\tsplit\n1.wav\ta\tvalid\n2.wav\tb\t\n")
-    assert [c.split for c in prepare(table, tmp_path / "corpus.tsv", layout="tsv").clips] == [VALID, TRAIN]
+    prepare(table, tmp_path / "corpus.tsv", layout="tsv")
+    assert [c.split for c in read_manifest(tmp_path / "corpus.tsv")] == [VALID, TRAIN]
 
 
 def test_bad_use_of_prepare(tmp_path: Path) -> None:
@@ -192,7 +234,7 @@ def test_bad_use_of_prepare(tmp_path: Path) -> None:
     for message, sources, options in (
         ("no such folder", tmp_path / "none", {}),
         ("no clip could be used; the first problem: .*short.wav: is too short", tmp_path / "corpus", {}),
-        ("unknown layout 'vctk'", tmp_path / "corpus", {"layout": "vctk"}),
+        ("unknown layout 'timit'", tmp_path / "corpus", {"layout": "timit"}),
         ("unknown column 'words'", table, {"layout": "tsv", "columns": {"words": "path"}}),
         ("no column 'text'", table, {"layout": "tsv", "columns": {"transcript": "text"}}),
         ("validation share", tmp_path / "corpus", {"valid_percent": 100}),
@@ -202,6 +244,8 @@ def test_bad_use_of_prepare(tmp_path: Path) -> None:
             prepare(sources, output, **options)
     with pytest.raises(InputError, match="does not exist"):
         prepare(tmp_path / "corpus", tmp_path / "no" / "corpus.tsv")
+    with pytest.raises(InputError, match="is a folder"):
+        prepare(tmp_path / "corpus", tmp_path)
     assert not output.exists()
 
 
@@ -282,8 +326,8 @@ def test_prepare_makes_the_phones_that_are_missing(tmp_path: Path, espeak: Path)
         "path\tspeaker\tlanguage\ttranscript\tphones\n"
         "1.wav\ta\tde\teins\t\n2.wav\tb\t\ttwo\t\n3.wav\tc\tde\tdrei\tdʁaɪ\n4.wav\td\tde\t\t\n"
     )
-    result = prepare(table, tmp_path / "corpus.tsv", layout="tsv", language="en-gb", phonemize=True)
-    assert [c.phones for c in result.clips] == ["eins", "two", "dʁaɪ", ""]
+    prepare(table, tmp_path / "corpus.tsv", layout="tsv", language="en-gb", phonemize=True)
+    assert [c.phones for c in read_manifest(tmp_path / "corpus.tsv")] == ["eins", "two", "dʁaɪ", ""]
     assert sorted(espeak.read_text().split()) == ["de", "en-gb"]
     with pytest.raises(InputError, match=r"2.wav: its language is not known.*--language"):
         prepare(table, tmp_path / "other.tsv", layout="tsv", phonemize=True)

@@ -22,13 +22,14 @@ TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "l
 TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py", "evaluation/judges.py")
 # Data flows one way: no module imports one of a later layer.
 LAYERS = (
-    ("errors.py", "config.py"),
+    ("errors.py", "config.py", "processes.py"),
     ("audio.py",),
     ("features.py",),
-    ("excitation.py", "manifest.py"),
+    ("excitation.py", "manifest/"),
     ("models/",),
-    ("training/", "export.py"),
+    ("training/",),
     ("inference/",),
+    ("export.py",),
     ("evaluation/",),
     ("cli.py", "__main__.py", "benchmarks/"),
 )

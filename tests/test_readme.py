@@ -74,7 +74,8 @@ def test_the_second_command_tests() -> None:
 def test_the_command_line(checkout: Path) -> None:
     (block,) = blocks("test", "bash")
     printed = run_bash(block, checkout)
-    for name in ("examples/source_as_target.wav", "kept.flac", "converted/source_as_target.wav", "from_voice.wav"):
+    beside, folder = "examples/source_as_target.wav", "converted/source_as_target.wav"
+    for name in (beside, "kept.flac", folder, "from_voice.wav", "decoded.wav", "between.wav"):
         assert_converted(checkout / name)
     assert soundfile.info(checkout / "high.mp3").samplerate == 24000
     assert "pretrained" in printed  # vconv info

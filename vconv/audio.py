@@ -151,19 +151,41 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         InputError: no such folder, or no audio in it.
     """
+    found = sorted(place / name for place, names in walk_audio(folder) for name in names)
+    if not found:
+        raise no_audio_in(folder)
+    return found
+
+
+def walk_audio(
+    folder: str | os.PathLike[str], suffixes: frozenset[str] = READ_SUFFIXES
+) -> Iterator[tuple[Path, list[str]]]:
+    """What ``find_audio`` finds, one folder's sorted file names at a time: memory stays that of one folder.
+
+    With other ``suffixes`` it finds those files.
+
+    Raises:
+        InputError: no such folder.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in READ_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    ]
-    if not found:
-        raise InputError(f"{root}: no audio in this folder; vconv looks for wav, flac, ogg, opus, mp3 and aiff files")
-    return sorted(found)
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # what os.walk goes into
+        if found := [name for name in sorted(names) if is_audio_name(name, suffixes) and Path(place, name).is_file()]:
+            yield Path(place), found
+
+
+def no_audio_in(folder: str | os.PathLike[str]) -> InputError:
+    """The error that says so."""
+    return InputError(
+        f"{Path(folder)}: no audio in this folder; vconv looks for wav, flac, ogg, opus, mp3 and aiff files"
+    )
+
+
+def is_audio_name(name: str, suffixes: frozenset[str] = READ_SUFFIXES) -> bool:
+    """Whether a file of this name is looked at in a folder."""
+    return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 
 def _open_audio(path: Path) -> soundfile.SoundFile:

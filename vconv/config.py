@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,21 +18,80 @@ from vconv.errors import InputError
 
 T = TypeVar("T")
 
-BottleneckKind = Literal["vq", "identity"]
+BottleneckKind = Literal["identity", "sparse", "vae", "vq", "gumbel", "binary", "fsq"]
+ContentNorm = Literal["instance", "channel"]
+Conditioning = Literal["adain", "concat"]
+SpeakerSource = Literal["encoder", "table"]
 Adversary = Literal["reversal", "alternating", "off"]
 Precision = Literal["no", "bf16"]
 
-MODEL_FORMAT = 1  # of the model folder
+MODEL_FORMAT = 2  # of the model folder
 MODEL_CONFIG = "config.json"  # in it
+MAX_CODE_VALUES = 65536  # of one code
 
 
 @dataclasses.dataclass(frozen=True)
 class BottleneckConfig:
+    """What the content code passes through. The kinds that use a setting are named before it."""
+
     kind: BottleneckKind = "vq"
-    groups: int = 8  # product quantization: each group has a codebook of its own
-    codes: int = 256  # entries a codebook
-    decay: float = 0.99  # of the codebook's moving average
-    dead_code_threshold: float = 1.0  # codes used less than this in the moving average are replaced
+    groups: int = 2  # vq, gumbel, binary, fsq: codes a frame, each from a codebook of its own
+    codes: int = 512  # vq, gumbel, binary: entries a codebook; for binary a power of two
+    quantizers: int = 1  # vq: stages, each of which quantizes what the one before has left over
+    decay: float = 0.99  # vq: of the codebook's moving average
+    dead_code_threshold: float = 1.0  # vq: codes used less than this in the moving average are replaced
+    active: int = 0  # sparse: channels of a frame that stay, all others are zero; 0 has the penalty instead
+    penalty: float = 1.0  # sparse, without `active`: weight of the L1 norm
+    beta: float = 0.02  # vae: weight of a nat of divergence
+    entropy: float = 0.1  # gumbel, binary: weight of the loss that keeps all codes in use; 0 is none
+    temperature: tuple[float, float] = (2.0, 0.5)  # gumbel: at first, at last
+    warmup: int = 5000  # steps until vae's divergence has its weight, gumbel's temperature its last value
+    levels: tuple[int, ...] = (8, 8, 8)  # fsq: values of each number of a code
+    softness: float = 0.0  # vq, in use: what the decoder hears is a mean of the nearest entries, the wider the higher
+    residue: float = 0.0  # vq, in use: the share of what quantization takes away that it hears all the same
+
+    @property
+    def codes_per_frame(self) -> int:
+        """G; 0 for the kinds that have no codes."""
+        if self.kind in ("identity", "sparse", "vae"):
+            return 0
+        return self.groups * (self.quantizers if self.kind == "vq" else 1)
+
+    @property
+    def code_values(self) -> int:
+        """K, how many values each code can take; 0 for the kinds that have no codes."""
+        if not self.codes_per_frame:
+            return 0
+        return math.prod(self.levels) if self.kind == "fsq" else self.codes
+
+    @property
+    def bits_per_frame(self) -> float:
+        """G log2 K: what a frame of the code takes at most; infinite for the kinds that have no codes."""
+        return self.codes_per_frame * math.log2(self.code_values) if self.codes_per_frame else math.inf
+
+    def check(self, channels: int) -> None:
+        """Raise InputError where this cannot be a bottleneck of so many channels."""
+        for name, low in (("groups", 1), ("codes", 2), ("quantizers", 1), ("active", 0), ("warmup", 0)):
+            if getattr(self, name) < low:
+                raise InputError(f"bottleneck.{name}: {getattr(self, name)} is impossible; use {low} or more")
+        if self.kind in ("vq", "gumbel") and channels % self.groups:
+            raise InputError(f"bottleneck.groups: {channels} content_channels do not divide into {self.groups} groups")
+        if self.kind == "sparse" and self.active > channels:
+            raise InputError(f"bottleneck.active: {self.active} of {channels} content_channels; use {channels} at most")
+        if self.kind == "gumbel" and min(self.temperature) <= 0:
+            raise InputError(f"bottleneck.temperature: {list(self.temperature)}; use positive ones")
+        if self.kind == "binary" and self.codes & (self.codes - 1):
+            raise InputError(f"bottleneck.codes: {self.codes} are no signs' combinations; use a power of two")
+        if self.softness < 0 or not 0 <= self.residue <= 1:
+            raise InputError("bottleneck: softness is 0 or more, and residue 0 to 1")
+        if self.softness and self.quantizers > 1:
+            raise InputError("bottleneck.softness: is for one stage; use quantizers 1, or softness 0")
+        if self.kind == "fsq" and min(self.levels, default=0) < 3:
+            raise InputError(f"bottleneck.levels: {list(self.levels)}; use one or more, each 3 or more")
+        if self.codes_per_frame and self.code_values > MAX_CODE_VALUES:
+            raise InputError(
+                f"bottleneck: {self.code_values} values a code are too many; use {MAX_CODE_VALUES} and more groups"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +106,25 @@ class ConversionConfig:
     embedding_channels: int = 192
     decoder_channels: int = 224
     decoder_blocks: tuple[int, int] = (1, 6)  # at half the frame rate, at the frame rate
+    attention_channels: int = 192  # to the reference's frames; 0: the embedding is all that the decoder gets
+    attention_heads: int = 4
     bottleneck: BottleneckConfig = BottleneckConfig()
+    content_norm: ContentNorm = "instance"  # channel leaves what is constant in a recording, such as the speaker
+    conditioning: Conditioning = "adain"  # or the embedding beside each frame of the decoder
+    speaker: SpeakerSource = "encoder"  # of the embedding: heard in a clip, or learned for each speaker in training
+    speakers: tuple[str, ...] = ()  # with `table`: its rows' names, which training takes from the manifest
+    style_rank: int = 0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
+
+    def __post_init__(self) -> None:
+        self.bottleneck.check(self.content_channels)
+
+    @property
+    def style_shape(self) -> tuple[int, int]:
+        """Of what a tuned voice adds to the decoder: AdaIN layers; their scales and shifts, then low-rank factors."""
+        if self.conditioning != "adain":
+            return 0, 0
+        width, hidden = self.decoder_channels, self.decoder_channels * self.expansion
+        return sum(self.decoder_blocks) + 1, 2 * width + 2 * self.style_rank * (width + hidden)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +143,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise InputError(f"{where}: expected a mapping, got {value!r}")
         return build(kind, value, where)
     if origin is Literal:
-        if isinstance(value, bool) and not value and "off" in arguments:
-            value = "off"  # YAML 1.1 reads a bare `off` as false
+        if value is False:  # YAML 1.1 reads a bare `off` or `no` so
+            value = next((word for word in ("off", "no") if word in arguments), value)
         if value not in arguments:
             raise InputError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
         return value
@@ -103,7 +182,7 @@ def build(cls: type[T], mapping: dict[str, Any], where: str = "config") -> T:
     values = {key: _convert(kinds[key], value, f"{where}: {key}") for key, value in mapping.items()}
     try:
         return cls(**values)
-    except TypeError as error:
+    except (TypeError, InputError) as error:
         raise InputError(f"{where}: {error}") from None
 
 
@@ -143,6 +222,18 @@ def load_yaml(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[s
     for assignment in overrides:
         _set(mapping, assignment)
     return mapping
+
+
+def override(config: T, assignments: Sequence[str]) -> T:
+    """A dataclass with ``a.b=value`` set in it.
+
+    Raises:
+        InputError: an assignment is malformed, of an unknown key, or of a wrong value.
+    """
+    mapping = dataclasses.asdict(config)
+    for assignment in assignments:
+        _set(mapping, assignment)
+    return build(type(config), mapping, "--set")
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

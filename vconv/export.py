@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,14 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vconv.features import N_MELS, OUTPUT_HOP
+from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
+from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
 from vconv.training.load import load_conversion, load_vocoder
 
 OPSET = 18
 SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
 EXAMPLE_FRAMES = 64  # of the inputs that the tracer runs on
+STYLE_RANK = 8  # of the matrices that `vconv finetune` may add; more makes larger voices and slower conversions
 
 
 class ContentGraph(nn.Module):
@@ -34,63 +42,133 @@ class ContentGraph(nn.Module):
         return code.z_q, codes
 
 
-def export(conversion: Path, vocoder: Path, output: Path) -> None:
+class UnitsGraph(nn.Module):
+    def __init__(self, model: ConversionModel) -> None:
+        super().__init__()
+        self.bottleneck = model.bottleneck
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.bottleneck.decode(codes)
+
+
+def export(conversion: Path, vocoder: Path, output: Path, settings: Sequence[str] = ()) -> None:
     """Write a model folder from a conversion and a vocoder checkpoint, with their averaged weights.
 
+    ``vocoder`` may be another model folder, whose vocoder is then taken over. ``settings`` are ``key=value`` of the
+    conversion model's config that concern its use, such as ``bottleneck.softness=0.1``.
+
     Raises:
-        InputError: a file that is not such a checkpoint.
+        InputError: a file that is not such a checkpoint, or a folder that holds no model.
     """
-    write_model(output, load_conversion(conversion), load_vocoder(vocoder))
+    speaks = saved.load(vocoder)[1] if vocoder.is_dir() else load_vocoder(vocoder)
+    write_model(output, load_conversion(conversion, settings), speaks)
 
 
 def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
-    """Write config, weights and graphs. The models' weights are rounded to half precision in place."""
+    """Write config, weights and graphs, and with a table of speakers the voice of each.
+
+    The models' weights are rounded to half precision in place, and the decoder gets room for tuned voices' matrices.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    conversion.config = dataclasses.replace(conversion.config, style_rank=STYLE_RANK)
     saved.round_to_half(conversion.eval())
     saved.round_to_half(vocoder.eval())
     saved.save(folder, conversion, vocoder)
-    frames, half = EXAMPLE_FRAMES, torch.export.Dim("half", min=4, max=1 << 20)
+    found = networks(conversion, vocoder)
+    stale = [folder / f"{name}.onnx" for name in {"speaker", "units"} - found.keys()]
+    for path in [*stale, *(folder / "voices").glob("*.npz")]:
+        path.unlink(missing_ok=True)  # of another model in the same folder
+    for name, network in found.items():
+        graph = trace(network)
+        saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
+    if isinstance(conversion.speaker, SpeakerTable):
+        write_voices(folder / "voices", conversion.config.speakers, conversion.speaker)
+
+
+@torch.no_grad()
+def write_voices(folder: Path, names: Sequence[str], table: SpeakerTable) -> None:
+    """Write NAME.npz for each row of a table, its register with it; what no file is called is replaced in the name."""
+    folder.mkdir(exist_ok=True)
+    rows = zip(names, table(torch.arange(len(names))), table.log_f0.tolist(), table.log_f0_spread.tolist())
+    taken: set[str] = set()
+    for name, embedding, log_f0, spread in rows:
+        stem = re.sub(r"[^\w.-]+", "_", name)
+        while stem.lower() in taken:  # some file systems know no case
+            stem += "_"
+        taken.add(stem.lower())
+        register, swing = (None if math.isnan(value) else value for value in (log_f0, spread))
+        Voice(embedding.numpy(), register, log_f0_spread=swing).save(folder / f"{stem}.npz")
+
+
+class Network(NamedTuple):
+    """What becomes a graph: a module, example inputs by name, the outputs' names, the axes that vary."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: list[str]
+    shapes: dict[str, Any]
+
+
+def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network]:
+    """The graphs of a model folder by name: `speaker` where there is an encoder, `units` where there are codes."""
+    config, frames = conversion.config, EXAMPLE_FRAMES
+    half, reference = torch.export.Dim("half", min=4, max=1 << 20), torch.export.Dim("reference", min=2, max=1 << 20)
     full = 2 * half
     mel, pitch = torch.randn(1, N_MELS, frames), torch.zeros(1, 2, frames)
-    embedding = torch.randn(1, conversion.config.embedding_channels)
-    content = torch.randn(1, conversion.config.content_channels, frames // 2)
+    content = torch.randn(1, config.content_channels, frames // 2)
     # Two tensors: the tracer would take one that is passed twice for one input.
     source, noise = torch.randn(1, frames * OUTPUT_HOP), torch.randn(1, frames * OUTPUT_HOP)
     vocoder_frames = torch.export.Dim("frames", min=4, max=1 << 20)
     samples = {1: OUTPUT_HOP * vocoder_frames}
-    graphs = {
-        "content": (ContentGraph(conversion), {"mel": mel}, ["content", "codes"], {"mel": {2: full}}),
-        "speaker": (conversion.speaker, {"mel": mel}, ["embedding"], {"mel": {2: full}}),
-        "decoder": (
+    found = {
+        "content": Network(ContentGraph(conversion), {"mel": mel}, ["content", "codes"], {"mel": {2: full}}),
+        "decoder": Network(
             conversion.decoder,
-            {"content": content, "pitch": pitch, "embedding": embedding},
+            {
+                "content": content,
+                "pitch": pitch,
+                "embedding": torch.randn(1, config.embedding_channels),
+                "reference_content": content[:, :, : frames // 4].clone(),
+                "reference_mel": mel[:, :, : frames // 2].clone(),
+                "style": torch.randn(1, *config.style_shape),
+            },
             ["mel_out"],
-            {"content": {2: half}, "pitch": {2: full}, "embedding": None},
+            {
+                "content": {2: half},
+                "pitch": {2: full},
+                "embedding": None,
+                "reference_content": {2: reference},
+                "reference_mel": {2: 2 * reference},
+                "style": None,
+            },
         ),
-        "vocoder": (
+        "vocoder": Network(
             vocoder,
             {"mel": mel, "pitch": pitch, "source": source, "noise": noise},
             ["wave"],
             {"mel": {2: vocoder_frames}, "pitch": {2: vocoder_frames}, "source": samples, "noise": samples},
         ),
     }
-    for name, (module, inputs, outputs, shapes) in graphs.items():
-        graph = _trace(module, inputs, outputs, shapes)
-        saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
+    if config.speaker == "encoder":
+        found["speaker"] = Network(conversion.speaker, {"mel": mel}, ["embedding"], {"mel": {2: full}})
+    if config.bottleneck.codes_per_frame:
+        codes = conversion.encode(mel).codes
+        found["units"] = Network(UnitsGraph(conversion), {"codes": codes}, ["content"], {"codes": {2: half}})
+    return found
 
 
-def _trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], shapes: dict) -> onnx.ModelProto:
+def trace(network: Network) -> onnx.ModelProto:
     """The module as an ONNX graph with its large weights stored in half precision."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
-            module.eval(),
+            network.module.eval(),
             (),
-            kwargs=inputs,
-            input_names=list(inputs),
-            output_names=outputs,
-            dynamic_shapes=shapes,
+            kwargs=network.inputs,
+            input_names=list(network.inputs),
+            output_names=network.outputs,
+            dynamic_shapes=network.shapes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -118,4 +196,7 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend([*casts, *nodes])
     del graph.value_info[:]  # the exporter's shape notes name tensors that are gone
+    del model.metadata_props[:], graph.metadata_props[:]
+    for node in graph.node:  # where in the Python code each comes from: a twentieth of the file
+        del node.metadata_props[:]
     return model

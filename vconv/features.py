@@ -22,6 +22,7 @@ OUTPUT_HOP = HOP_LENGTH * OUTPUT_RATE // SAMPLE_RATE  # samples of output a fram
 
 LOG_FLOOR = 1e-4  # magnitudes below this are clipped before the logarithm: 65 dB under a loud vowel's
 LOG_MEL_MIN = float(np.log(LOG_FLOOR))
+LOG_MEL_MIDDLE, LOG_MEL_SPREAD = -6.0, 3.0  # nepers: roughly the mean and deviation of any speech
 F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices; swift-f0 itself reaches 2 kHz
 F0_REFERENCE = 200.0  # Hz, where the log2-F0 feature is zero
 
@@ -109,7 +110,7 @@ def median_log_f0(f0: np.ndarray) -> float | None:
     return float(np.median(np.log2(voiced / F0_REFERENCE))) if len(voiced) else None
 
 
-def average_spectrum(mel: np.ndarray) -> np.ndarray:
-    """Mean log-mel over the frames that are no pause, within 26 dB of the loud ones: [N_MELS, T] -> [N_MELS]"""
-    level = np.log(np.exp(2.0 * mel).mean(axis=0)) / 2
-    return mel[:, level > np.percentile(level, 95) - 3.0].mean(axis=1)
+def log_f0_spread(f0: np.ndarray) -> float | None:
+    """Standard deviation of log2 F0 (octaves) over the voiced frames; None where they are too few to say."""
+    voiced = f0[f0 > 0]
+    return float(np.std(np.log2(voiced))) if len(voiced) >= FRAME_RATE / 2 else None

@@ -75,6 +75,18 @@ def convert_missing(pairs: Pairs, engine: Engine, folder: Path, answers: Answers
     return done
 
 
+def make_folder(folder: Path) -> None:
+    """A folder for results, if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make this folder ({error.strerror}); choose another with -o") from error
+
+
 def _model_digest(engine: Engine) -> str:
     from vconv.inference.loading import default_model
 
@@ -104,10 +116,7 @@ def _convert(
     done: Converted,
     report: Report,
 ) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make this folder ({error.strerror}); choose another with -o") from error
+    make_folder(folder)
     with workers(1, _start_worker, engine) as pool:
         pool.submit(_warm_up, to_make[0][0].target).result()
         for count, (pair, place, key) in enumerate(to_make, 1):

@@ -17,7 +17,7 @@ _NAMED_SPEAKERS = 12  # more would not be told apart by colour, and get no legen
 
 
 def draw_maps(seen: Seen, folder: Path) -> None:
-    """embeddings_pca, embeddings_tsne, codes_pca and codes_tsne, a dot for every clip, coloured by its speaker.
+    """codes_pca, codes_tsne, and embeddings_pca and embeddings_tsne if there are any: a dot a clip, a colour a speaker.
 
     Good embeddings lie in a heap for each speaker; in a good code, the speakers are mixed.
 
@@ -27,7 +27,10 @@ def draw_maps(seen: Seen, folder: Path) -> None:
     from vconv.evaluation.probe import pooled
 
     speakers = [clip.speaker for clip in seen.clips]
-    for what, values in (("embeddings", np.stack(seen.embeddings)), ("codes", pooled(seen.content))):
+    shown = [("codes", pooled(seen.content))]
+    if seen.embeddings:
+        shown.append(("embeddings", np.stack(seen.embeddings)))
+    for what, values in shown:
         for how, title, place in (("pca", "PCA", pca), ("tsne", "t-SNE", tsne)):
             _draw(place, values, speakers, f"{what}, {title}", folder / f"{what}_{how}.png")
 

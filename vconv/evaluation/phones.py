@@ -113,10 +113,11 @@ def _segment(features: np.ndarray, chain: np.ndarray, means: np.ndarray, varianc
     return chain[path]
 
 
-def dependence(codes: np.ndarray, phones: np.ndarray) -> Dependence:
-    """Of two label sequences [N]; the information is Miller and Madow's estimate."""
-    counts = np.zeros((codes.max() + 1, phones.max() + 1))
-    np.add.at(counts, (codes, phones), 1)
+def dependence(codes: np.ndarray, phones: np.ndarray, weights: np.ndarray | None = None) -> Dependence:
+    """Of two label sequences [N], whose elements may count ``weights`` [N] times; the information is Miller and
+    Madow's estimate."""
+    shape = int(codes.max()) + 1, int(phones.max()) + 1
+    counts = np.bincount(codes * shape[1] + phones, weights, shape[0] * shape[1]).reshape(shape)
     information = entropy(counts.sum(axis=1)) + entropy(counts.sum(axis=0)) - entropy(counts)
     return Dependence(
         information=float(max(information, 0.0)),

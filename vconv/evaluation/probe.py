@@ -9,7 +9,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ import numpy as np
 
 from vconv import audio, features
 from vconv.errors import InputError
-from vconv.evaluation import metrics, phones
+from vconv.evaluation import metrics, phones, statistics
 from vconv.evaluation.judges import EXTRA
 from vconv.evaluation.results import write_text
-from vconv.evaluation.statistics import equal_error_rate
-from vconv.inference.engine import OnnxEngine
+from vconv.evaluation.statistics import Estimate, equal_error_rate
+from vconv.inference.engine import OnnxEngine, Reference
 from vconv.inference.loading import read_config
-from vconv.manifest import Clip, read_manifest
+from vconv.manifest import SPLITS, Clip, read_manifest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 CODE_RATE = features.FRAME_RATE / 2  # codes a second
 MIN_CLIPS = 4  # of a speaker, to learn from some and be asked of others
 MAX_SECONDS = 20.0  # of a clip: what the model takes at once
-_ASKED = 4  # every fourth sentence is asked of, the others are learned from
+REBUILT = 100  # clips, at most, that are rebuilt: finding their F0 takes longest
+_FOLDS = 4  # a quarter of the sentences is asked of, the others are learned from
+DB_PER_NEPER = float(20 / np.log(10))
 _PHONE_FRAMES = 20_000  # that the phone classifier learns from; more take long and add little
 Report = Callable[[int, int], None]
 
@@ -42,20 +44,29 @@ Report = Callable[[int, int], None]
 class Choice:
     """Which clips of the manifest."""
 
-    split: str = "valid"  # train, valid or all
+    split: str = "valid"  # train, valid, test or all
     speakers: int = 50  # at most
     clips: int = 20  # of each, at most
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One result. ``chance`` is what knowing nothing gives, where that is known; ``better`` is 1 for higher."""
+    """One result with its bootstrap 95 % interval over clips (NaN of a single clip).
+
+    ``chance`` is what knowing nothing gives, where that is known; ``better`` is 1 for higher. ``rows`` are the values
+    of single clips, where they have any: another model's on the same clips can be compared clip by clip.
+    """
 
     key: str
     label: str
-    value: float
+    estimate: Estimate
     chance: float | None = None
     better: int = 0
+    rows: Sequence[float] = ()
+
+    @property
+    def value(self) -> float:
+        return self.estimate.value
 
 
 @dataclass
@@ -65,7 +76,7 @@ class Seen:
     clips: list[Clip] = field(default_factory=list)
     content: list[np.ndarray] = field(default_factory=list)  # [C, T / 2]
     codes: list[np.ndarray] = field(default_factory=list)  # [G, T / 2], no rows without a bottleneck
-    embeddings: list[np.ndarray] = field(default_factory=list)  # [E]
+    embeddings: list[np.ndarray] = field(default_factory=list)  # [E]; none of a model with a table of speakers
     spectra: list[np.ndarray] = field(default_factory=list)  # [50, T], for the phones' places
     bad: list[str] = field(default_factory=list)
 
@@ -93,19 +104,31 @@ def probe(model: Path, manifest: Path, choice: Choice, threads: int, report: Rep
             raise InputError(f"vconv probe needs {package}; install it with: {EXTRA}")
     config, _ = read_config(model)
     chosen = choose(read_manifest(manifest), choice)
-    seen = look(chosen, OnnxEngine(model, threads), report)
+    engine = OnnxEngine(model, threads)
+    hears = config.speaker == "encoder"
+    seen = look(chosen, engine, report, hears)
     if len({clip.speaker for clip in seen.clips}) < 2:
         why = f"; the first problem: {seen.bad[0]}" if seen.bad else ""
         raise InputError(f"{manifest}: fewer than 2 speakers' clips could be read{why}")
-    found, notes = speaker_figures(seen), list(seen.bad)
-    if config.bottleneck.kind == "identity":
-        notes.append("no code figures: this model has no bottleneck and so no codes")
+    found, notes = ask(seen, config.bottleneck.code_values)
+    if hears:
+        found += rebuilt_figures(seen.clips, engine, config.style_shape, threads)
     else:
-        found += code_figures(seen, config.bottleneck.codes)
+        notes.append("no embedding figures: this model has a table of speakers and hears none")
+    return Probe(found, len(seen.clips), len({clip.speaker for clip in seen.clips}), [*seen.bad, *notes], seen)
+
+
+def ask(seen: Seen, size: int) -> tuple[list[Figure], list[str]]:
+    """Everything that can be asked of codes, each of ``size`` values, and of embeddings; and what could not be."""
+    found, notes = speaker_figures(seen), []
+    if seen.codes[0].shape[0]:
+        found += code_figures(seen, size)
+    else:
+        notes.append("no code figures: this model's bottleneck has no codes")
     told = phone_figures(seen)
     if not told:
         notes.append("no phone figures: too few clips have phones; vconv prepare --phonemize makes them")
-    return Probe(found + told, len(seen.clips), len({clip.speaker for clip in seen.clips}), notes, seen)
+    return found + told, notes
 
 
 def choose(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
@@ -114,8 +137,8 @@ def choose(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
     Raises:
         InputError: fewer than two such speakers.
     """
-    if choice.split not in ("train", "valid", "all"):
-        raise InputError(f"--split {choice.split}: use train, valid or all")
+    if choice.split not in (*SPLITS, "all"):
+        raise InputError(f"--split {choice.split}: use {', '.join(SPLITS)} or all")
     by_speaker: dict[str, list[Clip]] = {}
     for clip in clips:
         if choice.split in (clip.split, "all"):
@@ -140,29 +163,43 @@ def _shuffled(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None) -> Seen:
-    """What the model makes of every clip; those that cannot be used are listed."""
+def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None, hears: bool = True) -> Seen:
+    """What the model makes of every clip; those that cannot be used are listed. It may not hear speakers."""
     seen = Seen()
     for done, clip in enumerate(clips, 1):
         try:
-            wave, _ = audio.read(clip.path, features.SAMPLE_RATE)
+            mel = mel_of(hear(clip.path))
         except InputError as error:
             seen.bad.append(str(error))
             continue
-        wave = audio.trim_silence(wave, features.SAMPLE_RATE)[: round(MAX_SECONDS * features.SAMPLE_RATE)]
-        if len(wave) < audio.MIN_SECONDS * features.SAMPLE_RATE:
-            seen.bad.append(f"{clip.path}: too little speech in it")
-            continue
-        mel = features.log_mel(audio.normalize(wave, features.SAMPLE_RATE))
-        mel = mel[:, : mel.shape[1] // 2 * 2]
         content, codes = engine.content(mel)
         seen.clips.append(clip)
         seen.content.append(content)
         seen.codes.append(codes)
-        seen.embeddings.append(engine.speaker(mel))
+        if hears:
+            seen.embeddings.append(engine.speaker(mel))
         seen.spectra.append(spectra(mel))
         report(done, len(clips))
     return seen
+
+
+def hear(path: Path) -> np.ndarray:
+    """A clip's speech [N] at 16 kHz as analysis takes it: at most ``MAX_SECONDS``, without the silence around it.
+
+    Raises:
+        InputError: it cannot be read, or has too little speech.
+    """
+    wave, _ = audio.read(path, features.SAMPLE_RATE)
+    wave = audio.trim_silence(wave, features.SAMPLE_RATE)[: round(MAX_SECONDS * features.SAMPLE_RATE)]
+    if len(wave) < audio.MIN_SECONDS * features.SAMPLE_RATE:
+        raise InputError(f"{path}: too little speech in it")
+    return audio.normalize(wave, features.SAMPLE_RATE)
+
+
+def mel_of(wave: np.ndarray) -> np.ndarray:
+    """[N_MELS, T], T even as the model takes it."""
+    mel = features.log_mel(wave)
+    return mel[:, : mel.shape[1] // 2 * 2]
 
 
 def spectra(mel: np.ndarray) -> np.ndarray:
@@ -184,51 +221,79 @@ def pooled(content: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def speaker_figures(seen: Seen) -> list[Figure]:
-    """How well the speaker can be read: off the content, where that is a fault, and off the embedding."""
+    """How well the speaker can be read: off the content, where that is a fault, and off the embedding, if any."""
     names = sorted({clip.speaker for clip in seen.clips})
     speakers = np.array([names.index(clip.speaker) for clip in seen.clips])
-    asked = _asked([_sentence(clip) for clip in seen.clips])
-    asked &= np.isin(speakers, speakers[~asked])  # nobody recognizes a voice never heard
-    chance = Counter(speakers[asked].tolist()).most_common(1)[0][1] / asked.sum() if asked.any() else None
-    out = []
-    for key, label, values, better in (
-        ("speaker_from_code", "speaker read off the content code (%)", pooled(seen.content), -1),
-        ("speaker_from_embedding", "speaker read off the embedding (%)", np.stack(seen.embeddings), 1),
-    ):
-        if asked.any() and len(np.unique(speakers[~asked])) > 1:
-            out.append(Figure(key, label, _accuracy(values, speakers, asked), chance, better))
+    folds = _folds([_sentence(clip) for clip in seen.clips])
+    out, read = [], [("speaker_from_code", "speaker read off the content code (%)", pooled(seen.content), -1)]
+    if seen.embeddings:
+        read.append(("speaker_from_embedding", "speaker read off the embedding (%)", np.stack(seen.embeddings), 1))
+    for key, label, values, better in read:
+        asked, right = _read_off(values, speakers, folds)
+        if len(asked):
+            chance = Counter(speakers[asked].tolist()).most_common(1)[0][1] / len(asked)
+            out.append(Figure(key, label, statistics.mean(right), chance, better, right.tolist()))
+    if not seen.embeddings:
+        return out
     rate = verification(np.stack(seen.embeddings), speakers)
     return [*out, Figure("embedding_eer", "speaker verification EER of the embedding (%)", rate, 0.5, -1)]
 
 
-def _asked(sentences: Sequence[str]) -> np.ndarray:
-    """Which clips are asked of: every fourth sentence in shuffled order, with all that say it."""
+def _folds(sentences: Sequence[str]) -> np.ndarray:
+    """A number below ``_FOLDS`` for every clip, one for all clips of a sentence."""
     order = {name: place for place, name in enumerate(sorted(set(sentences), key=_shuffled))}
-    return np.array([order[name] % _ASKED == 0 for name in sentences])
+    return np.array([order[name] % _FOLDS for name in sentences])
 
 
-def _accuracy(values: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> float:
-    """Of the better of a linear and a small neural classifier: what a code hides from one the other may find."""
+def _read_off(values: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which clips could be asked for their label, and whether each answer was right.
+
+    Every clip is asked by classifiers that learned from the other folds. The answers are those of the better one of
+    a linear and a small neural classifier: what a code hides from one the other may find.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = []
-    for classifier in (LogisticRegression(max_iter=500), MLPClassifier((128,), max_iter=200, random_state=0)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it could be trained longer
-            fitted = make_pipeline(StandardScaler(), classifier).fit(values[~asked], labels[~asked])
-        found.append(float(fitted.score(values[asked], labels[asked])))
-    return max(found)
+    numbers: list[np.ndarray] = []
+    answers: list[list[np.ndarray]] = [[], []]
+    for fold in range(_FOLDS):
+        learned = folds != fold
+        # Nobody recognizes a voice never heard.
+        asked = np.flatnonzero(~learned & np.isin(labels, labels[learned]))
+        if not len(asked) or len(np.unique(labels[learned])) < 2:
+            continue
+        numbers.append(asked)
+        classifiers = LogisticRegression(max_iter=500), MLPClassifier((128,), max_iter=200, random_state=0)
+        for place, classifier in enumerate(classifiers):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it could be trained longer
+                fitted = make_pipeline(StandardScaler(), classifier).fit(values[learned], labels[learned])
+            answers[place].append(fitted.predict(values[asked]) == labels[asked])
+    if not numbers:
+        return np.zeros(0, int), np.zeros(0, bool)
+    return np.concatenate(numbers), max((np.concatenate(part) for part in answers), key=np.mean)
 
 
-def verification(embeddings: np.ndarray, speakers: np.ndarray) -> float:
+def verification(embeddings: np.ndarray, speakers: np.ndarray) -> Estimate:
     """Equal error rate over all pairs of clips, by cosine."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    above = np.triu_indices(len(unit), 1)
-    scores, same = (unit @ unit.T)[above], (speakers[:, None] == speakers)[above]
-    return equal_error_rate(scores[same], scores[~same])
+    first, second = np.triu_indices(len(unit), 1)
+    scores = (unit @ unit.T)[first, second]
+    order = np.argsort(scores)
+    first, second, same = first[order], second[order], (speakers[first] == speakers[second])[order]
+
+    def rate(taken: np.ndarray) -> np.ndarray:
+        """With each clip taken so many times: where as many genuine pairs lie below as impostors above."""
+        pairs = (taken[first] * taken[second]).astype(float)
+        below = np.cumsum(pairs * same) / max(1e-9, (pairs * same).sum())
+        above = 1 - np.cumsum(pairs * ~same) / max(1e-9, (pairs * ~same).sum())
+        closest = np.argmin(np.abs(below - above))
+        return np.array([(below[closest] + above[closest]) / 2])
+
+    (estimate,) = statistics.weighted_bootstrap(len(unit), rate)
+    return replace(estimate, value=equal_error_rate(scores[order][same], scores[order][~same]))
 
 
 # ---------------------------------------------------------------- codes and phones
@@ -236,14 +301,28 @@ def verification(embeddings: np.ndarray, speakers: np.ndarray) -> float:
 
 def code_figures(seen: Seen, size: int) -> list[Figure]:
     """Use of the codebooks, and the rate of the code; ``size`` is the number of codes of a group."""
-    codes = np.concatenate(seen.codes, axis=1)
-    counts = [np.bincount(group, minlength=size) for group in codes]
-    bits = [min(phones.entropy(c), float(np.log2(size))) for c in counts]
+    counts = [_counts(clips) for clips in zip(*seen.codes)]
+
+    def use(taken: np.ndarray) -> np.ndarray:
+        """Share of the codes in use, perplexity and bits a second, with each clip taken so many times."""
+        books = [taken @ clips for clips in counts]
+        bits = np.array([min(phones.entropy(book), float(np.log2(size))) for book in books])
+        used = np.mean([np.count_nonzero(book) / size for book in books])
+        return np.array([used, np.mean(2.0**bits), bits.sum() * CODE_RATE])
+
+    usage, perplexity, rate = statistics.weighted_bootstrap(len(seen.codes), use)
+    usage = replace(usage, high=float(np.minimum(usage.high, 1.0)))
     return [
-        Figure("code_usage", "codes in use (%)", float(np.mean([np.mean(c > 0) for c in counts])), None, 1),
-        Figure("perplexity", f"perplexity of a codebook, of {size}", float(np.mean(2.0 ** np.array(bits))), None, 1),
-        Figure("bits_per_second", "bits a second", float(sum(bits) * CODE_RATE)),
+        Figure("code_usage", "codes in use (%)", usage, None, 1),
+        Figure("perplexity", f"perplexity of a codebook, of {size}", perplexity, None, 1),
+        Figure("bits_per_second", "bits a second", rate),
     ]
+
+
+def _counts(clips: Sequence[np.ndarray]) -> np.ndarray:
+    """How often each clip's codes [T] have each of the values that occur at all: [clips, values]"""
+    values = np.unique(np.concatenate(clips))
+    return np.array([np.bincount(np.searchsorted(values, codes), minlength=len(values)) for codes in clips])
 
 
 def phone_figures(seen: Seen) -> list[Figure]:
@@ -253,41 +332,100 @@ def phone_figures(seen: Seen) -> list[Figure]:
     known = [n for n, label in enumerate(labels) if label is not None]
     if len(known) < MIN_CLIPS:
         return []
-    per_frame = [labels[n][::2] for n in known]  # a code spans two frames
-    flat = np.concatenate(per_frame)
-    out = _phone_classifier(seen, known, per_frame)
+    spoken = [labels[n][::2] for n in known]  # a code spans two frames
+    asked = _folds([_sentence(seen.clips[n]) for n in known]) == 0
+    frames = _Frames(np.concatenate(spoken), np.repeat(np.arange(len(known)), [len(part) for part in spoken]), asked)
+    content = np.concatenate([seen.content[n] for n in known], axis=1).T
+    out = _phone_classifier("phone_from_code", "phone read off the content code (%)", _linear(), content, frames)
     if not seen.codes[0].shape[0]:
         return out
-    groups = np.concatenate([seen.codes[n] for n in known], axis=1)
-    told = [phones.dependence(group, flat) for group in groups]
-    share = float(np.mean([found.information / found.entropy for found in told]))
-    purity = float(np.mean([found.purity for found in told]))
+    codes = np.concatenate([seen.codes[n] for n in known], axis=1)
+    out += _phone_classifier(
+        "phone_from_units", "phone read off the code's numbers (%)", _counting(codes), codes.T, frames
+    )
+
+    def told(taken: np.ndarray) -> np.ndarray:
+        """Share of the phone's information in one codebook, and purity, with each clip taken so many times."""
+        found = [phones.dependence(group, frames.phones, taken[frames.clips]) for group in codes]
+        return np.mean([(f.information / max(f.entropy, 1e-9), f.purity) for f in found], axis=0)
+
+    share, purity = statistics.weighted_bootstrap(len(known), told)
+    commonest = float(np.bincount(frames.phones).max() / len(frames.phones))
     return [
         *out,
         Figure("phone_information", "what one codebook tells of the phone (%)", share, 0.0, 1),
-        Figure("phone_purity", "phone purity of one codebook's codes (%)", purity, told[0].commonest, 1),
+        Figure("phone_purity", "phone purity of one codebook's codes (%)", purity, commonest, 1),
     ]
 
 
-def _phone_classifier(seen: Seen, known: Sequence[int], labels: Sequence[np.ndarray]) -> list[Figure]:
-    """The phone of a single frame, read off all the content of that frame."""
+@dataclass(frozen=True)
+class _Frames:
+    """Code frames of the clips whose phones are known."""
+
+    phones: np.ndarray  # [N]
+    clips: np.ndarray  # [N], the number of each one's clip
+    asked: np.ndarray  # [clips], whether a clip is asked of or learned from
+
+
+def _linear() -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    asked_clips = _asked([_sentence(seen.clips[n]) for n in known])
-    asked = np.repeat(asked_clips, [len(label) for label in labels])
-    frames, flat = np.concatenate([seen.content[n] for n in known], axis=1).T, np.concatenate(labels)
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+
+
+def _counting(codes: np.ndarray) -> Any:
+    """Naive Bayes on the numbers [G, N] of the codes, whatever vectors stand behind them."""
+    from sklearn.naive_bayes import CategoricalNB
+
+    return CategoricalNB(alpha=0.1, min_categories=codes.max(axis=1) + 1)
+
+
+def _phone_classifier(key: str, label: str, classifier: Any, values: np.ndarray, frames: _Frames) -> list[Figure]:
+    """The phone of a single frame, read off what there is of that frame: values [N, C]."""
+    asked = frames.asked[frames.clips]
     learned = np.flatnonzero(~asked)
     learned = np.random.default_rng(0).permutation(learned)[:_PHONE_FRAMES]
-    if not asked.any() or len(np.unique(flat[learned])) < 2:
+    if not asked.any() or len(np.unique(frames.phones[learned])) < 2:
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it could be trained longer
-        fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(frames[learned], flat[learned])
-    chance = float(np.bincount(flat[asked]).max() / asked.sum())
-    value = float(fitted.score(frames[asked], flat[asked]))
-    return [Figure("phone_from_code", "phone read off the content code (%)", value, chance, 1)]
+        classifier.fit(values[learned], frames.phones[learned])
+    right = classifier.predict(values[asked]) == frames.phones[asked]
+    chance = float(np.bincount(frames.phones[asked]).max() / asked.sum())
+    # A clip's frames hang together: it is clips that are drawn.
+    clips = frames.clips[asked]
+    counts = [(float(right[clips == clip].sum()), float((clips == clip).sum())) for clip in np.unique(clips)]
+    return [Figure(key, label, statistics.ratio(counts), chance, 1, [found / all_ for found, all_ in counts])]
+
+
+# ---------------------------------------------------------------- what both rebuild
+
+
+def rebuilt_figures(
+    clips: Sequence[Clip], engine: Engine, style_shape: tuple[int, int], threads: int = 1
+) -> list[Figure]:
+    """How far the mel is from a clip's own that is made of its content and F0 and of another clip's voice.
+
+    The other clip is the speaker's next one. Nothing where no speaker has two.
+    """
+    by_speaker: dict[str, list[Clip]] = {}
+    for clip in clips:
+        by_speaker.setdefault(clip.speaker, []).append(clip)
+    able = [clip for clip in clips if len(by_speaker[clip.speaker]) > 1]
+    tracker, style, errors = features.PitchTracker(threads), np.zeros(style_shape, np.float32), []
+    for clip in sorted(able, key=lambda clip: _shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
+        own = by_speaker[clip.speaker]
+        wave, voice = hear(clip.path), mel_of(hear(own[(own.index(clip) + 1) % len(own)].path))
+        mel = mel_of(wave)
+        pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : mel.shape[1]]
+        reference = Reference(engine.content(voice)[0], voice)
+        made = engine.decode(engine.content(mel)[0], pitch, engine.speaker(voice), reference, style)
+        errors.append(float(np.abs(made - mel).mean()) * DB_PER_NEPER)
+    if not errors:
+        return []
+    return [Figure("rebuilt_error", "error of a rebuilt mel (dB)", statistics.mean(errors), None, -1, errors)]
 
 
 # ---------------------------------------------------------------- results
@@ -304,11 +442,25 @@ def write(result: Probe, folder: Path) -> None:
     content: dict[str, Any] = {
         "clips": result.clips,
         "speakers": result.speakers,
-        "figures": {f.key: {"value": f.value, "chance": f.chance, "better": f.better} for f in result.figures},
+        "figures": {f.key: as_json(f) for f in result.figures},
         "notes": result.notes,
     }
     write_text(folder / "probe.json", json.dumps(content, indent=1) + "\n")
     draw_maps(result.seen, folder)
+
+
+def as_json(figure: Figure) -> dict[str, Any]:
+    """Unknown bounds are null."""
+    low, high = ((None if np.isnan(bound) else bound) for bound in (figure.estimate.low, figure.estimate.high))
+    rows = [round(float(value), 4) for value in figure.rows]
+    return {
+        "value": figure.value,
+        "low": low,
+        "high": high,
+        "chance": figure.chance,
+        "better": figure.better,
+        "rows": rows,
+    }
 
 
 def table(result: Probe) -> Table:
@@ -316,15 +468,19 @@ def table(result: Probe) -> Table:
     from rich.table import Table
 
     out = Table(f"{result.clips} clips of {result.speakers} speakers")
-    out.add_column("value", justify="right")
-    out.add_column("chance", justify="right")
+    for name in ("value", "95 % interval", "chance"):
+        out.add_column(name, justify="right")
     for figure in result.figures:
         arrow = {1: " ↑", -1: " ↓", 0: ""}[figure.better]
-        out.add_row(figure.label + arrow, _text(figure, figure.value), _text(figure, figure.chance))
+        low, high = (_text(figure, bound) for bound in (figure.estimate.low, figure.estimate.high))
+        between = f"{low} to {high}" if low else ""
+        out.add_row(figure.label + arrow, _text(figure, figure.value), between, _text(figure, figure.chance))
     return out
 
 
 def _text(figure: Figure, value: float | None) -> str:
-    if value is None:
+    if value is None or np.isnan(value):
         return ""
-    return f"{100 * value:.1f}" if figure.label.endswith("(%)") else f"{value:.1f}"
+    if figure.label.endswith("(%)"):
+        return f"{100 * value:.1f}"
+    return f"{value:.2f}" if figure.label.endswith("(dB)") else f"{value:.1f}"

@@ -89,6 +89,20 @@ def read(table: Path | None, source_folder: Path | None, target_folder: Path | N
     raise InputError("what to evaluate? Give either PAIRS.csv or both --source-dir and --target-dir")
 
 
+def evaluate_and_write(
+    todo: Pairs, folder: Path, options: Options, report: Report = lambda done, total: None
+) -> Evaluation:
+    """``evaluate``, and ``write`` if there is anything to write.
+
+    Raises:
+        InputError, VconvError: as the two do.
+    """
+    evaluation = evaluate(todo, folder, options, report)
+    if evaluation.rows:
+        write(evaluation, folder, report)
+    return evaluation
+
+
 def write(evaluation: Evaluation, folder: Path, report: Report = lambda done, total: None) -> None:
     """rows.csv, summary.csv, results.json and report.html, replacing those of an earlier run.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 2000
+WEIGHTED_DRAWS = 500  # where each takes long
 SEED = 0
 _EXACT_PAIRS = 12  # all 2^12 flips of signs are fewer than the random ones
 _RANDOM_FLIPS = 10_000
@@ -70,17 +71,43 @@ def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -
     return Estimate(value, float(low), float(high), count)
 
 
+def weighted_bootstrap(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> list[Estimate]:
+    """Intervals of values [k] that are counted over rows: ``statistic`` maps how often each row is taken [n] to them.
+
+    What is rare goes missing in a resample, so that counts of what occurs, and entropies, come out too low there.
+    The interval is that of the draws around their own mean, laid around the value.
+    """
+    value = statistic(np.ones(count))
+    if count < 2:
+        return [Estimate(float(v), np.nan, np.nan, count) for v in value]
+    rng = np.random.default_rng(SEED)
+    drawn = np.array([statistic(rng.multinomial(count, np.full(count, 1 / count))) for _ in range(WEIGHTED_DRAWS)])
+    low, high = value + np.percentile(drawn - drawn.mean(axis=0), (2.5, 97.5), axis=0)
+    return [Estimate(float(v), float(a), float(b), count) for v, a, b in zip(value, low, high)]
+
+
 def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
     """Where as large a share of genuine trials is rejected as of impostors is accepted, higher scores being genuine.
 
     Between two thresholds, where the shares cross without meeting, it is the mean of the two.
+    """
+    return equal_error_point(genuine, impostor)[0]
+
+
+def equal_error_point(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
+    """The equal error rate, and the threshold from which on a score counts as genuine there.
+
+    The threshold lies in the middle between two scores.
     """
     genuine, impostor = np.sort(genuine), np.sort(impostor)
     thresholds = np.concatenate([genuine, impostor, [np.inf]])
     rejected = np.searchsorted(genuine, thresholds, side="left") / len(genuine)
     accepted = 1 - np.searchsorted(impostor, thresholds, side="left") / len(impostor)
     closest = np.argmin(np.abs(rejected - accepted))
-    return float((rejected[closest] + accepted[closest]) / 2)
+    above = min(thresholds[closest], thresholds[:-1].max())
+    below = np.max(thresholds[thresholds < above], initial=-np.inf)
+    threshold = (above + below) / 2 if np.isfinite(below) else above
+    return float((rejected[closest] + accepted[closest]) / 2), float(threshold)
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:

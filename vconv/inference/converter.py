@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
 import math
 import os
@@ -16,22 +18,26 @@ from vconv import audio, features
 from vconv.audio import Source
 from vconv.config import ConversionConfig
 from vconv.errors import InputError
-from vconv.features import F0_MAX, F0_MIN, F0_REFERENCE, OUTPUT_RATE, SAMPLE_RATE
+from vconv.features import F0_MAX, F0_MIN, F0_REFERENCE, HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.inference import streaming
-from vconv.inference.engine import Engine
+from vconv.inference.engine import Engine, Reference
 from vconv.inference.streaming import Spool
+from vconv.inference.units import MODEL_BYTES, Melody, Units, coarse_embedding
 from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice
 
 PEAK = 0.99  # of full scale, which no result exceeds
-SPECTRUM_SHARE = 0.5  # of the way to the target's average spectrum
-SPECTRUM_SMOOTHING = 13  # mel bands
-SPECTRUM_LIMIT = 1.2  # nepers: a stretch without speech has any spectrum
+# Of the way, in log, to the target's spread of F0, where 1 would be Gaussian normalization: on sentences that two
+# people both read, the melody is then nearest to what the target made of it (recipes/base/RUNS.md).
+SPREAD_SHARE = 0.75
+SPREAD_RATIO_RANGE = (0.5, 2.0)
 MAX_PITCH = 24.0  # semitones either way
 # Where a shifted melody ends: an octave beyond what voices do, and well within the harmonic source's reach.
 LOG_F0_RANGE = (math.log2(F0_MIN / 2 / F0_REFERENCE), math.log2(F0_MAX * 2 / F0_REFERENCE))
 
 Target = Source | np.ndarray | Voice  # a clip, a folder or a saved voice; an embedding [E]; a voice
 Progress = Callable[[float], None]  # is told the seconds of the source that were just converted
+Inspect = Callable[["Analysis"], None]  # is shown the source, measured, before it is converted
+ContentOf = Callable[[int, int], np.ndarray]  # frames from, to -> what is said there [C, (to - from) / 2]
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,32 @@ class Analysis:
         """T, made even."""
         return len(self.f0) + len(self.f0) % 2
 
+    @property
+    def even_f0(self) -> np.ndarray:
+        """[frames]"""
+        return np.pad(self.f0, (0, self.frames - len(self.f0)))
+
 
 @dataclass(frozen=True)
 class Extraction:
-    """What the model takes from a recording: codes [G, T / 2], f0 [T] in Hz (0 where unvoiced), T even."""
+    """What the model takes from a recording: codes [G, T / 2], f0 [T] in Hz (0 where unvoiced), T even.
+
+    G is 0 where the model's bottleneck has no codes.
+    """
 
     codes: np.ndarray
     f0: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A stretch of sound through the networks and back, in its own voice. T frames, even."""
+
+    mel: np.ndarray  # [N_MELS, T] log-mel
+    f0: np.ndarray  # [T] Hz, 0 where unvoiced
+    embedding: np.ndarray  # [E] of unit length
+    codes: np.ndarray  # [G, T / 2]; no rows where the model has no codes
+    again: np.ndarray  # [N_MELS, T], what the decoder makes of these
 
 
 class Converter:
@@ -66,10 +91,16 @@ class Converter:
     embedding [E] alone, which leaves the melody in the source's register.
     """
 
-    def __init__(self, engine: Engine, config: ConversionConfig, threads: int = 1) -> None:
+    def __init__(self, engine: Engine, config: ConversionConfig, threads: int = 1, identity: str = "") -> None:
         self._engine = engine
         self._config = config
         self._threads = threads
+        self.model = hashlib.sha256(identity.encode()).digest()[:MODEL_BYTES]  # marks its units and tuned voices
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether what is said can be had as codes, for ``encode``."""
+        return self._config.bottleneck.codes_per_frame > 0
 
     @cached_property
     def _tracker(self) -> features.PitchTracker:
@@ -98,20 +129,14 @@ class Converter:
         pitch: float = 0.0,
         keep_pitch: bool = False,
         progress: Progress | None = None,
+        inspect: Inspect | None = None,
     ) -> float:
         """Like ``convert``, into a file in the format of its suffix; returns the seconds of audio converted.
 
         The file appears whole or not at all; one that exists is replaced.
         """
-        audio.check_writable(output)
-        samples = 0
-        blocks = self.stream(source, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress)
-        first = next(blocks)  # all the work; only then is a file begun
-        with audio.AudioWriter(output, OUTPUT_RATE) as writer:
-            for block in itertools.chain([first], blocks):
-                writer.write(block)
-                samples += len(block)
-        return samples / OUTPUT_RATE
+        blocks = self.stream(source, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress, inspect=inspect)
+        return _write(output, blocks)
 
     def stream(
         self,
@@ -121,6 +146,7 @@ class Converter:
         pitch: float = 0.0,
         keep_pitch: bool = False,
         progress: Progress | None = None,
+        inspect: Inspect | None = None,
     ) -> Iterator[np.ndarray]:
         """Like ``convert``, in blocks [n] and in bounded memory, however long the source is.
 
@@ -129,21 +155,122 @@ class Converter:
         """
         _check_pitch(pitch)
         voice = self.voice(target)
-        with self._analyse(source) as analysis, Spool() as result:
-            meter = audio.LoudnessMeter(OUTPUT_RATE)
-            peak = 0.0
-            for block in self._blocks(analysis, voice, pitch / 12, keep_pitch):
-                block = block[: analysis.output_samples - len(result)]
-                meter.add(block)
-                peak = max(peak, float(np.abs(block).max(initial=0.0)))
-                result.append(block)
-                if progress:
-                    progress(len(block) / OUTPUT_RATE)
-            # Rounding to the sample can ask for one more than the frames hold.
-            result.append(np.zeros(analysis.output_samples - len(result), np.float32))
-            gain = min(audio.gain(meter.loudness(), analysis.loudness), PEAK / max(peak, 1e-9))
-            for block in result.blocks():
-                yield block * np.float32(gain)
+        with self._analyse(source) as analysis:
+            if inspect:
+                inspect(analysis)
+
+            def content(start: int, end: int) -> np.ndarray:
+                return self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))[0]
+
+            melody = _moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
+            blocks = self._blocks(content, melody, voice)
+            yield from _finished(blocks, analysis.output_samples, analysis.loudness, progress)
+
+    def encode(self, source: Source) -> Units:
+        """A recording as discrete units, melody and voice, which ``decode`` makes speech of again.
+
+        What ``convert`` hears besides the codes, with a bottleneck of some softness or residue, is not in them.
+
+        Raises:
+            InputError: the source cannot be used, or the model's bottleneck has no codes.
+        """
+        self._check_has_codes()
+        with self._analyse(source) as analysis:
+            heard = self._config.speaker == "encoder"  # with a table of speakers there is no telling who speaks
+            return Units(
+                codes=self._codes(analysis),
+                melody=Melody.of(analysis.even_f0),
+                samples=analysis.output_samples,
+                loudness=round(analysis.loudness, 2),
+                embedding=coarse_embedding(self._own_embedding(analysis)) if heard else None,
+                model=self.model,
+                bits=(self._config.bottleneck.code_values - 1).bit_length(),
+            )
+
+    def decode(
+        self,
+        units: Units | str | os.PathLike[str],
+        target: Target | list[Target] | None = None,
+        *,
+        pitch: float = 0.0,
+        keep_pitch: bool = False,
+    ) -> np.ndarray:
+        """The speech that units, or a file of them, stand for: 24 kHz float32, [units.samples].
+
+        Args:
+            target: whose voice; None takes the one that the units came with.
+            pitch: semitones to add to the melody.
+            keep_pitch: leave the melody where the units have it, instead of in the target's register.
+
+        Raises:
+            InputError: the units are of another model or have no voice, or the target cannot be used.
+        """
+        units = units if isinstance(units, Units) else Units.load(units)
+        return np.concatenate(list(self.decode_stream(units, target, pitch=pitch, keep_pitch=keep_pitch)))
+
+    def decode_file(
+        self,
+        units: Units,
+        output: str | os.PathLike[str],
+        target: Target | list[Target] | None = None,
+        *,
+        pitch: float = 0.0,
+        keep_pitch: bool = False,
+        progress: Progress | None = None,
+    ) -> float:
+        """Like ``decode``, into a file, as ``convert_file`` does; returns the seconds of audio made."""
+        return _write(output, self.decode_stream(units, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress))
+
+    def decode_stream(
+        self,
+        units: Units,
+        target: Target | list[Target] | None = None,
+        *,
+        pitch: float = 0.0,
+        keep_pitch: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Like ``decode``, in blocks [n] and in bounded memory, as ``stream`` does."""
+        _check_pitch(pitch)
+        self._check_units(units)
+        voice = self.voice(units.voice if target is None else target)
+        f0 = units.melody.f0
+        melody = _moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
+        blocks = self._blocks(
+            lambda start, end: self._engine.content_of(units.codes[:, start // 2 : end // 2]), melody, voice
+        )
+        yield from _finished(blocks, units.samples, units.loudness, progress)
+
+    def resynthesize(self, source: Source) -> np.ndarray:
+        """``source`` through analysis and vocoder alone, no network between: 24 kHz float32.
+
+        What the vocoder loses, a conversion cannot have.
+        """
+        with self._analyse(source) as analysis:
+            pitch = _moved_pitch(analysis.f0, analysis.frames, Voice(np.zeros(0), None), 0.0, keep_pitch=True)
+            chunks = (
+                (start, streaming.mel_frames(analysis.wave, analysis.gain, start, end))
+                for start, end in streaming.chunk_bounds(analysis.frames)
+            )
+            blocks = streaming.vocode(self._engine.vocode, streaming.crossfade(chunks), pitch)
+            wave = np.concatenate([*blocks, np.zeros(OUTPUT_HOP, np.float32)])[: analysis.output_samples]
+            return wave * np.float32(audio.gain(audio.loudness(wave, OUTPUT_RATE), analysis.loudness))
+
+    def rebuild(self, wave: np.ndarray, f0: np.ndarray | None = None) -> Rebuilt:
+        """What the networks make of a few seconds [N] at 16 kHz and the reference loudness; F0 [T] is tracked if None.
+
+        Nothing is refused: this is for asking how well the model knows such sound.
+        """
+        mel = features.log_mel(wave)
+        mel = mel[:, : mel.shape[1] // 2 * 2]
+        f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
+        f0 = np.pad(f0, (0, mel.shape[1] - len(f0)))
+        embedding = self._engine.speaker(mel)
+        content, codes = self._engine.content(mel)
+        pitch = np.stack(features.continuous_log_f0(f0))
+        style = np.zeros(self._config.style_shape, np.float32)
+        again = self._engine.decode(content, pitch, embedding, Reference.none(self._config.content_channels), style)
+        return Rebuilt(mel, f0, embedding, codes, again)
 
     def embed(self, wave: Source | list[Source]) -> np.ndarray:
         """Speaker embedding [E] of unit length, of one recording, a folder, or several of one speaker."""
@@ -168,22 +295,10 @@ class Converter:
         """Content codes and F0 of a recording.
 
         Raises:
-            InputError: the source cannot be used, or the model's bottleneck has no codes.
+            InputError: the source cannot be used.
         """
-        if self._config.bottleneck.kind == "identity":
-            raise InputError("this model has no bottleneck and so no codes to extract; use another with --model")
         with self._analyse(source) as analysis:
-            f0 = np.zeros(analysis.frames, np.float32)
-            f0[: len(analysis.f0)] = analysis.f0
-            parts = []
-            done = 0
-            for start, end in streaming.chunk_bounds(analysis.frames):
-                codes = self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))[1]
-                last = end == analysis.frames
-                until = end if last else end - streaming.OVERLAP_FRAMES // 2  # halfway through the overlap
-                parts.append(codes[:, (done - start) // 2 : (until - start) // 2])
-                done = until
-        return Extraction(np.concatenate(parts, axis=1), f0)
+            return Extraction(self._codes(analysis), analysis.even_f0)
 
     @contextmanager
     def _analyse(self, source: Source) -> Iterator[Analysis]:
@@ -207,17 +322,57 @@ class Converter:
                 f0=streaming.f0_curve(wave, gain, self._tracker),
             )
 
-    def _blocks(self, analysis: Analysis, voice: Voice, octaves: float, keep_pitch: bool) -> Iterator[np.ndarray]:
-        """Converted wave, before its loudness is matched: blocks [n], together one frame's length or so too long."""
-        pitch = _moved_pitch(analysis.f0, analysis.frames, voice, octaves, keep_pitch)
+    def _codes(self, analysis: Analysis) -> np.ndarray:
+        """Content codes of a source [G, frames / 2]."""
+        parts = []
+        done = 0
+        for start, end in streaming.chunk_bounds(analysis.frames):
+            codes = self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))[1]
+            last = end == analysis.frames
+            until = end if last else end - streaming.OVERLAP_FRAMES // 2  # halfway through the overlap
+            parts.append(codes[:, (done - start) // 2 : (until - start) // 2])
+            done = until
+        return np.concatenate(parts, axis=1)
+
+    def _own_embedding(self, analysis: Analysis) -> np.ndarray:
+        """Speaker embedding [E] of a source: of its stretches, without silence around them, by their voiced frames."""
+        embeddings, voiced = [], []
+        for start, end in streaming.chunk_bounds(analysis.frames):
+            wave = audio.trim_silence(analysis.wave.read(start * HOP_LENGTH, end * HOP_LENGTH), SAMPLE_RATE)
+            if len(wave):
+                mel = features.log_mel(wave * np.float32(analysis.gain))
+                embeddings.append(self._engine.speaker(mel[:, : mel.shape[1] // 2 * 2]))
+                voiced.append(np.count_nonzero(analysis.f0[start:end]))
+        return np.average(embeddings, axis=0, weights=voiced if any(voiced) else None)
+
+    def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice) -> Iterator[np.ndarray]:
+        """Wave of content and pitch [2, T] in a voice, whatever its loudness: blocks [n], together [T * OUTPUT_HOP]."""
+        reference = voice.reference or Reference.none(self._config.content_channels)
+        style = np.zeros(self._config.style_shape, np.float32) if voice.style is None else voice.style
 
         def chunks() -> Iterator[tuple[int, np.ndarray]]:
-            for start, end in streaming.chunk_bounds(analysis.frames):
-                content, _ = self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))
-                mel = self._engine.decode(content, pitch[:, start:end], voice.embedding)
-                yield start, _match_spectrum(mel, voice.spectrum)
+            for start, end in streaming.chunk_bounds(pitch.shape[1]):
+                said = content(start, end)
+                yield start, self._engine.decode(said, pitch[:, start:end], voice.embedding, reference, style)
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)
+
+    def _check_has_codes(self) -> None:
+        if not self.has_codes:
+            kind = self._config.bottleneck.kind
+            raise InputError(f"this model has no codes, as its bottleneck is '{kind}'; use another with --model")
+
+    def _check_units(self, units: Units) -> None:
+        """Raise InputError unless they are this model's and long enough to be spoken."""
+        self._check_has_codes()
+        if units.model not in (None, self.model):
+            raise InputError(f"{units.name}: was encoded with another model; name that one with --model")
+        rows, values = self._config.bottleneck.codes_per_frame, self._config.bottleneck.code_values
+        if len(units.codes) != rows:
+            raise InputError(f"{units.name}: has {len(units.codes)} codes a frame, this model has {rows}")
+        if units.codes.min() < 0 or units.codes.max() >= values:
+            raise InputError(f"{units.name}: has the code {units.codes.max()}, this model's end at {values - 1}")
+        check_length(units.name, units.samples, OUTPUT_RATE, "of units")
 
     def _checked(self, voice: Voice, name: str) -> Voice:
         """The voice with its embedding at unit length, if it is one of this model's."""
@@ -228,9 +383,53 @@ class Converter:
                 f"{name}: is no embedding of this model (shape {embedding.shape}, expected {expected}); "
                 "make it again with `vconv embed`"
             )
-        if voice.spectrum is not None and np.shape(voice.spectrum) != (features.N_MELS,):
-            raise InputError(f"{name}: is no voice of this version of vconv; make it again with `vconv embed`")
-        return Voice(embedding / length, voice.log_f0, voice.spectrum)
+        if voice.reference is not None and not self._fits(voice.reference):
+            raise InputError(f"{name}: holds speech for another model; make it again with `vconv embed`")
+        strange = np.shape(voice.style) != self._config.style_shape or voice.model not in (None, self.model)
+        if voice.style is not None and strange:
+            raise InputError(f"{name}: was tuned for another model; make it again with `vconv finetune`")
+        return dataclasses.replace(voice, embedding=embedding / length)
+
+    def _fits(self, reference: Reference) -> bool:
+        content, mel = np.shape(reference.content), np.shape(reference.mel)
+        frames = content[-1]
+        return frames > 0 and content == (self._config.content_channels, frames) and mel == (N_MELS, 2 * frames)
+
+
+def _finished(
+    blocks: Iterator[np.ndarray], samples: int, loudness: float, progress: Progress | None
+) -> Iterator[np.ndarray]:
+    """The blocks [n] of a result, cut to a number of samples, at one gain that gives it its loudness in dBFS.
+
+    The first comes when the last is there, of which the loudness depends too.
+    """
+    with Spool() as result:
+        meter = audio.LoudnessMeter(OUTPUT_RATE)
+        peak = 0.0
+        for block in blocks:
+            block = block[: samples - len(result)]
+            meter.add(block)
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+            result.append(block)
+            if progress:
+                progress(len(block) / OUTPUT_RATE)
+        # Rounding to the sample can ask for one more than the frames hold.
+        result.append(np.zeros(samples - len(result), np.float32))
+        gain = min(audio.gain(meter.loudness(), loudness), PEAK / max(peak, 1e-9))
+        for block in result.blocks():
+            yield block * np.float32(gain)
+
+
+def _write(output: str | os.PathLike[str], blocks: Iterator[np.ndarray]) -> float:
+    """Write a result into a file; returns its seconds."""
+    audio.check_writable(output)
+    samples = 0
+    first = next(blocks)  # all the work; only then is a file begun
+    with audio.AudioWriter(output, OUTPUT_RATE) as writer:
+        for block in itertools.chain([first], blocks):
+            writer.write(block)
+            samples += len(block)
+    return samples / OUTPUT_RATE
 
 
 def _check_pitch(pitch: float) -> None:
@@ -238,31 +437,24 @@ def _check_pitch(pitch: float) -> None:
         raise InputError(f"a pitch shift of {pitch} semitones is out of range; use {-MAX_PITCH:g} to {MAX_PITCH:g}")
 
 
-def _match_spectrum(mel: np.ndarray, spectrum: np.ndarray | None) -> np.ndarray:
-    """Half of the way from a mel's average spectrum to the target's, in coarse shape and not in level: [N_MELS, T].
-
-    The embedding leaves something of the target's long-term spectrum out. Half: on held-out parallel
-    speech the error is least there, because a few seconds of other words average to another spectrum.
-    """
-    if spectrum is None:
-        return mel
-    window = np.hanning(SPECTRUM_SMOOTHING + 2)[1:-1]
-    padded = np.pad(spectrum - features.average_spectrum(mel), SPECTRUM_SMOOTHING // 2, mode="edge")
-    change = np.convolve(padded, window / window.sum(), mode="valid")
-    change = np.clip(change - change.mean(), -SPECTRUM_LIMIT, SPECTRUM_LIMIT)
-    return mel + (SPECTRUM_SHARE * change[:, None]).astype(np.float32)
+def _spread_ratio(f0: np.ndarray, voice: Voice) -> float:
+    """How much wider the melody is to swing."""
+    spread = features.log_f0_spread(f0)
+    if not spread or not voice.log_f0_spread:
+        return 1.0
+    return float(np.clip(voice.log_f0_spread / spread, *SPREAD_RATIO_RANGE)) ** SPREAD_SHARE
 
 
 def _moved_pitch(f0: np.ndarray, frames: int, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
     """The source's melody in the target's register: F0 [T'] Hz -> pitch input of the networks [2, frames].
 
-    What is added to log2 F0 is the difference of the two medians (unless ``keep_pitch``, or where either
-    is unknown) and ``octaves``.
+    Log F0 gets the target's median and most of the way to its spread, and ``octaves`` are added; the first
+    not with ``keep_pitch`` or where one of the two is unknown.
     """
+    curve, voiced = features.continuous_log_f0(f0)
     median = features.median_log_f0(f0)
     if not keep_pitch and median is not None and voice.log_f0 is not None:
-        octaves += voice.log_f0 - median
-    curve, voiced = features.continuous_log_f0(f0)
+        curve = (curve - median) * _spread_ratio(f0, voice) + voice.log_f0
     padding = (0, frames - len(f0))
     return np.stack(
         [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
+from vconv.features import LOG_MEL_MIDDLE, N_MELS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -17,17 +20,39 @@ if TYPE_CHECKING:
 GRAPHS = ("content", "speaker", "decoder", "vocoder")
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Speech of the target for the decoder's attention: its content [C, K] and its log-mel [N_MELS, 2K]."""
+
+    content: np.ndarray
+    mel: np.ndarray
+
+    @classmethod
+    def none(cls, channels: int) -> Reference:
+        """What stands for no speech at all, as in training."""
+        return cls(np.zeros((channels, 2), np.float32), np.full((N_MELS, 4), LOG_MEL_MIDDLE, np.float32))
+
+
 class Engine(Protocol):
     """The four networks on single utterances. T frames (even), C channels, G groups, E embedding."""
 
     def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """mel [N_MELS, T] -> content [C, T / 2] and its codes [G, T / 2]"""
+        """mel [N_MELS, T] -> content [C, T / 2] and its codes [G, T / 2], no rows where the bottleneck has none"""
+
+    def content_of(self, codes: np.ndarray) -> np.ndarray:
+        """codes [G, T / 2] -> content [C, T / 2]"""
 
     def speaker(self, mel: np.ndarray) -> np.ndarray:
-        """mel [N_MELS, T] -> unit-length embedding [E]"""
+        """mel [N_MELS, T] -> unit-length embedding [E]
 
-    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
-        """content [C, T / 2], pitch [2, T], embedding [E] -> mel [N_MELS, T]"""
+        Raises:
+            InputError: the model has a table of speakers, and cannot hear any other.
+        """
+
+    def decode(
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+    ) -> np.ndarray:
+        """content [C, T / 2], pitch [2, T], embedding [E], speech and style [L, S] of the target -> mel [N_MELS, T]"""
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """mel [N_MELS, T], pitch [2, T], source and noise [T * OUTPUT_HOP] -> 24 kHz wave [T * OUTPUT_HOP]"""
@@ -37,7 +62,8 @@ class OnnxEngine:
     """The exported graphs through onnxruntime on the CPU; each is opened when it is first needed."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        check_files(folder, [f"{graph}.onnx" for graph in GRAPHS])
+        self._hears = read_config(folder)[0].speaker == "encoder"
+        check_files(folder, [f"{graph}.onnx" for graph in GRAPHS if self._hears or graph != "speaker"])
         self._folder = folder
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
@@ -46,11 +72,27 @@ class OnnxEngine:
         content, codes = self._run("content", mel=mel)
         return content, codes
 
+    def content_of(self, codes: np.ndarray) -> np.ndarray:
+        check_files(self._folder, ["units.onnx"])  # which a model without codes has not
+        return self._run("units", codes=codes)[0]
+
     def speaker(self, mel: np.ndarray) -> np.ndarray:
+        if not self._hears:
+            raise no_encoder()
         return self._run("speaker", mel=mel)[0]
 
-    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
-        return self._run("decoder", content=content, pitch=pitch, embedding=embedding)[0]
+    def decode(
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+    ) -> np.ndarray:
+        return self._run(
+            "decoder",
+            content=content,
+            pitch=pitch,
+            embedding=embedding,
+            reference_content=reference.content,
+            reference_mel=reference.mel,
+            style=style,
+        )[0]
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run("vocoder", mel=mel, pitch=pitch, source=source, noise=noise)[0]
@@ -59,7 +101,7 @@ class OnnxEngine:
         """Outputs of a graph for one utterance: the batch axis is put on and taken off here."""
         if graph not in self._sessions:
             self._sessions[graph] = self._open(self._folder / f"{graph}.onnx", set(inputs))
-        batch = {name: np.ascontiguousarray(value[None], np.float32) for name, value in inputs.items()}
+        batch = {name: np.ascontiguousarray(value[None], _kind(value)) for name, value in inputs.items()}
         return [output[0] for output in self._sessions[graph].run(None, batch)]
 
     def _open(self, path: Path, inputs: set[str]) -> InferenceSession:
@@ -86,6 +128,17 @@ class OnnxEngine:
         return session
 
 
+def _kind(value: np.ndarray) -> type:
+    return np.int64 if value.dtype.kind in "iu" else np.float32
+
+
+def no_encoder() -> InputError:
+    return InputError(
+        "this model knows the speakers of its training alone and cannot take another's voice from a clip; "
+        "give one of the voices in its folder, voices/NAME.npz"
+    )
+
+
 def check_files(folder: Path, names: list[str]) -> None:
     """Raise InputError if the folder or one of its files is missing."""
     if not folder.is_dir():
@@ -102,13 +155,9 @@ def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
     Raises:
         InputError: the folder or the file is missing, not JSON, of another format version, or wrong.
     """
-    check_files(folder, [MODEL_CONFIG])
     path = folder / MODEL_CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version, parts = config["format"], (config["conversion"], config["vocoder"])
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not a model's config; export or download the model again") from error
+    config = _read_settings(folder)
+    version, parts = config["format"], (config["conversion"], config["vocoder"])
     if version != MODEL_FORMAT:
         raise InputError(
             f"{path}: has model format {version!r}, this vconv reads {MODEL_FORMAT}; export the model again"
@@ -120,3 +169,26 @@ def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
         build(ConversionConfig, parts[0], f"{path}: conversion"),
         build(VocoderConfig, parts[1], f"{path}: vocoder"),
     )
+
+
+def read_identity(folder: Path) -> str:
+    """What tells a model from others: the digest of its weights, where its export left one, or of its settings.
+
+    Raises:
+        InputError: the folder or its config is missing or wrong.
+    """
+    config = _read_settings(folder)
+    settings = json.dumps(config["conversion"], sort_keys=True)
+    return str(config.get("weights") or hashlib.sha256(settings.encode()).hexdigest())
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """What stands in config.json, at least the format and a part for each model."""
+    check_files(folder, [MODEL_CONFIG])
+    path = folder / MODEL_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        _ = config["format"], config["conversion"], config["vocoder"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not a model's config; export or download the model again") from error
+    return config

@@ -8,9 +8,11 @@ from importlib import metadata
 from pathlib import Path
 
 from vconv import __version__
+from vconv.config import BottleneckConfig
 from vconv.errors import InputError
+from vconv.features import FRAME_RATE
 from vconv.inference.converter import Converter
-from vconv.inference.engine import Engine, OnnxEngine, read_config
+from vconv.inference.engine import Engine, OnnxEngine, read_config, read_identity
 
 DEVICES = ("cpu", "cuda", "torch")  # the ONNX graphs; the torch modules on the GPU; the same on the CPU
 
@@ -46,7 +48,7 @@ def load(path: str | os.PathLike[str] | None = None, device: str = "cpu", thread
     folder = default_model() if path is None else Path(path)
     threads = threads or available_cores()
     config, _ = read_config(folder)
-    return Converter(_engine(folder, device, threads), config, threads)
+    return Converter(_engine(folder, device, threads), config, threads, read_identity(folder))
 
 
 def available_cores() -> int:
@@ -74,17 +76,26 @@ def describe(path: str | os.PathLike[str] | None = None) -> list[tuple[str, str]
         InputError: the folder or its config is missing or wrong.
     """
     folder = default_model() if path is None else Path(path)
-    configs = zip(("conversion", "vocoder"), read_config(folder))
+    conversion, vocoder = read_config(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file())
     packages = ("onnxruntime", "swift-f0", "torch")
     return [
         ("vconv", __version__),
         ("model", str(folder)),
-        *((name, _short(dataclasses.asdict(config))) for name, config in configs),
+        ("conversion", _short(dataclasses.asdict(conversion) | {"speakers": len(conversion.speakers)})),
+        ("code", _code(conversion.bottleneck)),
+        ("vocoder", _short(dataclasses.asdict(vocoder))),
         *((file.name, f"{file.stat().st_size / 1e6:.2f} MB") for file in files),
         *((package, _version(package)) for package in packages),
         ("cores", str(available_cores())),
     ]
+
+
+def _code(config: BottleneckConfig) -> str:
+    if not config.codes_per_frame:
+        return f"continuous ({config.kind})"
+    rate = config.bits_per_frame * FRAME_RATE / 2
+    return f"{config.codes_per_frame} of {config.code_values} values a frame ({config.kind}), {rate:.0f} bit/s"
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vconv.errors import InputError
+from vconv.inference.engine import Reference, no_encoder
 from vconv.models import saved
 
 
@@ -33,11 +34,19 @@ class TorchEngine:
         codes = np.zeros((0, code.z_q.shape[2]), np.int64) if code.codes is None else _array(code.codes)
         return _array(code.z_q), codes
 
+    def content_of(self, codes: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return _array(self._conversion.bottleneck.decode(torch.from_numpy(codes[None]).to(self._device)))
+
     def speaker(self, mel: np.ndarray) -> np.ndarray:
+        if self._conversion.config.speaker != "encoder":
+            raise no_encoder()
         return self._run(self._conversion.speaker, mel)
 
-    def decode(self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray) -> np.ndarray:
-        return self._run(self._conversion.decoder, content, pitch, embedding)
+    def decode(
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+    ) -> np.ndarray:
+        return self._run(self._conversion.decoder, content, pitch, embedding, reference.content, reference.mel, style)
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run(self._vocoder, mel, pitch, source, noise)

@@ -5,41 +5,47 @@ from __future__ import annotations
 import os
 import secrets
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from vconv import audio, features
 from vconv.errors import InputError
-from vconv.inference.engine import Engine
+from vconv.inference.engine import Engine, Reference
 
 VOICE_SUFFIX = ".npz"
+REFERENCE_FRAMES = 3750  # one minute of speech for the decoder to listen to; more only takes time
 CLIP_SECONDS = 120.0  # of one target clip; a voice is known long before, and memory stays bounded
 
 
 @dataclass(frozen=True)
 class Voice:
-    """Embedding [E] of unit length, median F0 as octaves above ``features.F0_REFERENCE``, average log-mel [N_MELS].
+    """A speaker, as far as known: all but the embedding may be None.
 
-    The last two are None where only an embedding is known; a conversion then keeps the source's register
-    and the spectrum that the decoder gives it.
+    A conversion then keeps the source's melody, and sounds less like the target.
     """
 
-    embedding: np.ndarray
-    log_f0: float | None
-    spectrum: np.ndarray | None = None
+    embedding: np.ndarray  # [E], of unit length
+    log_f0: float | None  # median, in octaves above ``features.F0_REFERENCE``
+    reference: Reference | None = None  # speech for the decoder to listen to
+    log_f0_spread: float | None = None  # standard deviation, in octaves
+    style: np.ndarray | None = None  # [L, S], what `vconv finetune` adds to the decoder
+    model: bytes | None = None  # whose decoder that is (``Converter.model``), if known
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a .npz file that ``load`` and ``vconv convert --target`` take."""
-        log_f0 = np.nan if self.log_f0 is None else self.log_f0
-        spectrum = np.zeros(0) if self.spectrum is None else self.spectrum
         save_arrays(
             path,
             embedding=self.embedding.astype(np.float32),
-            log_f0=np.float64(log_f0),
-            spectrum=spectrum.astype(np.float32),
+            log_f0=_number(self.log_f0),
+            log_f0_spread=_number(self.log_f0_spread),
+            reference_content=_half(self.reference and self.reference.content),
+            reference_mel=_half(self.reference and self.reference.mel),
+            style=_half(self.style),
+            model=np.frombuffer(self.model or b"", np.uint8),
         )
 
     @classmethod
@@ -51,12 +57,35 @@ class Voice:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                embedding, log_f0, spectrum = arrays["embedding"], float(arrays["log_f0"]), arrays["spectrum"]
+                embedding = arrays["embedding"]
+                log_f0, spread = (_known(arrays[name]) for name in ("log_f0", "log_f0_spread"))
+                content, mel = (arrays[f"reference_{part}"].astype(np.float32) for part in ("content", "mel"))
+                style = arrays["style"].astype(np.float32)
+                model = arrays["model"].tobytes() if "model" in arrays else b""  # not in older files
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file; check the path") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: holds no voice; make one with `vconv embed`") from error
-        return cls(embedding, None if np.isnan(log_f0) else log_f0, spectrum if len(spectrum) else None)
+        return cls(
+            embedding,
+            log_f0,
+            Reference(content, mel) if content.size else None,
+            spread,
+            style if style.size else None,
+            model or None,
+        )
+
+
+def _number(value: float | None) -> np.float64:
+    return np.float64(np.nan if value is None else value)
+
+
+def _known(value: np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _half(array: np.ndarray | None) -> np.ndarray:
+    return np.zeros(0, np.float16) if array is None else array.astype(np.float16)
 
 
 def is_saved_voice(target: object) -> bool:
@@ -78,25 +107,34 @@ def clips_in(target: audio.Source) -> list[audio.Source]:
 
 
 def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.PitchTracker) -> Voice:
-    """One voice from clips of it: embeddings averaged by their length, the median F0 of all voiced frames.
+    """One voice from clips of it: embeddings averaged by their length, the register of all voiced frames,
+    and the first ``REFERENCE_FRAMES`` of the speech, rounded to half precision as a saved voice is.
 
     Raises:
         InputError: a clip cannot be read, is silent, too short, or without voiced speech.
     """
-    embeddings, spectra, frames, f0 = [], [], [], []
+    embeddings, frames, f0, contents, mels = [], [], [], [], []
+    missing = REFERENCE_FRAMES
     for clip in clips:
-        mel, clip_f0 = _features(clip, tracker)
+        mel, clip_f0 = speech_features(clip, tracker)
         embeddings.append(engine.speaker(mel))
-        spectra.append(features.average_spectrum(mel))
         frames.append(mel.shape[1])
         f0.append(clip_f0)
+        if missing:
+            heard = mel[:, :missing]
+            contents.append(engine.content(heard)[0])
+            mels.append(heard)
+            missing -= heard.shape[1]
     if not frames:
         raise InputError("no target given; name at least one clip of the voice to sound like")
-    embedding, spectrum = (np.average(values, axis=0, weights=frames) for values in (embeddings, spectra))
-    return Voice(embedding / np.linalg.norm(embedding), features.median_log_f0(np.concatenate(f0)), spectrum)
+    embedding = np.average(embeddings, axis=0, weights=frames)
+    reference = Reference(*(_half(np.concatenate(x, axis=1)).astype(np.float32) for x in (contents, mels)))
+    unit = embedding / np.linalg.norm(embedding)
+    melody = np.concatenate(f0)
+    return Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
 
 
-def _features(clip: audio.Source, tracker: features.PitchTracker) -> tuple[np.ndarray, np.ndarray]:
+def speech_features(clip: audio.Source, tracker: features.PitchTracker) -> tuple[np.ndarray, np.ndarray]:
     """Mel [N_MELS, T], T even, and F0 [T'] of a clip without the silence around it."""
     name = audio.source_name(clip)
     wave = audio.trim_silence(audio.join(_beginning(clip)), features.SAMPLE_RATE)
@@ -128,16 +166,21 @@ def check_length(name: str, samples: int, rate: int, what: str) -> None:
 
 
 def save_arrays(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
-    """Write a .npz file that appears whole or not at all.
+    """Write a .npz file that appears whole or not at all; see ``save_file``."""
+    save_file(path, lambda file: np.savez(file, **arrays))
+
+
+def save_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Have ``write`` fill a file that appears whole or not at all.
 
     Raises:
         InputError: the folder is missing or not writable.
     """
     path = Path(path)
-    temporary = path.parent / f".vconv-{secrets.token_hex(6)}{VOICE_SUFFIX}"
+    temporary = path.parent / f".vconv-{secrets.token_hex(6)}{path.suffix}"
     try:
         with temporary.open("xb") as file:
-            np.savez(file, **arrays)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -6,24 +6,26 @@ from torch import Tensor, nn
 
 from vconv.config import ConversionConfig
 from vconv.features import N_MELS
-from vconv.models.layers import InstanceNorm, blocks, normalize_mel
+from vconv.models.layers import ChannelNorm, InstanceNorm, blocks, normalize_mel
 
 
 class ContentEncoder(nn.Module):
     """ConvNeXt blocks with instance norm, halving the rate once: mel [B, N_MELS, T] -> [B, C, T / 2].
 
-    T is even. The bottleneck that follows is a module of its own.
+    T is even. The bottleneck that follows is a module of its own. Layer norm (``content_norm: channel``) instead lets
+    what is constant over the utterance through, to see what instance norm does.
     """
 
     def __init__(self, config: ConversionConfig) -> None:
         super().__init__()
         fine, coarse = config.content_blocks
         width = config.channels
+        norm = InstanceNorm if config.content_norm == "instance" else lambda: ChannelNorm(width)
         self.input = nn.Conv1d(N_MELS, width, 5, padding=2)
-        self.fine = blocks(fine, width, config.expansion, InstanceNorm)
+        self.fine = blocks(fine, width, config.expansion, norm)
         self.halve = nn.Conv1d(width, width, 4, stride=2, padding=1)
-        self.coarse = blocks(coarse, width, config.expansion, InstanceNorm)
-        self.norm = InstanceNorm()
+        self.coarse = blocks(coarse, width, config.expansion, norm)
+        self.norm = norm()
         self.output = nn.Conv1d(width, config.content_channels, 1)
 
     def forward(self, mel: Tensor) -> Tensor:

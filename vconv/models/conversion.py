@@ -9,6 +9,7 @@ from vconv.models.bottleneck import Code, make_bottleneck
 from vconv.models.content_encoder import ContentEncoder
 from vconv.models.decoder import Decoder
 from vconv.models.speaker_encoder import SpeakerEncoder
+from vconv.models.speaker_table import SpeakerTable
 
 
 class ConversionModel(nn.Module):
@@ -17,12 +18,20 @@ class ConversionModel(nn.Module):
         self.config = config
         self.content = ContentEncoder(config)
         self.bottleneck = make_bottleneck(config.content_channels, config.bottleneck)
-        self.speaker = SpeakerEncoder(config)
+        self.speaker = SpeakerEncoder(config) if config.speaker == "encoder" else SpeakerTable(config)
         self.decoder = Decoder(config)
 
-    def forward(self, source: Tensor, pitch: Tensor, target: Tensor) -> Tensor:
-        """Source mel [B, N_MELS, T], pitch [B, 2, T], target mel [B, N_MELS, T'] -> converted mel [B, N_MELS, T]."""
-        return self.decoder(self.encode(source).z_q, pitch, self.speaker(target))
+    def forward(self, source: Tensor, pitch: Tensor, target: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Source mel [B, N_MELS, T], pitch [B, 2, T], target mel [B, N_MELS, 2K] -> converted mel [B, N_MELS, T].
+
+        A model with a table of speakers needs the target's number as well, [B].
+        """
+        embedding = self.embed(target, speaker)
+        return self.decoder(self.encode(source).z_q, pitch, embedding, self.encode(target).z_q, target)
+
+    def embed(self, mel: Tensor, speaker: Tensor | None) -> Tensor:
+        """Who speaks: of a mel [B, N_MELS, T], or with a table of the speaker's number [B] -> [B, E]."""
+        return self.speaker(mel if self.config.speaker == "encoder" else speaker)
 
     def encode(self, mel: Tensor) -> Code:
         """Content code of a mel, without training side effects."""

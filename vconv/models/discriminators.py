@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from vconv.features import N_MELS
 from vconv.models.layers import normalize_mel
 
 Judged = tuple[Tensor, list[Tensor]]  # scores, and the feature maps on the way to them
@@ -31,7 +32,8 @@ class _Stack(nn.Module):
 class MelDiscriminator(nn.Module):
     """Scores patches of a mel, given whose voice it should be: mel [B, N_MELS, T], embedding [B, E] -> [B, H, W].
 
-    The embedding enters by projection (Miyato and Koyama 2018, eq. 3).
+    The embedding enters by projection (Miyato and Koyama 2018, eq. 3), on each of the H bands by itself: where
+    in frequency a formant lies is what a voice is.
     """
 
     def __init__(self, embedding_channels: int, width: int = 32) -> None:
@@ -46,11 +48,13 @@ class MelDiscriminator(nn.Module):
             ]
         )
         self.output = nn.Conv2d(3 * w, 1, 3, padding=1)
-        self.project = nn.Linear(embedding_channels, 3 * w, bias=False)
+        self.project = nn.Linear(embedding_channels, 3 * w * (N_MELS // 16), bias=False)
+        self.gain = embedding_channels**0.5  # unit-length embeddings have entries of about E ** -0.5
 
     def forward(self, mel: Tensor, embedding: Tensor) -> Judged:
         x, maps = self.stack(normalize_mel(mel).unsqueeze(1))
-        conditional = (x * self.project(embedding)[:, :, None, None]).sum(dim=1)
+        voice = self.project(self.gain * embedding).unflatten(1, (x.shape[1], x.shape[2], 1))
+        conditional = (x * voice).sum(dim=1) / x.shape[1] ** 0.5
         return self.output(x).squeeze(1) + conditional, maps
 
 

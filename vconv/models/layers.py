@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from vconv.features import LOG_MEL_MIDDLE, LOG_MEL_SPREAD
+
 
 class InstanceNorm(nn.Module):
     """Each channel to zero mean and unit variance over time, without affine: [B, C, T] -> [B, C, T].
@@ -45,17 +47,39 @@ class AdaIN(nn.Module):
         self.norm = InstanceNorm()
         self.affine = nn.Linear(embedding_channels, 2 * channels)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """[B, C, T], [B, E] -> [B, C, T]"""
-        scale, shift = self.affine(embedding).float().unsqueeze(2).chunk(2, dim=1)
+    def forward(self, x: Tensor, embedding: Tensor, style: Tensor | None = None) -> Tensor:
+        """[B, C, T], [B, E] -> [B, C, T]; the first 2C of a style [B, S] are added to the scales and shifts."""
+        affine = self.affine(embedding)
+        if style is not None:
+            affine = affine + style[:, : affine.shape[1]]
+        scale, shift = affine.float().unsqueeze(2).chunk(2, dim=1)
         return self.norm(x) * (1 + scale) + shift
+
+
+class Concatenation(nn.Module):
+    """Layer norm, then the speaker embedding beside each frame, projected back to the channels.
+
+    The plain way to condition a decoder, as in Qian et al. 2019, "AutoVC", section 3.3. ``style`` is there to take
+    AdaIN's place, and ignored.
+    """
+
+    def __init__(self, channels: int, embedding_channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.project = nn.Conv1d(channels + embedding_channels, channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor, style: Tensor | None = None) -> Tensor:
+        """[B, C, T], [B, E] -> [B, C, T]"""
+        beside = embedding.unsqueeze(2).expand(-1, -1, x.shape[2])
+        return self.project(torch.cat([self.norm(x), beside.to(x.dtype)], dim=1))
 
 
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, a norm, a pointwise MLP, a learned residual scale: [B, C, T] -> [B, C, T].
 
     Liu et al. 2022, "A ConvNet for the 2020s", in one dimension. ``norm`` takes what ``forward`` gets
-    after ``x``: nothing, or the speaker embedding for ``AdaIN``.
+    after ``x``: nothing, or for ``AdaIN`` and ``Concatenation`` the speaker embedding [B, E] and the style [B, S].
+    What the norm leaves of the style are matrices for the MLP.
     """
 
     def __init__(self, channels: int, expansion: int, norm: nn.Module, kernel: int = 7, scale: float = 0.2) -> None:
@@ -66,10 +90,30 @@ class ConvNeXtBlock(nn.Module):
         self.project = nn.Linear(channels * expansion, channels)
         self.scale = nn.Parameter(torch.full((channels,), scale))
 
-    def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None, style: Tensor | None = None) -> Tensor:
+        condition = () if embedding is None else (embedding, style)
         hidden = self.norm(self.depthwise(x), *condition).transpose(1, 2)
-        hidden = self.project(nn.functional.gelu(self.expand(hidden)))
+        widen, narrow = self._factors(style)
+        hidden = adapted(self.project, nn.functional.gelu(adapted(self.expand, hidden, widen)), narrow)
         return x + (self.scale * hidden).transpose(1, 2)
+
+    def _factors(self, style: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What a style [B, 2C + 2R(C + H)] adds to the MLP's two layers, if there is any: each [B, R(C + H)]"""
+        rest = None if style is None else style[:, 2 * len(self.scale) :]
+        return (None, None) if rest is None or not rest.shape[1] else rest.chunk(2, dim=1)
+
+
+def adapted(layer: nn.Linear, x: Tensor, factors: Tensor | None) -> Tensor:
+    """A linear layer with a matrix of rank R beside its own: [B, T, I] -> [B, T, O].
+
+    Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3. factors [B or 1, R(I + O)] are R times
+    what the matrix listens to [I] and what it then adds [O].
+    """
+    if factors is None:
+        return layer(x)
+    sizes = [layer.in_features, layer.out_features]
+    down, up = factors.unflatten(1, (-1, sum(sizes))).split(sizes, dim=2)
+    return layer(x) + x @ down.transpose(1, 2) @ up
 
 
 def blocks(count: int, channels: int, expansion: int, norm: Callable[[], nn.Module]) -> nn.ModuleList:
@@ -101,8 +145,8 @@ def pool_statistics(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def normalize_mel(mel: Tensor) -> Tensor:
     """Log-mel to roughly zero mean and unit variance, by constants that hold for any speech."""
-    return (mel + 6.0) / 3.0
+    return (mel - LOG_MEL_MIDDLE) / LOG_MEL_SPREAD
 
 
 def denormalize_mel(mel: Tensor) -> Tensor:
-    return mel * 3.0 - 6.0
+    return mel * LOG_MEL_SPREAD + LOG_MEL_MIDDLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -35,14 +36,28 @@ def _saved_buffers(module: nn.Module) -> list[torch.Tensor]:
 def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
     """Write config.json, conversion.safetensors and vocoder.safetensors, each atomically."""
     for name, module in (("conversion", conversion), ("vocoder", vocoder)):
-        state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+        state = _half(module)
         replace(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     config = {
         "format": MODEL_FORMAT,
+        "weights": digest(conversion),
         "conversion": dataclasses.asdict(conversion.config),
         "vocoder": dataclasses.asdict(vocoder.config),
     }
     replace(folder / MODEL_CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+
+
+def _half(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+
+
+def digest(module: nn.Module) -> str:
+    """Of the weights as they are saved: it tells a model from others of its shape, however often it is exported."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(_half(module).items()):
+        found.update(name.encode())
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:32]
 
 
 def replace(path: Path, write: Any) -> None:

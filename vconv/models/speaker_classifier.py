@@ -8,17 +8,38 @@ from torch import Tensor, nn
 from vconv.models.layers import ChannelNorm, ConvNeXtBlock, pool_statistics
 
 
-class SpeakerClassifier(nn.Module):
-    """Reads the speaker off the content code: [B, C, T] -> logits [B, S] (Chou et al. 2018, section 3.1)."""
+class CodeReader(nn.Module):
+    """A few numbers read off the whole content code: [B, C, T] -> [B, K], such as the logits of a label."""
 
-    def __init__(self, channels: int, speakers: int, width: int = 128) -> None:
+    def __init__(self, channels: int, outputs: int, width: int = 192) -> None:
         super().__init__()
         self.input = nn.Conv1d(channels, width, 5, padding=2)
-        self.block = ConvNeXtBlock(width, 2, ChannelNorm(width))
-        self.output = nn.Linear(2 * width, speakers)
+        self.blocks = nn.ModuleList(ConvNeXtBlock(width, 2, ChannelNorm(width)) for _ in range(2))
+        self.output = nn.Linear(2 * width, outputs)
 
     def forward(self, code: Tensor) -> Tensor:
-        return self.output(pool_statistics(self.block(self.input(code))))
+        x = self.input(code)
+        for block in self.blocks:
+            x = block(x)
+        return self.output(pool_statistics(x)).float()
+
+
+class SpeakerClassifier(CodeReader):
+    """Reads the speaker off the content code: [B, C, T], prototypes [S, E] -> logits [B, S].
+
+    The adversary of Chou et al. 2018, section 3.1, with a difference: instead of a class for each of a
+    thousand speakers, of whom it hears each too seldom to learn, it guesses the speaker embedding, and
+    the logits are its cosines with the prototypes that the speaker head has learned. What it learns of
+    one speaker then holds for those that sound alike.
+    """
+
+    def __init__(self, channels: int, embedding_channels: int, width: int = 192, scale: float = 16.0) -> None:
+        super().__init__(channels, embedding_channels, width)
+        self.scale = scale
+
+    def forward(self, code: Tensor, prototypes: Tensor) -> Tensor:
+        guess = nn.functional.normalize(super().forward(code), dim=1)
+        return self.scale * guess @ nn.functional.normalize(prototypes.detach().float(), dim=1).T
 
 
 class SpeakerHead(nn.Module):

@@ -35,7 +35,9 @@ class Stft(nn.Module):
         # The inverse real DFT counts every bin twice but the first and the last.
         weight = np.full(self.bins, 2.0 / self.n_fft)
         weight[[0, -1]] = 1.0 / self.n_fft
-        self.register_buffer("basis", torch.tensor(basis, dtype=torch.float32), persistent=False)
+        # Rounded to half precision (an error of -70 dB), which an exported graph can store as such.
+        basis = torch.tensor(basis.astype(np.float16), dtype=torch.float32)
+        self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("weight", torch.tensor(np.tile(weight, 2), dtype=torch.float32), persistent=False)
         power = torch.tensor(window[:, 0] ** 2, dtype=torch.float32).view(1, 1, OVERLAP, hop)
         self.register_buffer("power", power, persistent=False)

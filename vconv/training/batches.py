@@ -7,22 +7,24 @@ several processes never draw the same batch.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
-from vconv.features import N_MELS, continuous_log_f0
-from vconv.manifest import Clip
+from vconv.features import N_MELS, SAMPLE_RATE, continuous_log_f0
+from vconv.manifest import TRAIN, Clip
+from vconv.training.live import Live
 from vconv.training.perturb import PerturbConfig, perturb
 from vconv.training.store import WAVE_SCALE, Entry, Store
 
+REFERENCE_CLIPS = 3  # at most, of one reference in training
 STRESS_MARKS = "ˈˌ"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A clip with its place in the store and its labels as numbers."""
 
@@ -31,16 +33,18 @@ class Item:
     group: str
     phones: tuple[int, ...]  # empty where unknown
     sample_rate: int  # Hz, native
+    label: int  # what the adversary is to read off it; -1 where unknown
 
 
 @dataclass
 class Corpus:
-    """A store with the manifest's labels: the training or the validation part of it."""
+    """Features with the manifest's labels: the training or the validation part of it."""
 
-    store: Store
+    store: Store | Live
     items: list[Item]
     speakers: list[str]
     phone_set: list[str]  # phone k + 1 of CTC; 0 is the blank
+    label_set: list[str]
     by_speaker: dict[int, list[int]] = field(init=False)
     by_group: dict[str, list[int]] = field(init=False)
 
@@ -57,20 +61,44 @@ def phone_symbols(phones: str) -> list[str]:
     return [c for c in phones if c not in STRESS_MARKS and (c.isalpha() or c in "ːʲ̩̃")]
 
 
-def load_corpus(store: Store, clips: Sequence[Clip]) -> tuple[Corpus, Corpus]:
-    """Training and validation corpora. Speakers and phones are numbered over the training part, sorted.
+def values_of(clips: Iterable[Clip], column: str) -> list[str]:
+    """The values that the training clips have in a column of the manifest, sorted.
 
-    A validation speaker that training does not have gets the number -1.
+    Raises:
+        InputError: there are not two of them to tell apart.
+    """
+    values = sorted({text for clip in clips if clip.split == TRAIN and (text := clip.text(column))})
+    if len(values) < 2:
+        found = f"'{values[0]}' alone" if values else "nothing"
+        raise InputError(
+            f"losses.adversary_label: the manifest's training clips have {found} in a column '{column}', and two "
+            "values are needed to tell apart; name another column, such as speaker"
+        )
+    return values
+
+
+def load_corpus(store: Store | Live, clips: Sequence[Clip], label: str = "speaker") -> tuple[Corpus, Corpus]:
+    """Training and validation corpora. Speakers, phones and labels are numbered over the training part, sorted.
+
+    A validation speaker or label that training does not have gets the number -1.
+
+    Args:
+        label: the manifest's column that holds the labels.
+
+    Raises:
+        InputError: nothing to train on, or no two labels (other than speakers) to tell apart.
     """
     by_path = {str(clip.path): clip for clip in clips}
     known = [(entry, by_path[entry.path]) for entry in store.entries if entry.path in by_path]
-    train = [pair for pair in known if pair[1].split != "valid"]
+    train = [pair for pair in known if pair[1].split == TRAIN]
     if not train:
         raise InputError("the manifest has no training clip that the feature store knows; delete the store folder")
     speakers = sorted({clip.speaker for _, clip in train})
     phone_set = sorted({p for _, clip in train for p in phone_symbols(clip.phones)})
     speaker_number = {name: k for k, name in enumerate(speakers)}
     phone_number = {name: k + 1 for k, name in enumerate(phone_set)}
+    label_set = speakers if label == "speaker" else values_of((clip for _, clip in train), label)
+    label_number = {name: k for k, name in enumerate(label_set)}
 
     def corpus(pairs: list[tuple[Entry, Clip]]) -> Corpus:
         items = [
@@ -80,10 +108,11 @@ def load_corpus(store: Store, clips: Sequence[Clip]) -> tuple[Corpus, Corpus]:
                 clip.group,
                 tuple(phone_number[p] for p in phone_symbols(clip.phones) if p in phone_number),
                 clip.sample_rate or 0,
+                label_number.get(clip.text(label), -1),
             )
             for entry, clip in pairs
         ]
-        return Corpus(store, items, speakers, phone_set)
+        return Corpus(store, items, speakers, phone_set, label_set)
 
     return corpus(train), corpus([pair for pair in known if pair[1].split == "valid"])
 
@@ -93,9 +122,10 @@ class BatchConfig:
     items: int = 16
     frames: int = 112  # of a crop, even
     parallel_share: float = 0.4  # of the items, where the corpus has parallel groups
-    reference_frames: tuple[int, int] = (96, 192)
+    reference_frames: tuple[int, int] = (128, 288)  # 2 to 4.6 s
     phone_items: int = 4  # whole clips with known phones, beside the crops
     phone_frames: int = 320  # longer clips are not used for phones
+    phone_perturb: float = 1.0  # share of these that is disturbed
     balance: float = 0.5  # a speaker with n frames is drawn in proportion to n ** balance
     perturb: PerturbConfig = PerturbConfig()
     parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
@@ -109,6 +139,7 @@ class ConversionBatch:
     reference: np.ndarray  # [B, N_MELS, R] other speech of the target
     speaker: np.ndarray  # [B] of the target
     source_speaker: np.ndarray  # [B]
+    label: np.ndarray  # [B] of the target's clip, -1 where unknown
     phone_mel: np.ndarray  # [P, N_MELS, L]
     phone_frames: np.ndarray  # [P]
     phones: np.ndarray  # [P, M]
@@ -164,11 +195,12 @@ class ConversionSampler:
         source, clean, pitch, reference = [], [], [], []
         for a, b in pairs:
             entry = items[b].entry
-            start = int(rng.integers(0, max(1, entry.frames - config.frames + 1)))
-            clean.append(_crop(store.clip_mel(entry), start, config.frames).astype(np.float32))
+            mel = store.clip_mel(entry)
+            start = int(rng.integers(0, max(1, len(mel) - config.frames + 1)))
+            clean.append(_crop(mel, start, config.frames).astype(np.float32))
             heard = clean[-1] if a == b else _crop(store.clip_mel(items[a].entry), start, config.frames)
             disturb = a == b or rng.random() < config.parallel_perturb
-            source.append(perturb(heard, rng, config.perturb) if disturb else heard.astype(np.float32))
+            source.append(perturb(heard, rng, config.perturb, self._somebody) if disturb else heard.astype(np.float32))
             curve, voiced = continuous_log_f0(store.clip_f0(entry))
             pitch.append(np.stack([_crop(curve, start, config.frames), _crop(voiced, start, config.frames)]))
             reference.append(self._reference(rng, b, start, reference_frames))
@@ -179,6 +211,7 @@ class ConversionSampler:
             np.stack(reference).transpose(0, 2, 1),
             np.array([items[b].speaker for _, b in pairs]),
             np.array([items[a].speaker for a, _ in pairs]),
+            np.array([items[b].label for _, b in pairs]),
             *self._phone_part(rng),
         )
 
@@ -188,37 +221,50 @@ class ConversionSampler:
         return int(a), int(b)
 
     def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> np.ndarray:
-        """Speech of the same speaker, of another clip or at least of another place: [frames, N_MELS]
+        """Speech of the same speaker, of other clips or at least of another place: [frames, N_MELS]
 
         Were it the crop itself, the embedding could carry words.
         """
         item = self.corpus.items[index]
         others = [i for i in self.corpus.by_speaker[item.speaker] if i != index]
         if others:
-            other = self.corpus.items[others[rng.integers(len(others))]].entry
-            mel = self.corpus.store.clip_mel(other)
-            at = int(rng.integers(0, max(1, other.frames - frames + 1)))
-            return _crop(mel, at, frames).astype(np.float32)
+            parts, missing = [], frames
+            for i in rng.permutation(others)[:REFERENCE_CLIPS]:
+                other = self.corpus.store.clip_mel(self.corpus.items[i].entry)
+                at = int(rng.integers(0, max(1, len(other) - missing + 1)))
+                parts.append(other[at : at + missing])
+                missing -= len(parts[-1])
+                if not missing:
+                    break
+            return _crop(np.concatenate(parts), 0, frames).astype(np.float32)
         mel = self.corpus.store.clip_mel(item.entry)
         before, after = mel[:start], mel[start + self.config.frames :]
         rest = after if len(after) >= len(before) else before
         return _crop(rest if len(rest) >= 24 else mel, 0, frames).astype(np.float32)
+
+    def _somebody(self, rng: np.random.Generator, frames: int) -> np.ndarray:
+        """Some speech of anybody in the corpus: [frames, N_MELS]"""
+        mel = self.corpus.store.clip_mel(self.corpus.items[int(rng.integers(len(self.corpus.items)))].entry)
+        start = int(rng.integers(0, max(1, len(mel) - frames + 1)))
+        return _crop(mel, start, frames).astype(np.float32)
 
     def _phone_part(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         count = self.config.phone_items if self._phone_items else 0
         chosen = [
             self.corpus.items[self._phone_items[k]] for k in rng.integers(0, max(1, len(self._phone_items)), count)
         ]
-        longest = max((item.entry.frames for item in chosen), default=0)
+        mels = [self.corpus.store.clip_mel(item.entry) for item in chosen]
+        longest = max(map(len, mels), default=0)
         longest += longest % 2
         # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
         mel = np.empty((count, longest, N_MELS), np.float32)
         phones = np.zeros((count, max((len(item.phones) for item in chosen), default=0)), np.int64)
         for k, item in enumerate(chosen):
-            heard = perturb(self.corpus.store.clip_mel(item.entry), rng, self.config.perturb)
+            disturb = rng.random() < self.config.phone_perturb
+            heard = perturb(mels[k], rng, self.config.perturb, self._somebody) if disturb else mels[k]
             mel[k] = _crop(heard, 0, longest)
             phones[k, : len(item.phones)] = item.phones
-        frames = np.array([item.entry.frames for item in chosen], np.int64)
+        frames = np.array([len(whole) for whole in mels], np.int64)
         counts = np.array([len(item.phones) for item in chosen], np.int64)
         return mel.transpose(0, 2, 1), frames, phones, counts
 
@@ -229,6 +275,7 @@ class WaveBatchConfig:
     frames: int = 24  # of a crop whose wave is judged
     context_frames: int = 8  # more on each side, so that edges do not count
     full_band_rate: int = 22000  # Hz; clips recorded below it have no upper band to learn
+    narrow_share: float = 0.0  # of the crops, from those: more speakers, judged where they have a band
     predicted_share: float = 0.75  # of the crops, where there are predicted mels
 
 
@@ -239,16 +286,29 @@ class WaveBatch:
     source: np.ndarray  # [B, T * OUTPUT_HOP]
     noise: np.ndarray  # [B, T * OUTPUT_HOP]
     wave: np.ndarray  # [B, T * OUTPUT_HOP]
+    narrow: np.ndarray  # [B] whether the recording ends at 8 kHz
 
 
 def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
     """Indices of the clips that a vocoder can learn from: long enough, and with an upper band."""
+    return [i for i in _long_enough(corpus, config) if _has_upper_band(corpus.items[i], config)]
+
+
+def narrow_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of those that are long enough and end at 8 kHz, if the config asks for any."""
+    if not config.narrow_share:
+        return []
+    wide_enough = (i for i in _long_enough(corpus, config) if corpus.items[i].sample_rate >= SAMPLE_RATE)
+    return [i for i in wide_enough if not _has_upper_band(corpus.items[i], config)]
+
+
+def _long_enough(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
     length = config.frames + 2 * config.context_frames
-    return [
-        index
-        for index, item in enumerate(corpus.items)
-        if item.entry.frames > length and (not item.sample_rate or item.sample_rate >= config.full_band_rate)
-    ]
+    return [index for index, item in enumerate(corpus.items) if item.entry.frames > length]
+
+
+def _has_upper_band(item: Item, config: WaveBatchConfig) -> bool:
+    return not item.sample_rate or item.sample_rate >= config.full_band_rate
 
 
 class WaveSampler:
@@ -266,33 +326,45 @@ class WaveSampler:
         self._items = full_band_items(corpus, config)
         if not self._items:
             raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
-        weights = np.array([corpus.items[i].entry.frames for i in self._items], float)
-        self._weights = weights / weights.sum()
+        self._weights = self._by_length(self._items)
+        self._narrow = narrow_items(corpus, config)
+        self._narrow_weights = self._by_length(self._narrow)
+
+    def _by_length(self, items: list[int]) -> np.ndarray:
+        weights = np.array([self.corpus.items[i].entry.frames for i in items], float)
+        return weights / weights.sum()
 
     def batch(self, step: int, rank: int = 0) -> WaveBatch:
         rng = np.random.default_rng([self.seed, step, rank])
         mels, pitches, sources, waves = [], [], [], []
-        for index in rng.choice(self._items, self.config.items, p=self._weights):
+        count = round(self.config.items * self.config.narrow_share) if self._narrow else 0
+        chosen = rng.choice(self._items, self.config.items - count, p=self._weights)
+        if count:
+            chosen = np.append(chosen, rng.choice(self._narrow, count, p=self._narrow_weights))
+        for index in chosen:
             mel, pitch, source, wave = self._crop(rng, int(index))
             mels.append(mel.T)
             pitches.append(pitch)
             sources.append(source)
             waves.append(wave)
         noise = rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32)
-        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves))
+        narrow = np.arange(len(waves)) >= len(waves) - count
+        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves), narrow)
 
     def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Mel [T, N_MELS], pitch [2, T], pulse train [N] and wave [N] of a random place in a clip."""
         store, entry = self.corpus.store, self.corpus.items[index].entry
-        at = int(rng.integers(0, entry.frames - self.length))
+        f0, wave = store.clip_f0(entry), store.clip_wave(entry)
+        at = int(rng.integers(0, max(1, len(f0) - self.length)))
         crop = slice(at, at + self.length)
         use_predicted = index in self.predicted and rng.random() < self.config.predicted_share
         mel = self.predicted[index] if use_predicted else store.clip_mel(entry)
-        curve, voiced = continuous_log_f0(store.clip_f0(entry))
-        wave = store.wave[entry.start + at : entry.start + at + self.length]
+        # A live clip can turn out shorter than it was thought to be.
+        mel, f0, wave = (_crop(array, 0, max(len(array), self.length)) for array in (mel, f0, wave))
+        curve, voiced = continuous_log_f0(f0)
         return (
             mel[crop].astype(np.float32),
             np.stack([curve[crop], voiced[crop]]),
             PulseTrain(curve).samples(crop.start, crop.stop),
-            wave.reshape(-1).astype(np.float32) / WAVE_SCALE,
+            wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE,
         )

@@ -6,6 +6,7 @@ beside their name and moved onto it, so a kill at any moment leaves the last who
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vconv.errors import InputError
+from vconv.errors import InputError, VconvError
 
 _TENSOR = "tensor:"
 
@@ -44,17 +45,20 @@ def _restore(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state atomically."""
+    """Write a state atomically. Raises VconvError if the folder is missing, not writable or full."""
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_flatten(state, "", tensors))
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves, the next save replaces
     try:
         save_file(tensors, partial, {"state": tree})
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise VconvError(f"{path}: cannot be written ({error}); look at its folder and its disk") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # whatever kept it from being written
+            partial.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -8,17 +8,24 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from vconv.config import Precision
 from vconv.errors import InputError
-from vconv.manifest import read_manifest
+from vconv.manifest import TEST, read_manifest
+from vconv.processes import die_with_parent
 from vconv.training import checkpoint
-from vconv.training.batches import Corpus, load_corpus
+from vconv.training.batches import Corpus, load_corpus, values_of
+from vconv.training.live import Live
 from vconv.training.store import build, open_store
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -29,6 +36,9 @@ class CorpusConfig:
     manifest: str = ""
     store: str = ""  # folder of features; built on the first run. Default: beside the manifest
     processes: int = 2  # that build it
+    features: Literal["store", "live"] = "store"  # live: made from the audio when a batch needs them, no store
+    cache: str = ""  # with live: folder that keeps each clip's features once they are made
+    workers: int = 0  # processes that make batches ahead, for each training process; 0: made when they are needed
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,13 @@ class OptimizerConfig:
     steps: int = 100_000
     warmup: int = 500  # steps
     learning_rate: float = 5e-4
+    critic_rate: float = 1.0  # the discriminators' learning rate, as a multiple of it
     final_rate: float = 2e-5  # reached along a cosine
     betas: tuple[float, float] = (0.8, 0.98)
     weight_decay: float = 0.01
     clip: float = 1.0  # of the gradient's norm
     ema: float = 0.999  # decay of the averaged weights
+    accumulate: int = 1  # batches a step, in each process
 
 
 @dataclass(frozen=True)
@@ -51,15 +63,20 @@ class LogConfig:
     seconds_between_saves: float = 600.0  # at most this much work is lost
 
 
-def require_corpus(config: CorpusConfig, is_main: bool, wait: Any) -> tuple[Corpus, Corpus]:
-    """Training and validation corpora, with the feature store built first where it is missing.
+def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = "speaker") -> tuple[Corpus, Corpus]:
+    """Training and validation corpora, with the feature store built first where it is wanted and missing.
 
-    Only the main process builds; ``wait`` is the barrier behind which the others stand.
+    Only the main process builds; ``wait`` is the barrier behind which the others stand. ``label`` is the
+    manifest's column that the clips' labels come from.
     """
     if not config.manifest:
         raise InputError("corpus.manifest is not set; make one with vconv prepare")
     manifest = Path(config.manifest)
-    clips = read_manifest(manifest)
+    clips = [clip for clip in read_manifest(manifest) if clip.split != TEST]
+    if label != "speaker":
+        values_of(clips, label)  # seen before the work
+    if config.features == "live":
+        return load_corpus(Live(clips, Path(config.cache) if config.cache else None), clips, label)
     store = Path(config.store) if config.store else manifest.with_suffix(".store")
     if is_main and not (store / "index.json").exists():
         from rich.progress import Progress
@@ -70,7 +87,63 @@ def require_corpus(config: CorpusConfig, is_main: bool, wait: Any) -> tuple[Corp
         for line in skipped:
             print(f"left out: {line}")
     wait()
-    return load_corpus(open_store(store), clips)
+    return load_corpus(open_store(store), clips, label)
+
+
+def make_accelerator(precision: Precision, accumulate: int) -> Accelerator:
+    """For one process, or for as many as ``accelerate launch`` has started."""
+    if accumulate < 1:
+        raise InputError(f"optimizer.accumulate: {accumulate} batches a step are impossible; use 1 or more")
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=accumulate,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),  # of heads whose losses begin later
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),  # the others wait while one builds the store
+        ],
+    )
+
+
+class Sampler(Protocol):
+    seed: int
+
+    def batch(self, step: int, rank: int) -> Any:
+        """A dataclass of arrays, which depends on the seed and the two numbers alone."""
+
+
+class _Batches(Dataset):
+    """A sampler's batches by (step, rank), as tensors."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[tuple[int, int], dict[str, Tensor]]:
+        return place, to_tensors(self.sampler.batch(*place), torch.device("cpu"))
+
+
+def draw(sampler: Sampler, steps: range, accelerator: Accelerator, workers: int) -> Iterator[dict[str, Tensor]]:
+    """This process's batches, as many a step as are accumulated; torch's random numbers are seeded for each.
+
+    The batches of a step are numbered over all processes: two processes, one that accumulates two batches,
+    and one that goes on with a run of two after a kill, all learn from the same.
+
+    Args:
+        workers: processes that make batches ahead of their use.
+    """
+    processes, device = accelerator.num_processes, accelerator.device
+    ranks = range(accelerator.process_index, processes * accelerator.gradient_accumulation_steps, processes)
+    loader = DataLoader(
+        _Batches(sampler),
+        batch_size=None,
+        sampler=((step, rank) for step in steps for rank in ranks),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,  # a fork would copy locked threads
+        worker_init_fn=die_with_parent,
+        pin_memory=device.type == "cuda",
+    )
+    for place, batch in loader:
+        torch.manual_seed(int(np.random.SeedSequence([sampler.seed, *place]).generate_state(1)[0]))
+        yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def learning_rate(step: int, config: OptimizerConfig) -> float:
@@ -159,10 +232,13 @@ class Averages:
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().item()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all processes, which must all call it."""
+        means = torch.tensor([total / self._counts[name] for name, total in self._sums.items()])
+        means = accelerator.reduce(means.to(accelerator.device), "mean")
+        named = dict(zip(self._sums, means.tolist()))
         self._sums, self._counts = {}, {}
-        return means
+        return named
 
 
 class Monitor:
@@ -175,7 +251,8 @@ class Monitor:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)
+        # A run that was killed before its first checkpoint begins anew, and what it had logged goes as well.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
         self.bar = Progress(
             BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}")
         )
@@ -236,7 +313,6 @@ def pack_state(config: Any, step: int, ema: Ema, parts: dict[str, Any]) -> dict[
         "step": step,
         "config": dataclasses.asdict(config),
         "ema": ema.state,
-        "random": _random_state(),
         **{name: part.state_dict() for name, part in parts.items()},
     }
 
@@ -254,8 +330,35 @@ def restore_state(state: dict[str, Any], ema: Ema, device: torch.device, parts: 
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the checkpoint does not fit this config ({reason}); choose another output") from None
     ema.state = {name: value.to(device) for name, value in state["ema"].items()}
-    _set_random_state(state["random"])
     return state["step"]
+
+
+def check_agreement(first: int, folder: Path, accelerator: Accelerator) -> None:
+    """Raise InputError unless all processes go on with the same step: else they would wait for one another for ever."""
+    steps = accelerator.gather(torch.tensor([first], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise InputError(f"{folder}: the machines find different checkpoints here; give an output that they share")
+
+
+def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
+    """Give modules the weights that a checkpoint has under their names, where the shapes agree.
+
+    "ema" are the averaged weights. A layer is taken as a whole or not at all, and what is not taken is printed.
+
+    Raises:
+        InputError: the file is missing, no checkpoint, or of another task.
+    """
+    state = checkpoint.load(path)
+    if state.get("task") != task:
+        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
+    for name, module in modules.items():
+        own, given = module.state_dict(), state.get(name, {})
+        unfit = {k for k, v in own.items() if k not in given or given[k].shape != v.shape}
+        layers = {k.rpartition(".")[0] for k in unfit}
+        taken = {k: given[k] for k in own if k.rpartition(".")[0] not in layers}
+        module.load_state_dict({**own, **taken})
+        if layers:
+            print(f"{path}: not taken, as the shape is another: {', '.join(sorted(f'{name}.{k}' for k in layers))}")
 
 
 class SaveClock:
@@ -265,21 +368,9 @@ class SaveClock:
         self.config, self.last, self._saved = config, last, time.monotonic()
 
     def due(self, done: int) -> bool:
-        late = time.monotonic() - self._saved > self.config.seconds_between_saves
+        # Between two lines of the log it would cost the curve: the means since the last one are not saved.
+        late = time.monotonic() - self._saved > self.config.seconds_between_saves and done % self.config.every == 0
         if not (late or done % self.config.save_every == 0 or done == self.last):
             return False
         self._saved = time.monotonic()
         return True
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

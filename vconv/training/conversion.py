@@ -1,25 +1,29 @@
 """Training of the conversion model: one loop, read from top to bottom.
 
-A step: draw a batch, run the encoders and the decoder, add up the losses that the config asks for,
-step the optimizer; then, once they are switched on, the mel discriminator's own step.
+A step: draw a batch (or several, whose gradients add up), run the encoders and the decoder, add up the
+losses that the config asks for, step the optimizer; once it is switched on, the mel discriminator as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vconv.config import Adversary, ConversionConfig, Precision
-from vconv.features import OUTPUT_RATE
+from vconv.errors import InputError
+from vconv.features import LOG_MEL_MIDDLE, OUTPUT_RATE
 from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import MelDiscriminator
 from vconv.models.layers import GradientReversal
-from vconv.models.speaker_classifier import PhoneHead, SpeakerClassifier, SpeakerHead
+from vconv.models.speaker_classifier import CodeReader, PhoneHead, SpeakerClassifier, SpeakerHead
+from vconv.models.speaker_encoder import SpeakerEncoder
+from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 from vconv.training.batches import BatchConfig, ConversionSampler, Corpus
@@ -33,26 +37,33 @@ from vconv.training.common import (
     OptimizerConfig,
     SaveClock,
     averaged,
+    check_agreement,
+    draw,
     frozen,
     learning_rate,
+    make_accelerator,
     make_optimizer,
     pack_state,
     require_corpus,
     restore_state,
     resume_state,
     set_rate,
+    start_from,
     to_tensors,
 )
+from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
 from vconv.training.load import load_vocoder, speak
 from vconv.training.losses import (
     code_consistency,
     discriminator_hinge,
     feature_matching,
     generator_hinge,
+    label_cross_entropy,
     mel_l1,
     phone_ctc,
     uniform_confusion,
 )
+from vconv.training.table import measure_registers, with_speakers
 
 
 @dataclass(frozen=True)
@@ -66,19 +77,49 @@ class LossConfig:
     adversary: float = 0.1
     adversary_kind: Adversary = "reversal"
     adversary_from: int = 1000  # step
+    adversary_label: str = "speaker"  # or another column of the manifest: sex, language, accent ...
+    cpc: float = 0.0  # the code foretells itself (information.FuturePrediction)
+    cpc_steps: int = 6  # code frames ahead, all from 1 on
+    content_information: float = 0.0  # between speech and code, raised (information.ContentInformation)
+    speaker_information: float = 0.0  # between code and embedding, lowered (information.SpeakerInformation)
+    speaker_information_from: int = 1000  # step
     phones: float = 0.5
     cycle: float = 0.0  # converted mel encoded again: same content, the target's embedding
-    cycle_items: int = 6
+    cycle_items: int = 6  # converted ones, which the discriminator judges as well
     cycle_from: int = 3000  # step
     realism: float = 0.0  # patch discriminator on the mel
     realism_from: int = 4000  # step
     matching: float = 2.0  # its feature maps
+    reference_dropout: float = 0.1  # share of items whose decoder has the embedding alone
+
+    @property
+    def has_adversary(self) -> bool:
+        return self.adversary > 0 and self.adversary_kind != "off"
+
+    @property
+    def label(self) -> str:
+        """The column that the adversary reads."""
+        return self.adversary_label if self.has_adversary else "speaker"
+
+    def judges(self, step: int) -> bool:
+        """Whether the discriminator is at work."""
+        return self.realism > 0 and step >= self.realism_from
+
+    def converts(self, step: int) -> bool:
+        """Whether some items are said in another voice, too: for the cycle, or else for the discriminator.
+
+        With both, it judges them from where the cycle begins.
+        """
+        if not self.cycle_items:
+            return False
+        return step >= self.cycle_from if self.cycle else self.judges(step)
 
 
 @dataclass(frozen=True)
 class ConversionTraining:
     task: Literal["conversion"] = "conversion"
     output: str = "runs/conversion"
+    start_from: str = ""  # a conversion checkpoint whose weights to begin with, where they fit
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
@@ -92,58 +133,101 @@ class ConversionTraining:
 
 
 class Learner(nn.Module):
-    """The conversion model with the heads that exist in training only; ``forward`` gives the losses."""
+    """The conversion model with the heads that exist in training only; ``forward`` gives the losses.
 
-    def __init__(self, config: ConversionTraining, speakers: int, phones: int) -> None:
+    ``labels`` is how many the adversary tells apart, where these are not the speakers.
+    """
+
+    def __init__(self, config: ConversionTraining, speakers: int, phones: int, labels: int = 0) -> None:
         super().__init__()
-        self.weights = config.losses
-        model = config.model
+        self.weights = weights = config.losses
+        model, channels, embedding = config.model, config.model.content_channels, config.model.embedding_channels
         self.model = ConversionModel(model)
-        self.speaker_head = SpeakerHead(model.embedding_channels, speakers)
-        self.classifier = SpeakerClassifier(model.content_channels, speakers)
-        self.phone_head = PhoneHead(model.content_channels, phones + 1)
+        self.speaker_head = SpeakerHead(embedding, speakers)
+        named = weights.label != "speaker"
+        self.classifier = CodeReader(channels, labels) if named else SpeakerClassifier(channels, embedding)
+        self.phone_head = PhoneHead(channels, phones + 1)
+        self.future = FuturePrediction(channels, weights.cpc_steps) if weights.cpc else None
+        self.content_critic = ContentInformation(channels) if weights.content_information else None
+        self.speaker_critic = SpeakerInformation(channels, embedding) if weights.speaker_information else None
 
     def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Unweighted losses by name, and what the discriminator needs: mel and embedding of its fakes."""
+        """Unweighted losses by name, and what the discriminator needs, if it does: mel and embedding of its fakes."""
         weights, model = self.weights, self.model
-        z = model.content(batch["source"])
-        code = model.bottleneck(z)
-        embedding = model.speaker(batch["reference"])
-        mel = model.decoder(code.z_q, batch["pitch"], embedding)
-        losses = {"reconstruction": mel_l1(mel, batch["clean"]), "commitment": code.loss}
+        model.bottleneck.anneal(step)
+        # What is heard in use is clean speech: the code of that is what must be free of the speaker.
+        both = model.content(torch.cat([batch["source"], batch["clean"]]))
+        code = model.bottleneck(both)
+        (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
+        embedding = model.embed(batch["reference"], batch["speaker"])
+        reference = self._reference(batch["reference"])
+        mel = model.decoder(z_q, batch["pitch"], embedding, *reference)
+        losses = {}
+        if weights.reconstruction:
+            losses["reconstruction"] = mel_l1(mel, batch["clean"])
+        if weights.commitment:
+            losses["commitment"] = code.loss
         if weights.consistency:
-            with torch.no_grad():
-                twin = model.content(batch["clean"])
-            losses["consistency"] = code_consistency(z, twin)
+            losses["consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
         if weights.speaker:
             logits = self.speaker_head(embedding, batch["speaker"])
             losses["speaker"] = nn.functional.cross_entropy(logits, batch["speaker"])
-        if weights.adversary and weights.adversary_kind != "off" and step >= weights.adversary_from:
-            losses |= self._adversary(code.z_q, batch["source_speaker"])
+        if weights.has_adversary and step >= weights.adversary_from:
+            losses |= self._adversary(twin_q, batch["label"])
+        losses |= self._information(batch, twin_q, embedding, step)
         if weights.phones and len(batch["phones"]):
             spoken = model.bottleneck(model.content(batch["phone_mel"])).z_q
             frames, counts = batch["phone_frames"] // 2, batch["phone_counts"]
             losses["phones"] = phone_ctc(self.phone_head(spoken), frames, batch["phones"], counts)
         fakes = {"mel": mel, "embedding": embedding.detach()}
-        if (weights.cycle or weights.realism) and step >= weights.cycle_from:
-            items = weights.cycle_items
-            other = embedding[:items].roll(1, 0).detach()
-            converted = model.decoder(code.z_q[:items], self._moved_pitch(batch["pitch"][:items]), other)
+        if weights.converts(step):
+            # The last items: those have no twin in another voice.
+            some = slice(-weights.cycle_items, None)
+            other, *heard = (x.roll(1, 0)[some].detach() for x in (embedding, *reference))
+            converted = model.decoder(twin_q[some], self._moved_pitch(batch["pitch"])[some], other, *heard)
             if weights.cycle:
                 with frozen(model.content, model.speaker):
-                    again, voice = model.content(converted), model.speaker(converted)
-                losses["cycle"] = code_consistency(again, z[:items]) + (1 - (voice * other).sum(dim=1)).mean()
+                    losses["cycle"] = code_consistency(model.content(converted), twin[some])
+                    if isinstance(model.speaker, SpeakerEncoder):  # a table hears nothing
+                        losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * other).sum(dim=1)).mean()
             fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], other])}
-        return losses, fakes
+        return losses, fakes if weights.judges(step) else {}
 
-    def _adversary(self, z_q: Tensor, speaker: Tensor) -> dict[str, Tensor]:
-        """The classifier's loss; with reversal the encoder gets its negative, else a loss of its own."""
+    @torch.no_grad()
+    def _reference(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and mel of the reference for the decoder's attention, for some items of no reference at all."""
+        content = self.model.encode(mel).z_q
+        dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
+        return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)
+
+    def _adversary(self, z_q: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """The classifier's loss; with reversal the encoder gets its negative, else a loss of its own.
+
+        Reversal is that of Ganin and Lempitsky 2015, eq. 13; the encoder's own loss, that the classifier's guess
+        be uniform, is the domain confusion of Tzeng et al. 2015, "Simultaneous Deep Transfer Across Domains and Tasks".
+        """
         if self.weights.adversary_kind == "reversal":
-            logits = self.classifier(GradientReversal.apply(z_q))
-            return {"adversary": nn.functional.cross_entropy(logits, speaker)}
-        own = nn.functional.cross_entropy(self.classifier(z_q.detach()), speaker)
+            return {"adversary": label_cross_entropy(self._read(GradientReversal.apply(z_q)), label)}
+        own = label_cross_entropy(self._read(z_q.detach()), label)
         with frozen(self.classifier):
-            return {"adversary": own + uniform_confusion(self.classifier(z_q))}
+            return {"adversary": own + uniform_confusion(self._read(z_q), label >= 0)}
+
+    def _read(self, z_q: Tensor) -> Tensor:
+        """The classifier's logits for the labels: [B, K]"""
+        if isinstance(self.classifier, SpeakerClassifier):
+            return self.classifier(z_q, self.speaker_head.prototypes)
+        return self.classifier(z_q)
+
+    def _information(self, batch: dict[str, Tensor], z_q: Tensor, embedding: Tensor, step: int) -> dict[str, Tensor]:
+        """What the critics find that the code of clean speech knows: of its future, the speech, the speaker."""
+        losses = {}
+        if self.future is not None:
+            losses["cpc"] = self.future(z_q)
+        if self.content_critic is not None:
+            losses["content_information"] = self.content_critic(batch["clean"], z_q)
+        if self.speaker_critic is not None and step >= self.weights.speaker_information_from:
+            losses["speaker_information"] = self.speaker_critic(z_q, embedding, batch["speaker"])
+        return losses
 
     @staticmethod
     def _moved_pitch(pitch: Tensor) -> Tensor:
@@ -153,23 +237,37 @@ class Learner(nn.Module):
         return torch.cat([curve - middle + middle.roll(1, 0), voiced], dim=1)
 
 
+def check_settings(config: ConversionTraining) -> None:
+    """Raise InputError for settings that contradict one another."""
+    steps, frames = config.losses.cpc_steps, config.batch.frames // 2
+    if config.losses.cpc and not 0 < steps < frames:
+        raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
+
+
 def weigh(losses: dict[str, Tensor], weights: LossConfig) -> Tensor:
     return sum(getattr(weights, name) * value for name, value in losses.items())
 
 
 def train(config: ConversionTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
+    check_settings(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    accelerator = Accelerator(mixed_precision=config.precision)
+    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
     folder = Path(config.output)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     state = resume_state(folder, resume)
-    corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
+    corpus, validation = require_corpus(
+        config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, config.losses.label
+    )
+    config = dataclasses.replace(config, model=with_speakers(config.model, corpus, state))
     sampler = ConversionSampler(corpus, config.batch, config.seed)
     torch.manual_seed(config.seed)
-    learner = Learner(config, len(corpus.speakers), len(corpus.phone_set)).to(accelerator.device)
+    learner = Learner(config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set))
+    if isinstance(learner.model.speaker, SpeakerTable) and not state:
+        measure_registers(learner.model.speaker, corpus)
+    learner = learner.to(accelerator.device)
     discriminator = MelDiscriminator(config.model.embedding_channels).to(accelerator.device)
     optimizer = make_optimizer(learner, config.optimizer)
     critic_optimizer = make_optimizer(discriminator, config.optimizer)
@@ -180,46 +278,55 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         "optimizer": optimizer,
         "critic_optimizer": critic_optimizer,
     }
+    if config.start_from and not state:
+        begin = {"learner": learner, "ema": learner.model, "discriminator": discriminator}
+        start_from(Path(config.start_from), config.task, begin)
+        ema = Ema(learner.model, config.optimizer.ema)
     first = restore_state(state, ema, accelerator.device, parts) if state else 0
-    bare = learner
+    check_agreement(first, folder, accelerator)
+    bare, bare_discriminator = learner, discriminator
     learner, discriminator, optimizer, critic_optimizer = accelerator.prepare(
         learner, discriminator, optimizer, critic_optimizer
     )
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
     vocoder = load_vocoder(Path(config.listen)) if config.listen else None
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+    steps = range(first, config.optimizer.steps)
+    batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
-        for step in range(first, config.optimizer.steps):
+        for step in steps:
             rate = learning_rate(step, config.optimizer)
             set_rate(optimizer, rate)
-            set_rate(critic_optimizer, rate)
-            batch = to_tensors(sampler.batch(step, accelerator.process_index), accelerator.device)
-            judged = config.losses.realism > 0 and step >= config.losses.realism_from
+            set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
+            judged = config.losses.judges(step)
 
-            with accelerator.autocast():
-                losses, fakes = learner(batch, step)
-                if judged:
-                    losses |= realism_losses(discriminator, batch["clean"], fakes)
-            accelerator.backward(weigh(losses, config.losses))
+            for batch in islice(batches, config.optimizer.accumulate):
+                with accelerator.accumulate(learner, discriminator):
+                    with accelerator.autocast():
+                        losses, fakes = learner(batch, step)
+                        if judged:  # bare: its own gradients are not wanted here, in no process
+                            losses |= realism_losses(bare_discriminator, batch["clean"], fakes, config.losses)
+                    accelerator.backward(weigh(losses, config.losses))
+                    if judged:
+                        with accelerator.autocast():
+                            losses["critic"] = critic_loss(discriminator, batch["clean"], fakes)
+                        accelerator.backward(losses["critic"])
+                    averages.add(losses)
+
             norm = accelerator.clip_grad_norm_(learner.parameters(), config.optimizer.clip)
             if torch.isfinite(norm):  # one bad batch must not poison the weights
                 optimizer.step()
             optimizer.zero_grad()
             ema.update(bare.model, step)
-
             if judged:
-                with accelerator.autocast():
-                    critic = critic_loss(discriminator, batch["clean"], fakes)
-                accelerator.backward(critic)
                 critic_optimizer.step()
                 critic_optimizer.zero_grad()
-                losses["critic"] = critic
 
-            averages.add({**losses, "gradient": norm})
+            averages.add({"gradient": norm})
             done = step + 1
             if done % config.log.every == 0:
-                monitor.losses(done, averages.take())
-            if done % config.log.validate_every == 0 and validation.items:
+                monitor.losses(done, averages.take(accelerator))
+            if done % config.log.validate_every == 0 and validation.items and accelerator.is_main_process:
                 with averaged(bare.model, ema):
                     validate(bare.model, vocoder, validation, config, monitor, done)
             if clock.due(done) and accelerator.is_main_process:
@@ -229,7 +336,9 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     return folder / CHECKPOINT
 
 
-def realism_losses(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor]) -> dict[str, Tensor]:
+def realism_losses(
+    discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor], weights: LossConfig
+) -> dict[str, Tensor]:
     """The decoder's side: to be taken for real, and to look like the real one inside the discriminator.
 
     The first ``len(real)`` fakes have a real counterpart, conversions that follow have none.
@@ -237,20 +346,27 @@ def realism_losses(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tens
     items = len(real)
     with frozen(discriminator):
         scores, maps = discriminator(fakes["mel"], fakes["embedding"])
-        with torch.no_grad():
-            _, real_maps = discriminator(real, fakes["embedding"][:items])
-    return {
-        "realism": generator_hinge([scores]),
-        "matching": feature_matching([real_maps], [[m[:items] for m in maps]]),
-    }
+        # As much for the few conversions as for all reconstructions: only here do they learn to be the target.
+        parts = [part for part in scores.split([items, len(scores) - items]) if len(part)]
+        losses = {"realism": generator_hinge(parts)}
+        if weights.matching:
+            with torch.no_grad():
+                _, real_maps = discriminator(real, fakes["embedding"][:items])
+            losses["matching"] = feature_matching([real_maps], [[m[:items] for m in maps]])
+    return losses
 
 
 def critic_loss(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor]) -> Tensor:
-    """The discriminator's side."""
-    embedding = fakes["embedding"]
-    both = torch.cat([real, fakes["mel"].detach()])
-    scores, _ = discriminator(both, torch.cat([embedding[: len(real)], embedding]))
-    return discriminator_hinge([scores[: len(real)]], [scores[len(real) :]])
+    """The discriminator's side: real speech, against what was made and against real speech said to be another's.
+
+    The latter is what teaches it to look at the voice (matching-aware, Reed et al. 2016, section 4.2).
+    """
+    items, embedding = len(real), fakes["embedding"]
+    mels = torch.cat([real, fakes["mel"].detach(), real])
+    voices = torch.cat([embedding[:items], embedding, embedding[:items].roll(1, 0)])
+    scores, _ = discriminator(mels, voices)
+    true, made, mistaken = scores.split([items, len(fakes["mel"]), items])
+    return discriminator_hinge([true, true], [made, mistaken])
 
 
 @torch.no_grad()
@@ -268,7 +384,7 @@ def validate(
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        mel = model(batch["source"], batch["pitch"], batch["reference"])
+        mel = model(batch["source"], batch["pitch"], batch["reference"], batch["speaker"])
         total += mel_l1(mel, batch["clean"]).item()
     monitor.losses(step, {"validation": total / rounds})
     for k in range(2):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config import ConversionConfig, VocoderConfig, build, override
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
 from vconv.models.conversion import ConversionModel
@@ -16,11 +17,21 @@ from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 
 
-def load_conversion(path: Path) -> ConversionModel:
-    """Raises InputError where there is no checkpoint of a conversion model."""
+def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel:
+    """A checkpoint's model, with ``key=value`` settings of its config that do not change its weights' shapes.
+
+    Raises:
+        InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
+    """
     state = _load(path, "conversion")
-    model = ConversionModel(build(ConversionConfig, state["config"]["model"], str(path)))
-    model.load_state_dict(state["ema"])
+    model = ConversionModel(override(build(ConversionConfig, state["config"]["model"], str(path)), settings))
+    try:
+        model.load_state_dict(state["ema"])
+    except RuntimeError as error:
+        if not settings:
+            raise
+        wanted = " ".join(settings)
+        raise InputError(f"{path}: its weights have other shapes than --set {wanted} asks for; leave it out") from error
     return model.eval()
 
 

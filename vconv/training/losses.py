@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vconv.features import LOG_MEL_SPREAD
+
 
 def mel_l1(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of log-mels [B, N_MELS, T], in the networks' unit of 3 nepers."""
-    return (predicted - target).abs().mean() / 3.0
+    return (predicted - target).abs().mean() / LOG_MEL_SPREAD
 
 
 def code_consistency(code: Tensor, twin: Tensor) -> Tensor:
@@ -18,9 +20,19 @@ def code_consistency(code: Tensor, twin: Tensor) -> Tensor:
     return (code.float() - twin).square().mean() / (twin.var() + 1e-4)
 
 
-def uniform_confusion(logits: Tensor) -> Tensor:
-    """Cross-entropy of a uniform guess against classifier logits [B, S]: least when nothing can be read."""
-    return -logits.float().log_softmax(dim=1).mean()
+def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy of classifier logits [B, K] over the items whose label [B] is known, that is not -1."""
+    total = F.cross_entropy(logits.float(), label, ignore_index=-1, reduction="sum")
+    return total / (label >= 0).sum().clamp(min=1)
+
+
+def uniform_confusion(logits: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Cross-entropy of a uniform guess against classifier logits [B, K]: least when nothing can be read.
+
+    ``counted`` [B] bool leaves the other items out.
+    """
+    confusion = -logits.float().log_softmax(dim=1).mean(dim=1)
+    return confusion.mean() if counted is None else (confusion * counted).sum() / counted.sum().clamp(min=1)
 
 
 def phone_ctc(log_probs: Tensor, frames: Tensor, phones: Tensor, counts: Tensor) -> Tensor:

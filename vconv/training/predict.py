@@ -34,7 +34,9 @@ def predict_mels(model: ConversionModel, corpus: Corpus, indices: list[int], see
         heard = another(corpus.by_group.get(item.group, []), index)[:frames]
         voice = another(corpus.by_speaker[item.speaker], index)
         pitch = np.stack(continuous_log_f0(store.clip_f0(item.entry)))[:, :frames]
-        mel = model(tensor(heard.T), tensor(pitch), tensor(voice[: len(voice) // 2 * 2].T))[0].T.cpu().numpy()
+        speaker = torch.tensor([item.speaker], device=device)
+        target = tensor(voice[: len(voice) // 2 * 2].T)
+        mel = model(tensor(heard.T), tensor(pitch), target, speaker)[0].T.cpu().numpy()
         # The model works on pairs of frames; an odd last one stays as it is.
         predicted[index] = np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]])
     return predicted

@@ -10,28 +10,28 @@ The folder appears under its name only when it is complete.
 
 from __future__ import annotations
 
+import glob
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vconv import audio
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, PitchTracker, frame_count, log_mel
 from vconv.manifest import Clip
+from vconv.processes import map_in_order, remove_stale
 
 FORMAT = 1
 MIN_FRAMES = 32  # half a second; shorter clips teach nothing
 WAVE_SCALE = 16384.0  # int16 steps to 1.0: a clip at the reference loudness may peak above full scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Entry:
     """One clip's place in the arrays."""
 
@@ -42,6 +42,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Store:
+    folder: Path
     entries: list[Entry]
     mel: np.ndarray
     f0: np.ndarray
@@ -55,31 +56,71 @@ class Store:
         """[frames] Hz"""
         return self.f0[entry.start : entry.start + entry.frames]
 
+    def clip_wave(self, entry: Entry) -> np.ndarray:
+        """[frames, OUTPUT_HOP] int16, ``WAVE_SCALE`` steps to 1.0"""
+        return self.wave[entry.start : entry.start + entry.frames]
 
-def extract(path: str, trim: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
-    """Features of one clip, (mel [T, N_MELS], f0 [T], wave [T, OUTPUT_HOP]), or why it has none."""
-    global _tracker
-    try:
-        wave, rate = audio.read(path)
-    except InputError as error:
-        return str(error)
+    def __reduce__(self) -> tuple[Callable[[Path], Store], tuple[Path]]:
+        return open_store, (self.folder,)  # to another process goes the place, not the arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A clip at the reference loudness, from which its features are made."""
+
+    narrow: np.ndarray  # [N] at 16 kHz
+    wave: np.ndarray  # [M] at its own rate
+    rate: int  # Hz
+
+    @property
+    def frames(self) -> int:
+        return frame_count(len(self.narrow))
+
+    def mel(self) -> np.ndarray:
+        """[frames, N_MELS] float16"""
+        return log_mel(self.narrow).T.astype(np.float16)
+
+    def f0(self) -> np.ndarray:
+        """[frames] Hz"""
+        global _tracker
+        if _tracker is None:
+            _tracker = PitchTracker()
+        return _tracker(self.narrow)
+
+    def steps(self) -> np.ndarray:
+        """[frames, OUTPUT_HOP] int16 at 24 kHz, ``WAVE_SCALE`` steps to 1.0"""
+        wide = np.zeros(self.frames * OUTPUT_HOP, np.float32)
+        resampled = audio.resample(self.wave, self.rate, OUTPUT_RATE)[: len(wide)]
+        wide[: len(resampled)] = resampled
+        return np.clip(np.round(wide * WAVE_SCALE), -32768, 32767).astype(np.int16).reshape(-1, OUTPUT_HOP)
+
+
+def read_sound(path: str, trim: bool) -> Sound:
+    """Read a clip, without the silence around it if ``trim``.
+
+    Raises:
+        InputError: it cannot be read, is silent, or too short.
+    """
+    wave, rate = audio.read(path)
     if trim:
         wave = audio.trim_silence(wave, rate)
     level = audio.loudness(wave, rate) if len(wave) else -np.inf
     if audio.is_silent(level):
-        return f"{path}: only silence"
+        raise InputError(f"{path}: only silence")
     wave = wave * audio.gain(level)
-    narrow = audio.resample(wave, rate, SAMPLE_RATE)
-    frames = frame_count(len(narrow))
-    if frames < MIN_FRAMES:
-        return f"{path}: too short"
-    wide = np.zeros(frames * OUTPUT_HOP, np.float32)
-    resampled = audio.resample(wave, rate, OUTPUT_RATE)[: len(wide)]
-    wide[: len(resampled)] = resampled
-    if _tracker is None:
-        _tracker = PitchTracker()
-    steps = np.clip(np.round(wide * WAVE_SCALE), -32768, 32767).astype(np.int16)
-    return log_mel(narrow).T.astype(np.float16), _tracker(narrow), steps.reshape(frames, OUTPUT_HOP)
+    sound = Sound(audio.resample(wave, rate, SAMPLE_RATE), wave, rate)
+    if sound.frames < MIN_FRAMES:
+        raise InputError(f"{path}: too short")
+    return sound
+
+
+def extract(path: str, trim: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
+    """Features of one clip, (mel [T, N_MELS], f0 [T], wave [T, OUTPUT_HOP]), or why it has none."""
+    try:
+        sound = read_sound(path, trim)
+    except InputError as error:
+        return str(error)
+    return sound.mel(), sound.f0(), sound.steps()
 
 
 _tracker: PitchTracker | None = None  # one a process; it takes 20 ms to load
@@ -103,23 +144,21 @@ def build(
         InputError: no clip has any features.
         VconvError: a worker process died.
     """
-    clips = list(clips)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    remove_stale(folder.parent, f"{glob.escape(folder.name)}.partial-*")
     tasks = [(str(clip.path), not clip.group) for clip in clips]
     entries: list[Entry] = []
     skipped: list[str] = []
     total = 0
-    context = multiprocessing.get_context("spawn")
     try:
         with (
-            ProcessPoolExecutor(processes, mp_context=context) as pool,
             (partial / "mel.raw").open("wb") as mel,
             (partial / "f0.raw").open("wb") as f0,
             (partial / "wave.raw").open("wb") as wave,
         ):
-            for done, (task, result) in enumerate(zip(tasks, pool.map(_extract_task, tasks, chunksize=16)), 1):
+            for done, (task, result) in enumerate(zip(tasks, map_in_order(_extract_task, tasks, processes)), 1):
                 if isinstance(result, str):
                     skipped.append(result)
                 else:
@@ -133,8 +172,6 @@ def build(
         _write_index(partial, entries, total)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
-    except BrokenPipeError as error:
-        raise VconvError(f"{folder}: a worker process died; run again with fewer processes") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return skipped
@@ -159,6 +196,7 @@ def open_store(folder: Path) -> Store:
         return np.memmap(folder / name, kind, "r", shape=(total, *shape))
 
     return Store(
+        folder,
         [Entry(*clip) for clip in index["clips"]],
         mapped("mel.raw", np.float16, N_MELS),
         mapped("f0.raw", np.float32),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vconv.config import Precision, VocoderConfig
-from vconv.features import OUTPUT_HOP, OUTPUT_RATE
+from vconv.errors import InputError
+from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
@@ -28,19 +29,26 @@ from vconv.training.common import (
     OptimizerConfig,
     SaveClock,
     averaged,
+    check_agreement,
+    draw,
     frozen,
     learning_rate,
+    make_accelerator,
     make_optimizer,
     pack_state,
     require_corpus,
     restore_state,
     resume_state,
     set_rate,
+    start_from,
     to_tensors,
 )
 from vconv.training.load import load_conversion
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
 from vconv.training.predict import predict_mels
+
+# Hz, where a recording at SAMPLE_RATE ends: resampling and codecs leave little of what is near its Nyquist frequency.
+NARROW_BAND = (0.42 * SAMPLE_RATE, 0.47 * SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    accelerator = Accelerator(mixed_precision=config.precision)
+    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
     device, folder = accelerator.device, Path(config.output)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +99,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
     predicted = None
     if config.conversion:
+        if config.corpus.features == "live":
+            raise InputError("conversion: predicted mels need the whole corpus; set corpus.features to store")
         model = load_conversion(Path(config.conversion)).to(device)
         predicted = predict_mels(model, corpus, full_band_items(corpus, config.batch), config.seed)
     sampler = WaveSampler(corpus, config.batch, config.seed, predicted)
@@ -99,9 +109,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     own = config.discriminators
     discriminators = WaveDiscriminators(own.periods, own.n_ffts, own.width).to(device)
     if config.start_from and not state:
-        start = checkpoint.load(Path(config.start_from))
-        vocoder.load_state_dict(start["ema"])
-        discriminators.load_state_dict(start["discriminators"])
+        start_from(Path(config.start_from), config.task, {"ema": vocoder, "discriminators": discriminators})
     optimizer = make_optimizer(vocoder, config.optimizer)
     critic_optimizer = make_optimizer(discriminators, config.optimizer)
     ema = Ema(vocoder, config.optimizer.ema)
@@ -112,48 +120,54 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
         "critic_optimizer": critic_optimizer,
     }
     first = restore_state(state, ema, device, parts) if state else 0
-    bare = vocoder
+    check_agreement(first, folder, accelerator)
+    bare, bare_discriminators = vocoder, discriminators
     vocoder, discriminators, optimizer, critic_optimizer = accelerator.prepare(
         vocoder, discriminators, optimizer, critic_optimizer
     )
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+    steps = range(first, config.optimizer.steps)
+    batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
-        for step in range(first, config.optimizer.steps):
+        for step in steps:
             rate = learning_rate(step, config.optimizer)
             set_rate(optimizer, rate)
-            set_rate(critic_optimizer, rate)
-            batch = to_tensors(sampler.batch(step, accelerator.process_index), device)
+            set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
             adversarial = step >= config.losses.adversarial_from
 
-            with accelerator.autocast():
-                wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
-            real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
-            losses = {"spectral": spectral_distance(fake, real, config.losses.n_ffts)}
-            if adversarial:
-                with accelerator.autocast():
-                    losses |= realism_losses(discriminators, real, fake)
-            accelerator.backward(sum(getattr(config.losses, name) * value for name, value in losses.items()))
+            for batch in islice(batches, config.optimizer.accumulate):
+                with accelerator.accumulate(vocoder, discriminators):
+                    with accelerator.autocast():
+                        wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
+                    real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
+                    real = with_upper_band(real, fake, batch["narrow"])
+                    losses = {"spectral": spectral_distance(fake, real, config.losses.n_ffts)}
+                    if adversarial:
+                        with accelerator.autocast():  # bare: their own gradients are not wanted here, in no process
+                            losses |= realism_losses(bare_discriminators, real, fake)
+                    accelerator.backward(sum(getattr(config.losses, name) * value for name, value in losses.items()))
+                    if adversarial:
+                        with accelerator.autocast():
+                            losses["critic"] = critic_loss(discriminators, real, fake.detach())
+                        accelerator.backward(losses["critic"])
+                    averages.add(losses)
+
             norm = accelerator.clip_grad_norm_(vocoder.parameters(), config.optimizer.clip)
             if torch.isfinite(norm):
                 optimizer.step()
             optimizer.zero_grad()
             ema.update(bare, step)
-
             if adversarial:
-                with accelerator.autocast():
-                    critic = critic_loss(discriminators, real, fake.detach())
-                accelerator.backward(critic)
                 accelerator.clip_grad_norm_(discriminators.parameters(), 10 * config.optimizer.clip)
                 critic_optimizer.step()
                 critic_optimizer.zero_grad()
-                losses["critic"] = critic
 
-            averages.add({**losses, "gradient": norm})
+            averages.add({"gradient": norm})
             done = step + 1
             if done % config.log.every == 0:
-                monitor.losses(done, averages.take())
-            if done % config.log.validate_every == 0 and validation.items:
+                monitor.losses(done, averages.take(accelerator))
+            if done % config.log.validate_every == 0 and validation.items and accelerator.is_main_process:
                 with averaged(bare, ema):
                     validate(bare, validation, config, monitor, done)
             if clock.due(done) and accelerator.is_main_process:
@@ -167,6 +181,20 @@ def inner(wave: Tensor, config: WaveBatchConfig) -> Tensor:
     """The judged part of a crop, without its context: [B, T * OUTPUT_HOP] -> [B, frames * OUTPUT_HOP]"""
     edge = config.context_frames * OUTPUT_HOP
     return wave[:, edge : wave.shape[1] - edge]
+
+
+def with_upper_band(real: Tensor, fake: Tensor, narrow: Tensor) -> Tensor:
+    """Recordings [B, N], the ``narrow`` [B] ones with what the vocoder made above their band.
+
+    Where a recording says nothing, real and made are alike: no loss there, and nothing for a discriminator to see.
+    """
+    if not narrow.any():
+        return real
+    frequency = torch.linspace(0, OUTPUT_RATE / 2, real.shape[1] // 2 + 1, device=real.device)
+    low, high = NARROW_BAND
+    share = narrow[:, None] * ((frequency - low) / (high - low)).clamp(0, 1)
+    mixed = torch.fft.rfft(real) * (1 - share) + torch.fft.rfft(fake.detach().float()) * share
+    return torch.fft.irfft(mixed, real.shape[1])
 
 
 def realism_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -193,7 +221,7 @@ def validate(vocoder: Vocoder, corpus: Corpus, config: VocoderTraining, monitor:
     """Spectral distance on held-out clips, always the same ones, and one of them to listen to."""
     try:
         sampler = WaveSampler(corpus, dataclasses.replace(config.batch, frames=96, items=4), config.seed + 1)
-    except ValueError:
+    except InputError:  # none of them is recorded with a full band
         return
     device = next(vocoder.parameters()).device
     total, rounds = 0.0, 3

@@ -1,0 +1,108 @@
+"""Soft codes: what the decoder hears of a code in use, between the nearest entry and what was quantized."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.test_models import SMALL  # noqa: E402
+from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, override  # noqa: E402
+from vconv.errors import InputError  # noqa: E402
+from vconv.export import export, write_model  # noqa: E402
+from vconv.inference.engine import OnnxEngine  # noqa: E402
+from vconv.inference.torch_engine import TorchEngine  # noqa: E402
+from vconv.models.bottleneck import Bottleneck, make_bottleneck  # noqa: E402
+from vconv.models.conversion import ConversionModel  # noqa: E402
+from vconv.models.vocoder import Vocoder  # noqa: E402
+from vconv.training import checkpoint  # noqa: E402
+
+
+def quantizers(*settings: dict[str, float]) -> list[Bottleneck]:
+    """Bottlenecks with the same codebooks and settings of their own."""
+    torch.manual_seed(0)
+    first = make_bottleneck(8, BottleneckConfig(codes=16)).train()
+    first(torch.randn(4, 8, 50))
+    made = [make_bottleneck(8, BottleneckConfig(codes=16, **own)) for own in settings]
+    for bottleneck in made:
+        bottleneck.load_state_dict(first.state_dict())
+        bottleneck.eval()
+    return made
+
+
+def test_softness_is_a_mean_of_entries_and_the_codes_stay() -> None:
+    hard, sharp, soft, wide = quantizers({}, {"softness": 1e-4}, {"softness": 0.3}, {"softness": 1e4})
+    z = torch.randn(2, 8, 30)
+    codes = [bottleneck.encode(z).codes for bottleneck in (hard, sharp, soft, wide)]
+    assert all(torch.equal(code, codes[0]) for code in codes)
+    torch.testing.assert_close(sharp.encode(z).z_q, hard.encode(z).z_q, rtol=0, atol=1e-3)
+    # Anything at all: the mean of all entries, whatever the frame.
+    middle = wide.codebooks.mean(1).flatten()[None, :, None].expand_as(z)
+    torch.testing.assert_close(wide.encode(z).z_q, middle, rtol=0, atol=1e-3)
+    nearest, expected = hard.encode(z).z_q, soft.encode(z).z_q
+    assert (expected - z).square().mean() < (nearest - z).square().mean()
+    torch.testing.assert_close(soft.decode(codes[0]), nearest)
+
+
+def test_the_weights_are_those_of_the_formula() -> None:
+    (soft,) = quantizers({"softness": 0.5})
+    z = torch.randn(1, 8, 5)
+    book = soft.codebooks[1]
+    distance = (z[0, 4:].T[:, None] - book).square().sum(2)
+    weight = (-distance / (0.5 * soft.codebooks.square().sum(2).mean())).softmax(1)
+    torch.testing.assert_close(soft.encode(z).z_q[0, 4:], (weight @ book).T)
+
+
+def test_residue_adds_its_share_of_what_was_taken_away() -> None:
+    hard, part, all_of_it = quantizers({}, {"residue": 0.25}, {"residue": 1.0})
+    z = torch.randn(2, 8, 30)
+    z_q = hard.encode(z).z_q
+    torch.testing.assert_close(part.encode(z).z_q, z_q + 0.25 * (z - z_q))
+    torch.testing.assert_close(all_of_it.encode(z).z_q, z)
+
+
+def test_training_hears_the_nearest_entries() -> None:
+    hard, soft = quantizers({}, {"softness": 0.3, "residue": 0.5})
+    z = torch.randn(2, 8, 30)
+    torch.testing.assert_close(soft.train()(z).z_q, hard.encode(z).z_q, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"softness": -1.0}, {"residue": 1.5}, {"softness": 0.1, "quantizers": 2}], ids=lambda s: str(s)
+)
+def test_impossible_ones_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="softness"):
+        ConversionConfig(bottleneck=BottleneckConfig(**settings))
+
+
+def test_export_sets_them_and_both_engines_agree(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = replace(SMALL, bottleneck=BottleneckConfig())
+    model, vocoder = ConversionModel(config), Vocoder(VocoderConfig(channels=8, blocks=1))
+    model.bottleneck.train()(torch.randn(2, 8, 600))  # gives it codebooks
+    plain, folder, file = tmp_path / "plain", tmp_path / "soft", tmp_path / "conversion.safetensors"
+    state = {"task": "conversion", "config": {"model": asdict(config)}, "ema": model.state_dict()}
+    checkpoint.save(file, state)
+    write_model(plain, model, vocoder)
+    export(file, plain, folder, ["bottleneck.softness=0.3", "bottleneck.residue=0.25"])
+    mel = np.random.default_rng(0).normal(-5, 2, (80, 24)).astype(np.float32)
+    content, codes = OnnxEngine(folder, 1).content(mel)
+    again, same = TorchEngine(folder, "torch", 1).content(mel)
+    np.testing.assert_allclose(content, again, atol=1e-4)
+    np.testing.assert_array_equal(codes, same)
+    hard, nearest = OnnxEngine(plain, 1).content(mel)
+    np.testing.assert_array_equal(nearest, codes)
+    assert np.abs(content - hard).max() > 1e-2
+    with pytest.raises(InputError, match="other shapes"):
+        export(file, plain, tmp_path / "other", ["bottleneck.codes=8"])
+    with pytest.raises(InputError, match="did you mean 'softness'"):
+        export(file, plain, tmp_path / "other", ["bottleneck.softnes=0.3"])
+
+
+def test_override_leaves_the_rest() -> None:
+    config = override(ConversionConfig(), ["bottleneck.codes=64", "channels=16"])
+    assert (config.bottleneck.codes, config.channels, config.bottleneck.groups) == (64, 16, 2)

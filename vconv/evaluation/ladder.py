@@ -1,0 +1,120 @@
+"""Where a model loses: the same clips with one more part of it between recording and result, rung by rung.
+
+1. the recording itself, against another clip of the speaker: what the judges give to perfection
+2. through analysis and vocoder
+3. through all of the model into the speaker's own voice, the clip itself as the target: what the code keeps
+4. the same with another clip as the target: what the embedding tells
+5. into another speaker's voice: what conversion adds to that
+6. through a units file, decoded in the voice that is in it: what about 1 kbit/s tells; for models with codes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import vconv
+from vconv import audio
+from vconv.errors import InputError
+from vconv.evaluation.conversion import make_folder
+from vconv.evaluation.measure import Report
+from vconv.evaluation.pairs import BadRow, Pair, Pairs
+from vconv.evaluation.probe import Choice, choose
+from vconv.features import OUTPUT_RATE
+from vconv.inference import Converter
+from vconv.manifest import Clip
+
+RUNGS = (
+    "1 recording",
+    "2 vocoder",
+    "3 own voice, same clip",
+    "4 own voice, other clip",
+    "5 other voice",
+    "6 units, decoded",
+)
+BITS = "bits_per_second"  # column of the rows: of the units file
+
+
+@dataclass(frozen=True)
+class Step:
+    """A clip, another of its speaker, and one of another speaker."""
+
+    clip: Clip
+    same: Clip
+    other: Clip
+
+
+def steps(clips: Sequence[Clip], choice: Choice) -> list[Step]:
+    """What to measure: each chosen clip, the others of it going round.
+
+    Raises:
+        InputError: fewer than two speakers with enough clips.
+    """
+    # Clips of a parallel group are synthetic as a rule, and share what the judges of speakers hear.
+    chosen = choose([clip for clip in clips if not clip.group], choice)
+    speakers = list(dict.fromkeys(clip.speaker for clip in chosen))
+    by_speaker = {name: [clip for clip in chosen if clip.speaker == name] for name in speakers}
+    found = []
+    for number, name in enumerate(speakers):
+        own = by_speaker[name]
+        for k, clip in enumerate(own):
+            other = by_speaker[speakers[(number + 1 + k % (len(speakers) - 1)) % len(speakers)]]
+            found.append(Step(clip, own[(k + 1) % len(own)], other[k % len(other)]))
+    return found
+
+
+def climb(converter: Converter, todo: Sequence[Step], folder: Path, report: Report) -> Pairs:
+    """Make every rung's results, into ``folder``: rows to be judged, the rung in the place of the system.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    make_folder(folder)
+    pairs = Pairs()
+    for number, step in enumerate(todo):
+        try:
+            for target, result, rung, extra in _rungs(converter, step, folder / f"{number:04d}"):
+                pairs.good.append(
+                    Pair(
+                        line=len(pairs.good) + 1,
+                        source=step.clip.path,
+                        target=target,
+                        converted=result,
+                        transcript=step.clip.transcript,
+                        system=rung,
+                        extra=extra,
+                    )
+                )
+        except InputError as error:
+            pairs.bad.append(BadRow(number + 1, str(error)))
+        report(number + 1, len(todo))
+    return pairs
+
+
+def _rungs(converter: Converter, step: Step, stem: Path) -> list[tuple[Path, Path, str, tuple[tuple[str, str], ...]]]:
+    """Target, result and name of each rung, and what else there is to say of it."""
+    source, same, other = step.clip.path, step.same.path, step.other.path
+    vocoded = stem.with_name(f"{stem.name}_vocoder.wav")
+    audio.write(vocoded, converter.resynthesize(source), OUTPUT_RATE)
+    rows = [(same, source, RUNGS[0], ()), (same, vocoded, RUNGS[1], ())]
+    for target, rung, name in ((source, RUNGS[2], "self"), (same, RUNGS[3], "own"), (other, RUNGS[4], "other")):
+        result = stem.with_name(f"{stem.name}_{name}.wav")
+        converter.convert_file(source, target, result)
+        rows.append((target, result, rung, ()))
+    if converter.has_codes:
+        units, decoded = converter.encode(source), stem.with_name(f"{stem.name}_units.wav")
+        converter.decode_file(units, decoded)
+        rows.append((same, decoded, RUNGS[5], ((BITS, f"{units.size.bits_per_second:.0f}"),)))
+    return rows
+
+
+def prepare(
+    model: Path | None, clips: Sequence[Clip], choice: Choice, folder: Path, threads: int, report: Report
+) -> Pairs:
+    """All rungs of a model on a corpus.
+
+    Raises:
+        InputError: the model, the clips or the folder cannot be used.
+    """
+    return climb(vconv.load(model, threads=threads), steps(clips, choice), folder, report)

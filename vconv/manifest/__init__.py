@@ -1,0 +1,60 @@
+"""A corpus is a manifest: a table of clips, tab separated, one clip a line, with a header. Nothing here needs torch.
+
+    path         the audio file, relative to the manifest's folder or absolute (required)
+    speaker      who speaks; clips with the same name are the same voice (required)
+    seconds      length
+    transcript   what is said, as text
+    phones       what is said, as IPA
+    group        clips of one group are the same speech in several voices, aligned frame for frame
+    language     a language code such as en-us, de or zh
+    sex          f or m
+    sample_rate  Hz that the recording's band really fills, which a file's own rate may exceed
+    split        train (also when empty), valid or test
+
+Other columns, such as accent, are kept: an adversary in training can be told to read any of them.
+Values hold no tab and no line break, and quotes mean nothing.
+"""
+
+from vconv.manifest.layouts import LAYOUTS, MICROPHONES, Layout, Microphone, Note, Skipped
+from vconv.manifest.phones import phonemize
+from vconv.manifest.preparing import MIN_SECONDS, Part, Prepared, prepare, read_held_out, split_clips
+from vconv.manifest.table import (
+    COLUMNS,
+    REQUIRED,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALID,
+    Clip,
+    open_table,
+    read_manifest,
+    scan_manifest,
+    write_manifest,
+)
+
+__all__ = [
+    "COLUMNS",
+    "LAYOUTS",
+    "MICROPHONES",
+    "MIN_SECONDS",
+    "REQUIRED",
+    "SPLITS",
+    "TEST",
+    "TRAIN",
+    "VALID",
+    "Clip",
+    "Layout",
+    "Microphone",
+    "Note",
+    "Part",
+    "Prepared",
+    "Skipped",
+    "open_table",
+    "phonemize",
+    "prepare",
+    "read_held_out",
+    "read_manifest",
+    "scan_manifest",
+    "split_clips",
+    "write_manifest",
+]

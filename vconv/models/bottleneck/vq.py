@@ -1,0 +1,136 @@
+"""The nearest entries of codebooks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+
+from vconv.config import BottleneckConfig
+from vconv.models.bottleneck.interface import Bottleneck, Code
+
+
+class VectorQuantizer(Bottleneck):
+    """Vector quantization of each of the groups of channels, in one stage or several: G = groups * quantizers.
+
+    z_q = argmin_e ||z - e|| over a codebook's entries e, and the loss is the commitment ||z - sg(z_q)||^2:
+    van den Oord et al. 2017, "Neural Discrete Representation Learning", eq. 1 to 3, with the codebooks
+    as moving averages (its appendix A.1), k-means initialization and replacement of unused codes;
+    product groups as in Jégou et al. 2011. With ``quantizers`` > 1 each further stage quantizes what the ones
+    before it have left over, z_q is the sum and every stage has its commitment: Zeghidour et al. 2021, "SoundStream",
+    algorithm 1. The gradient passes from z_q to z by rotation rather than straight through
+    (Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick", section 4), which keeps
+    its angle to the code. The codebooks are vector-quantize-pytorch's, the stages are not its ResidualVQ's: there
+    each passes on the whole gradient, so that of several the encoder gets a multiple.
+
+    For a model in use, ``softness`` s > 0 makes z_q the mean of all entries, weighted by softmax(-||z - e||^2 / (s m))
+    with the entries' mean square m: the expected entry, had z come from one of them by Gaussian noise. ``residue``
+    adds that share of z - z_q. The decoder then hears less of the rounding; the codes stay the nearest entries.
+    """
+
+    def __init__(self, channels: int, config: BottleneckConfig) -> None:
+        super().__init__(channels, config)
+        self.groups = config.groups
+        self.softness, self.residue = config.softness, config.residue
+        self.quantizer = _stage(channels, config)
+        self.residual = nn.ModuleList(_stage(channels, config) for _ in range(config.quantizers - 1))
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        return [self.quantizer, *self.residual]
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Of the first stage: [G, K, C / G]"""
+        return self.quantizer._codebook.embed
+
+    def _learn(self, z: Tensor) -> Code:
+        from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
+        rest, z_q, loss, codes = z, torch.zeros_like(z), z.new_zeros(()), []
+        for stage in self.stages:
+            chosen, index, _ = stage(rest.detach().transpose(1, 2))
+            chosen = chosen.detach().transpose(1, 2)
+            rest, z_q = rest - chosen, z_q + chosen
+            loss = loss + rest.square().mean()
+            # The library drops the axis of a single group.
+            codes.append(index.reshape(len(z), z.shape[2], self.groups).transpose(1, 2))
+        rotated = rotate_to(self._parts(z), self._parts(z_q))
+        return Code(rotated.transpose(2, 3).flatten(1, 2), loss, torch.cat(codes, dim=1))
+
+    def _encode(self, z: Tensor) -> Code:
+        """The nearest entries, in plain operations."""
+        rest, codes = self._parts(z), []
+        for stage in self.stages:
+            books = stage._codebook.embed
+            score = torch.einsum("bgtc,gkc->bgtk", rest, books) - books.square().sum(2)[:, None] / 2
+            codes.append(score.argmax(dim=3))
+            rest = rest - self._parts(self._look_up(stage, codes[-1]))
+        codes = torch.cat(codes, dim=1)
+        z_q = self._expected(z) if self.softness else self.decode(codes)
+        return Code(torch.lerp(z_q, z, self.residue) if self.residue else z_q, z.new_zeros(()), codes)
+
+    def _expected(self, z: Tensor) -> Tensor:
+        """The weighted mean of the first stage's entries: [B, C, T]"""
+        squares = self.codebooks.square().sum(2)
+        score = 2 * torch.einsum("bgtc,gkc->bgtk", self._parts(z), self.codebooks) - squares[:, None]
+        weight = (score / (self.softness * squares.mean()).clamp(min=1e-8)).softmax(dim=3)
+        return torch.einsum("bgtk,gkc->bgtc", weight, self.codebooks).transpose(2, 3).flatten(1, 2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """[B, G, T] -> [B, C, T]; the codes of the first stages alone give the coarser code."""
+        stages = zip(self.stages, codes.split(self.groups, dim=1))
+        first, *others = (self._look_up(stage, part) for stage, part in stages)
+        return sum(others, first)
+
+    def _look_up(self, stage: nn.Module, codes: Tensor) -> Tensor:
+        """Codes of one stage [B, groups, T] -> [B, C, T]"""
+        books = stage._codebook.embed
+        parts = [nn.functional.embedding(codes[:, g], book) for g, book in enumerate(books)]
+        return torch.cat(parts, dim=2).transpose(1, 2)
+
+    def _parts(self, z: Tensor) -> Tensor:
+        """[B, C, T] -> [B, groups, T, C / groups]"""
+        return z.unflatten(1, (self.groups, -1)).transpose(2, 3)
+
+
+def _stage(channels: int, config: BottleneckConfig) -> nn.Module:
+    """A codebook for each group, which learns from what it is shown; commitment and gradient are ours."""
+    from vector_quantize_pytorch import VectorQuantize
+
+    stage = VectorQuantize(
+        dim=channels,
+        codebook_dim=channels // config.groups,
+        heads=config.groups,
+        separate_codebook_per_head=True,
+        codebook_size=config.codes,
+        decay=config.decay,
+        kmeans_init=True,
+        kmeans_iters=5,
+        threshold_ema_dead_code=config.dead_code_threshold,
+        commitment_weight=0.0,
+        sync_codebook=False,  # it would, but for a single group only
+    )
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        _share_statistics(stage._codebook)
+    stage.project_in, stage.project_out = nn.Identity(), nn.Identity()
+    return stage
+
+
+def _share_statistics(codebook: nn.Module) -> None:
+    """Let the training processes average over all of their batches, and begin and replace codes alike.
+
+    These are the places where vector-quantize-pytorch does so itself for one group; its sampling cannot do several.
+    """
+    codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = distributed.all_reduce
+    codebook.sample_fn = codebook.replace_sample_fn = _sample_everywhere
+
+
+def _sample_everywhere(samples: Tensor, count: int) -> Tensor:
+    """Random ones of all processes' vectors [G, n, C], the same in each process: [G, count, C]"""
+    from vector_quantize_pytorch.vector_quantize_pytorch import batched_sample_vectors
+
+    own = batched_sample_vectors(samples, count).contiguous()
+    gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(gathered, own)
+    turn = torch.arange(count, device=own.device)  # the processes give one vector each in turn
+    return torch.stack(gathered)[turn % len(gathered), :, turn].transpose(0, 1)

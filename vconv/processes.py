@@ -1,0 +1,104 @@
+"""For processes that can be killed at any time: workers end with their parent, and what was left behind is removed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TypeVar
+
+from vconv.errors import VconvError
+
+T, R = TypeVar("T"), TypeVar("R")
+
+IN_FLIGHT = 4  # tasks a process that are handed out, or done and not yet taken: what bounds the memory
+STALE_SECONDS = 3600.0  # without a change; what is being written changes every few seconds
+
+
+def begin_worker() -> None:
+    """For a pool's ``initializer``: Ctrl-C is the parent's business, which ends its workers, and so does its death.
+
+    A worker that is told to end unwinds, and so removes its temporary files.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Workers wait for jobs for ever; one whose parent was killed would never end."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die_with_parent(_: int = 0) -> None:
+    """For workers of others, as a DataLoader's, that begin with their number: at their parent's death they end at once.
+
+    Unwinding is not for them: they would wait for somebody to take what they have made.
+    """
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def map_in_order(function: Callable[[T], R], tasks: Iterable[T], processes: int) -> Iterator[R]:
+    """``function`` of each task, in the tasks' order. Unlike a pool's own ``map`` it does not take all tasks at once.
+
+    Raises:
+        VconvError: a process died.
+    """
+    if processes == 1:
+        yield from map(function, tasks)
+        return
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), begin_worker)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) >= IN_FLIGHT * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise VconvError("a worker process died, perhaps for lack of memory; run again with fewer of them") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Delete the files and folders in ``folder`` whose names fit the glob ``pattern`` and that nobody writes any more.
+
+    Age tells, and not the number of the process that wrote them: that process may be on another machine.
+    """
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # another process was quicker, or it is not ours to delete
+            if time.time() - _changed(path) < STALE_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _changed(path: Path) -> float:
+    """When a file, or the latest file of a folder, was last written."""
+    inside = [file.stat().st_mtime for file in path.iterdir()] if path.is_dir() else []
+    return max(inside, default=path.stat().st_mtime)

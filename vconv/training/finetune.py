@@ -1,0 +1,248 @@
+"""The decoder's speaker conditioning, tuned on minutes of one speaker.
+
+The networks stay as they are. What is tuned is a style: what the decoder adds to the scales and shifts of its AdaIN
+layers and, as matrices of low rank, to its MLPs. The model first says the speaker's words in other voices, which
+nobody has; gradient descent on the style then turns these back into the recordings, as it will have to turn other
+people's speech into the speaker's (the back-translation of Sennrich et al. 2016, section 3, for voices). So the
+result is a part of a voice, which the exported graphs take like any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vconv.config import ConversionConfig
+from vconv.errors import InputError
+from vconv.features import FRAME_RATE, LOG_MEL_MIDDLE, N_MELS, continuous_log_f0
+from vconv.models import saved
+from vconv.models.conversion import ConversionModel
+from vconv.training.losses import mel_l1
+
+MIN_SECONDS = 20.0  # of speech: less tells little that a single clip does not
+PIECE_FRAMES = 240  # 3.8 s: what clips are cut into, to be spoken or listened to
+HELD_OUT = 0.1  # share of the pieces, which tell when to stop
+LISTEN = 16  # pieces at most to listen to at a time: a minute, as in use
+PROBES = 4  # batches of held-out crops, always the same
+OTHERNESS = 1.0  # how far other voices' embeddings are from the speaker's: a step of this length in any direction
+OTHER_OCTAVES = 0.9  # at most, from the speaker's register to theirs
+BETAS = (0.8, 0.98)  # Adam's, as in training
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    steps: int = 80  # at most
+    items: int = 8
+    frames: int = 112  # of a crop, even
+    voices: int = 5  # that each piece of speech is heard in
+    learning_rate: float = 0.003  # of scales and shifts, which are about one, and of matrices of that size
+    check_every: int = 20  # steps between looks at held-out speech
+    patience: int = 2  # looks without progress before it stops
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The style (of ``config.style_shape``), and the error on held-out speech before and after so many steps."""
+
+    style: np.ndarray
+    before: float
+    after: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some seconds of the speaker: mel [N_MELS, T], pitch [2, T], content code [C, T / 2], and the codes of the same
+    words in V other voices [V, C, T / 2]; T even."""
+
+    mel: np.ndarray
+    pitch: np.ndarray
+    content: np.ndarray
+    others: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Codes of other voices [B, C, T / 2] that say what the speaker does, the pitch [B, 2, T] and mel [B, N_MELS, T]
+    of the speaker; content [1, C, K] and mel [1, N_MELS, 2K] of speech to listen to, which all of them share."""
+
+    content: Tensor
+    pitch: Tensor
+    clean: Tensor
+    reference_content: Tensor
+    reference_mel: Tensor
+
+
+def load_model(folder: Path, threads: int) -> ConversionModel:
+    """The conversion model of a model folder, its weights frozen, to run on so many threads.
+
+    Raises:
+        InputError: the folder has no PyTorch weights, or damaged ones, or the decoder has no AdaIN to tune.
+    """
+    path = folder / "conversion.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: is missing, and fine-tuning needs it; give a folder made by `vconv export`")
+    torch.set_num_threads(threads)
+    model = saved.load(folder)[0].requires_grad_(False)
+    if not model.config.style_shape[0]:
+        raise InputError(f"{folder}: has no scales and shifts to tune; take a model with `conditioning: adain`")
+    return model
+
+
+def finetune(
+    model: ConversionModel,
+    clips: Sequence[tuple[np.ndarray, np.ndarray]],
+    embedding: np.ndarray,
+    config: FinetuneConfig = FinetuneConfig(),
+    report: Callable[[int, int], None] = lambda done, steps: None,
+) -> Tuned:
+    """The style that goes with a speaker's ``embedding`` [E], from clips: log-mel [N_MELS, T], T even, and F0 [T'] Hz.
+
+    With it other voices that say the held-out part of the clips are turned into the speaker's no worse than without.
+    ``report`` is told the steps done and the steps there are.
+
+    Raises:
+        InputError: less than ``MIN_SECONDS`` of speech.
+    """
+    speaker = _tensor([embedding])
+    rng = np.random.default_rng([config.seed, 1])
+    pieces, held_out = _split(_cut(model, clips, speaker, rng, config.voices), config.seed)
+    probes = [_batch(held_out, pieces, rng, config) for _ in range(PROBES)]
+    torch.manual_seed(config.seed)
+    style = _first_style(model.config).requires_grad_()
+    optimizer = torch.optim.Adam([style], config.learning_rate, BETAS)
+    best, best_step = torch.zeros_like(style), 0
+    before = after = _error(model, probes, speaker, best)
+    for done in range(1, config.steps + 1):
+        rng = np.random.default_rng([config.seed, 2, done])
+        order = [pieces[k] for k in rng.permutation(len(pieces))]
+        spoken, heard = order[: len(order) // 2], order[len(order) // 2 :]
+        batch = _batch(spoken, heard, rng, config)
+
+        loss = mel_l1(_rebuild(model, batch, speaker, style), batch.clean)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+        report(done, config.steps)
+        if done % config.check_every == 0:
+            error = _error(model, probes, speaker, style)
+            if error < after:
+                best, best_step, after = style.detach().clone(), done, error
+            elif done - best_step >= config.patience * config.check_every:
+                break
+    return Tuned(best[0].numpy(), before, after, best_step)
+
+
+def _first_style(config: ConversionConfig) -> Tensor:
+    """A style [1, L, S] that changes nothing yet, as half of each matrix's factors are zero; the others are random."""
+    style = torch.zeros(1, *config.style_shape)
+    width, hidden = config.decoder_channels, config.decoder_channels * config.expansion
+    if config.style_rank:
+        matrices = style[..., 2 * width :].unflatten(2, (2, -1, width + hidden))
+        for matrix, inputs in ((matrices[:, :, 0], width), (matrices[:, :, 1], hidden)):
+            matrix[..., :inputs].normal_(std=inputs**-0.5)
+    return style
+
+
+@torch.no_grad()
+def _cut(
+    model: ConversionModel,
+    clips: Sequence[tuple[np.ndarray, np.ndarray]],
+    speaker: Tensor,
+    rng: np.random.Generator,
+    voices: int,
+) -> list[Piece]:
+    """Clips cut into pieces of about ``PIECE_FRAMES``."""
+    seconds = sum(mel.shape[1] for mel, _ in clips) / FRAME_RATE
+    if seconds < MIN_SECONDS:
+        raise InputError(
+            f"{seconds:.0f} s of speech are too little to tune a voice on; give at least {MIN_SECONDS:.0f} s, "
+            "better a minute or more, or use `vconv embed`"
+        )
+    pieces = []
+    for mel, f0 in clips:
+        frames = mel.shape[1]
+        pitch = np.stack(continuous_log_f0(f0))[:, :frames]
+        content = model.encode(_tensor(mel[None])).z_q[0].numpy()
+        # Evenly, and at even frames: content has one frame for two of the mel's.
+        bounds = np.linspace(0, frames // 2, max(1, round(frames / PIECE_FRAMES)) + 1).astype(int)
+        for start, end in itertools.pairwise(bounds):
+            both = slice(2 * start, 2 * end)
+            words = content[:, start:end]
+            others = _in_other_voices(model, words, pitch[:, both], speaker, rng, voices)
+            pieces.append(Piece(mel[:, both], pitch[:, both], words, others))
+    return pieces
+
+
+def _in_other_voices(
+    model: ConversionModel,
+    content: np.ndarray,
+    pitch: np.ndarray,
+    speaker: Tensor,
+    rng: np.random.Generator,
+    count: int,
+) -> np.ndarray:
+    """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in random voices: [count, C, T / 2]"""
+    away = F.normalize(_tensor(rng.standard_normal((count, speaker.shape[1]))), dim=1)
+    moved = _tensor([pitch] * count)
+    moved[:, :1] += _tensor(rng.uniform(-OTHER_OCTAVES, OTHER_OCTAVES, (count, 1, 1)))
+    nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # to listen to
+    mel = model.decoder(_tensor([content] * count), moved, F.normalize(speaker + OTHERNESS * away, dim=1), *nothing)
+    return model.encode(mel).z_q.numpy()
+
+
+def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:
+    """Pieces to tune on, and those held out: at least one."""
+    order = np.random.default_rng([seed, 0]).permutation(len(pieces))
+    count = max(1, round(len(pieces) * HELD_OUT))
+    return [pieces[k] for k in order[count:]], [pieces[k] for k in order[:count]]
+
+
+def _batch(spoken: list[Piece], heard: list[Piece], rng: np.random.Generator, config: FinetuneConfig) -> Batch:
+    """Random crops of the pieces ``spoken``, all in turn, each from one of the other voices, with what is ``heard``
+    to listen to.
+
+    Were a crop itself among what is heard, the decoder could copy it.
+    """
+    content, clean, pitch = [], [], []
+    for k in range(config.items):
+        piece = spoken[k % len(spoken)]
+        half = config.frames // 2
+        start = int(rng.integers(0, max(1, piece.content.shape[1] - half + 1)))
+        frames = np.arange(2 * start, 2 * start + config.frames)
+        clean.append(np.take(piece.mel, frames, axis=1, mode="wrap"))
+        pitch.append(np.take(piece.pitch, frames, axis=1, mode="wrap"))
+        other = piece.others[int(rng.integers(len(piece.others)))]
+        content.append(np.take(other, np.arange(start, start + half), axis=1, mode="wrap"))
+    return Batch(
+        _tensor(content),
+        _tensor(pitch),
+        _tensor(clean),
+        _tensor([np.concatenate([piece.content for piece in heard[:LISTEN]], axis=1)]),
+        _tensor([np.concatenate([piece.mel for piece in heard[:LISTEN]], axis=1)]),
+    )
+
+
+def _rebuild(model: ConversionModel, batch: Batch, speaker: Tensor, style: Tensor) -> Tensor:
+    """The crops as the decoder says them with an embedding [1, E] and a style [1, L, S]: mel [B, N_MELS, T]"""
+    return model.decoder(batch.content, batch.pitch, speaker, batch.reference_content, batch.reference_mel, style)
+
+
+@torch.no_grad()
+def _error(model: ConversionModel, probes: list[Batch], speaker: Tensor, style: Tensor) -> float:
+    """Mean error of rebuilding the probes."""
+    errors = [mel_l1(_rebuild(model, probe, speaker, style), probe.clean).item() for probe in probes]
+    return sum(errors) / len(errors)
+
+
+def _tensor(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(arrays, np.float32))
