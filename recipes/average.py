@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Weights between those of two checkpoints of one run: ``average.py EARLIER LATER --share 0.4 -o BETWEEN``.
+
+A fine-tuned model gains on what it was tuned for and loses elsewhere; on the straight line between the two lie
+models that keep most of both (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). The
+result has the later one's config and step, and its optimizer's state: it is for `vconv export` and `start_from`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vconv.errors import InputError, VconvError
+from vconv.training import checkpoint
+
+AVERAGED = ("learner", "vocoder", "ema")  # whichever of them a checkpoint has
+
+
+def between(earlier: Any, later: Any, share: float) -> Any:
+    """``earlier + share * (later - earlier)`` for every tensor of floats in nested dicts; else what ``later`` has.
+
+    Raises:
+        InputError: a tensor is missing, or of another shape.
+    """
+    if isinstance(later, dict):
+        if not isinstance(earlier, dict) or earlier.keys() != later.keys():
+            raise InputError("the checkpoints hold different weights; average two of one architecture")
+        return {key: between(earlier[key], later[key], share) for key in later}
+    if not isinstance(later, torch.Tensor) or not later.is_floating_point():
+        return later
+    if earlier.shape != later.shape:
+        raise InputError(f"the checkpoints hold weights of shapes {tuple(earlier.shape)} and {tuple(later.shape)}")
+    return torch.lerp(earlier, later, share)
+
+
+def average(earlier: Path, later: Path, share: float, output: Path) -> None:
+    first, second = checkpoint.load(earlier), checkpoint.load(later)
+    parts = {name: between(first.get(name, {}), second[name], share) for name in AVERAGED if name in second}
+    checkpoint.save(output, second | parts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("earlier", type=Path)
+    parser.add_argument("later", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="of the way to the later one, 0 to 1")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        average(options.earlier, options.later, options.share, options.output)
+    except VconvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

