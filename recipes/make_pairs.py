@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vconv.errors import InputError
-from vconv.evaluation.results import write_text
+from vconv.files import write_text
 from vconv.manifest import SPLITS, Clip, read_manifest
 
 COLUMNS = ("source", "target", "reference", "transcript")

@@ -47,7 +47,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint.os, "fsync", fail)
-    with pytest.raises(VconvError, match="disk full.*look at"):
+    with pytest.raises(VconvError, match=r"disk full.*look at"):
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

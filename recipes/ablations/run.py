@@ -34,7 +34,7 @@ from make_pairs import write_table as write_pair_table
 from vconv.config import load_yaml
 from vconv.errors import InputError, VconvError
 from vconv.evaluation.judges import JUDGES, Settings
-from vconv.evaluation.results import write_text
+from vconv.files import write_text
 from vconv.inference.loading import default_model
 from vconv.manifest import VALID, Clip, read_manifest
 

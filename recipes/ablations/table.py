@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import Any
 
 from vconv.config import ConversionConfig
 from vconv.evaluation.probe import CODE_RATE
-from vconv.evaluation.results import p_value, write_text
+from vconv.evaluation.results import p_value
 from vconv.evaluation.statistics import Estimate, compare
+from vconv.files import replacing, write_text
 
 PROBED, JUDGED, SETTINGS = "probe/probe.json", "evaluation/results.json", "config.json"  # in a configuration's folder
 
@@ -221,12 +220,8 @@ def _name(axes: Any, names: Sequence[str], places: Sequence[tuple[float, float]]
 
 def _save(figure: Any, path: Path) -> None:
     """The picture appears whole or not at all."""
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(6)}.png")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:

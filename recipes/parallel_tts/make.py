@@ -30,7 +30,7 @@ import numpy as np
 import soundfile
 
 from vconv.errors import InputError, VconvError
-from vconv.evaluation.results import write_text
+from vconv.files import write_text
 from vconv.processes import map_in_order, remove_stale
 
 RATE = 24000  # Hz

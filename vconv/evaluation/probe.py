@@ -19,8 +19,8 @@ from vconv import audio, features
 from vconv.errors import InputError
 from vconv.evaluation import metrics, phones, statistics
 from vconv.evaluation.judges import EXTRA
-from vconv.evaluation.results import write_text
 from vconv.evaluation.statistics import Estimate, equal_error_rate
+from vconv.files import write_text
 from vconv.inference.engine import OnnxEngine, Reference
 from vconv.inference.loading import read_config
 from vconv.manifest import SPLITS, Clip, read_manifest

@@ -15,8 +15,9 @@ from vconv import audio, features
 from vconv.evaluation import picture
 from vconv.evaluation.figures import HEADLINES, METRICS, Metric, Row, by_system
 from vconv.evaluation.measure import Failure, Report, read_wave
-from vconv.evaluation.results import arrow, interval, p_value, used_metrics, write_text
+from vconv.evaluation.results import arrow, interval, p_value, used_metrics
 from vconv.evaluation.statistics import Estimate
+from vconv.files import write_text
 
 if TYPE_CHECKING:
     from vconv.evaluation.run import Evaluation

@@ -6,18 +6,16 @@ import csv
 import io
 import json
 import math
-import os
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vconv
-from vconv.errors import InputError
 from vconv.evaluation.figures import HEADLINES, METRICS, Contest, Metric, Row
 from vconv.evaluation.pairs import FILES
 from vconv.evaluation.statistics import Comparison, Estimate
+from vconv.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,23 +35,6 @@ def write_results(evaluation: Evaluation, folder: Path) -> None:
     write_text(folder / "rows.csv", rows_csv(evaluation.rows))
     write_text(folder / "summary.csv", summary_csv(evaluation))
     write_text(folder / "results.json", json.dumps(as_json(evaluation), indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """A file that appears whole or not at all, and its folder.
-
-    Raises:
-        InputError: the folder is not writable.
-    """
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- tables of numbers

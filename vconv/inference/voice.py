@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from vconv import audio, features
 from vconv.errors import InputError
+from vconv.files import replacing
 from vconv.inference.engine import Engine, Reference
 
 VOICE_SUFFIX = ".npz"
@@ -176,15 +176,5 @@ def save_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object])
     Raises:
         InputError: the folder is missing or not writable.
     """
-    path = Path(path)
-    temporary = path.parent / f".vconv-{secrets.token_hex(6)}{path.suffix}"
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place with -o") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        write(file)

@@ -20,6 +20,7 @@ from typing import TextIO
 
 from vconv import audio
 from vconv.errors import InputError
+from vconv.files import remove_leftovers, temporary_beside
 from vconv.manifest import phones
 from vconv.manifest.layouts import Finding, Layout, Microphone, Note, Skipped, open_source
 from vconv.manifest.table import (
@@ -30,9 +31,7 @@ from vconv.manifest.table import (
     check_split,
     fits_a_line,
     open_table,
-    remove_leftovers,
     scan_manifest,
-    temporary_beside,
     write_clips,
     write_manifest,
 )

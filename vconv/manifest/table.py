@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import math
 import os
 import re
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vconv.errors import InputError
-from vconv.processes import remove_stale
+from vconv.files import replacing
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 SPLITS = (TRAIN, VALID, TEST)
@@ -191,7 +188,7 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip], extra: S
         InputError: the folder is missing or not writable, or a value cannot stand in a table.
     """
     manifest = Path(path)
-    with _replacing(manifest) as file:
+    with replacing(manifest) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         write_clips(file, clips, manifest.parent, extra)
 
 
@@ -221,29 +218,3 @@ def _format_value(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A file under another name that takes the place of ``path`` when the block ends well, and else is removed."""
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the same folder."""
-    return path.with_name(f".{path.name}-{secrets.token_hex(6)}")
-
-
-def remove_leftovers(path: Path) -> None:
-    """Delete what killed runs left under the names of ``temporary_beside``."""
-    remove_stale(path.parent, f".{glob.escape(path.name)}-{'[0-9a-f]' * 12}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
+from vconv.files import replacing
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 
@@ -62,13 +62,9 @@ def digest(module: nn.Module) -> str:
 
 def replace(path: Path, write: Any) -> None:
     """Have ``write`` make a file beside ``path``, then move it onto ``path``."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with replacing(path) as partial:
         write(partial)
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(folder: Path) -> tuple[ConversionModel, Vocoder]:
