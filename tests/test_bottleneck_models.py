@@ -176,6 +176,41 @@ def test_both_engines_agree_on_each_kind(name: str, small_model: Path, tmp_path:
     assert f"{rows} of {KINDS[name].code_values} values a frame" in told if rows else "continuous" in told
 
 
+def test_the_codes_of_the_first_stages_are_a_coarser_code(small_model: Path, tmp_path: Path, vconv_cli: Cli) -> None:
+    """Half of the bits for half of the stages, and decoded as if the other stages said nothing, by both engines."""
+    import vconv
+
+    bottleneck = BottleneckConfig("vq", codes=16, quantizers=2, softness=0.2)
+    folder = with_bottleneck(tmp_path / "model", small_model, bottleneck)
+    onnx_model, torch_model = (vconv.load(folder, device, threads=1) for device in ("cpu", "torch"))
+    source = (speech(2.0), SAMPLE_RATE)
+    whole, coarse = onnx_model.encode(source), onnx_model.encode(source, stages=1)
+    assert (len(whole.codes), len(coarse.codes)) == (4, 2)
+    np.testing.assert_array_equal(coarse.codes, whole.codes[:2])
+    assert coarse.size.units == pytest.approx(whole.size.units / 2, abs=8)
+    first = onnx_model._engine.content_of(np.pad(coarse.codes, ((0, 2), (0, 0)), constant_values=-1))
+    model = saved.load(folder)[0]
+    with torch.no_grad():
+        expected = model.bottleneck.decode(torch.from_numpy(coarse.codes)[None])[0]
+    np.testing.assert_allclose(first, expected, atol=1e-5)
+    waves = [converter.decode(units) for converter in (onnx_model, torch_model) for units in (coarse, whole)]
+    np.testing.assert_allclose(waves[0], waves[2], atol=1e-3)
+    assert np.abs(waves[0] - waves[1]).max() > 1e-3
+    with pytest.raises(InputError, match="use 1 to 2"):
+        onnx_model.encode(source, stages=3)
+    with pytest.raises(InputError, match="has 3 codes a frame, this model has 4"):
+        onnx_model.decode(dataclasses.replace(whole, codes=whole.codes[:3]))
+
+    from vconv import audio
+
+    audio.write(tmp_path / "src.wav", *source)
+    done = vconv_cli("encode", tmp_path / "src.wav", "--stages", 1, "--text", "--model", folder)
+    assert done.code == 0, done.err
+    assert ".b" in (line := (tmp_path / "src_units.txt").read_text()) and ".c" not in line
+    done = vconv_cli("encode", tmp_path / "src.wav", "--stages", 0, "--model", folder)
+    assert done.code == 2 and "stages: 0 are impossible" in done.error
+
+
 # ---------------------------------------------------------------- a table of speakers, concatenation
 
 

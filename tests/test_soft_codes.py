@@ -71,9 +71,33 @@ def test_training_hears_the_nearest_entries() -> None:
     torch.testing.assert_close(soft.train()(z).z_q, hard.encode(z).z_q, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"softness": -1.0}, {"residue": 1.5}, {"softness": 0.1, "quantizers": 2}], ids=lambda s: str(s)
-)
+def test_a_share_of_the_items_is_trained_on_what_is_heard_in_use() -> None:
+    settings = {"softness": 0.3, "residue": 0.5}
+    hard, all_soft, some = quantizers({}, {**settings, "soft_share": 1.0}, {**settings, "soft_share": 0.5})
+    z = torch.randn(40, 8, 30, requires_grad=True)
+    nearest, heard = hard.encode(z).z_q, all_soft.encode(z).z_q
+    for bottleneck in (all_soft, some):  # as long as they are trained, the codebooks follow
+        for stage in bottleneck.stages:
+            stage._codebook.decay = 1.0
+    trained = all_soft.train()(z)
+    torch.testing.assert_close(trained.z_q, heard, rtol=0, atol=1e-4)
+    assert torch.equal(trained.codes, hard.encode(z).codes)
+    (gradient,) = torch.autograd.grad(trained.z_q.sum(), z, retain_graph=True)
+    (expected,) = torch.autograd.grad(heard.sum(), z)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+    mixed = some.train()(z).z_q
+    soft = (mixed - heard).abs().amax(dim=(1, 2)) < 1e-3
+    assert 8 < soft.sum() < 32
+    torch.testing.assert_close(mixed[~soft], nearest[~soft], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_an_impossible_share_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match="soft_share"):
+        ConversionConfig(bottleneck=BottleneckConfig(soft_share=share))
+
+
+@pytest.mark.parametrize("settings", [{"softness": -1.0}, {"residue": 1.5}], ids=lambda s: str(s))
 def test_impossible_ones_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InputError, match="softness"):
         ConversionConfig(bottleneck=BottleneckConfig(**settings))

@@ -49,13 +49,19 @@ class BottleneckConfig:
     levels: tuple[int, ...] = (8, 8, 8)  # fsq: values of each number of a code
     softness: float = 0.0  # vq, in use: what the decoder hears is a mean of the nearest entries, the wider the higher
     residue: float = 0.0  # vq, in use: the share of what quantization takes away that it hears all the same
+    soft_share: float = 0.0  # vq, in training: of the items whose decoder hears what it hears in use
 
     @property
     def codes_per_frame(self) -> int:
         """G; 0 for the kinds that have no codes."""
         if self.kind in ("identity", "sparse", "vae"):
             return 0
-        return self.groups * (self.quantizers if self.kind == "vq" else 1)
+        return self.groups * self.stages
+
+    @property
+    def stages(self) -> int:
+        """Stages whose codes refine those of the ones before: the codes of the first few are a coarser code."""
+        return self.quantizers if self.kind == "vq" else 1
 
     @property
     def code_values(self) -> int:
@@ -84,8 +90,8 @@ class BottleneckConfig:
             raise InputError(f"bottleneck.codes: {self.codes} are no signs' combinations; use a power of two")
         if self.softness < 0 or not 0 <= self.residue <= 1:
             raise InputError("bottleneck: softness is 0 or more, and residue 0 to 1")
-        if self.softness and self.quantizers > 1:
-            raise InputError("bottleneck.softness: is for one stage; use quantizers 1, or softness 0")
+        if not 0 <= self.soft_share <= 1:
+            raise InputError(f"bottleneck.soft_share: {self.soft_share} is no share; use 0 to 1")
         if self.kind == "fsq" and min(self.levels, default=0) < 3:
             raise InputError(f"bottleneck.levels: {list(self.levels)}; use one or more, each 3 or more")
         if self.codes_per_frame and self.code_values > MAX_CODE_VALUES:

@@ -5,7 +5,7 @@
 3. through all of the model into the speaker's own voice, the clip itself as the target: what the code keeps
 4. the same with another clip as the target: what the embedding tells
 5. into another speaker's voice: what conversion adds to that
-6. through a units file, decoded in the voice that is in it: what about 1 kbit/s tells; for models with codes
+6. through a units file, decoded in the voice that is in it: what little over 1 kbit/s tells; for models with codes
 """
 
 from __future__ import annotations

@@ -166,25 +166,32 @@ class Converter:
             blocks = self._blocks(content, melody, voice)
             yield from _finished(blocks, analysis.output_samples, analysis.loudness, progress)
 
-    def encode(self, source: Source) -> Units:
+    def encode(self, source: Source, stages: int | None = None) -> Units:
         """A recording as discrete units, melody and voice, which ``decode`` makes speech of again.
 
         What ``convert`` hears besides the codes, with a bottleneck of some softness or residue, is not in them.
 
+        Args:
+            stages: of the quantizer whose codes to take, the first so many: fewer bits, and fewer words survive.
+
         Raises:
-            InputError: the source cannot be used, or the model's bottleneck has no codes.
+            InputError: the source cannot be used, or the model's bottleneck has no codes, or not so many stages.
         """
         self._check_has_codes()
+        bottleneck = self._config.bottleneck
+        if stages is not None and not 1 <= stages <= bottleneck.stages:
+            raise InputError(f"stages: {stages} are impossible with this model; use 1 to {bottleneck.stages}")
+        rows = bottleneck.codes_per_frame // bottleneck.stages * (stages or bottleneck.stages)
         with self._analyse(source) as analysis:
             heard = self._config.speaker == "encoder"  # with a table of speakers there is no telling who speaks
             return Units(
-                codes=self._codes(analysis),
+                codes=self._codes(analysis)[:rows],
                 melody=Melody.of(analysis.even_f0),
                 samples=analysis.output_samples,
                 loudness=round(analysis.loudness, 2),
                 embedding=coarse_embedding(self._own_embedding(analysis)) if heard else None,
                 model=self.model,
-                bits=(self._config.bottleneck.code_values - 1).bit_length(),
+                bits=(bottleneck.code_values - 1).bit_length(),
             )
 
     def decode(
@@ -236,8 +243,10 @@ class Converter:
         voice = self.voice(units.voice if target is None else target)
         f0 = units.melody.f0
         melody = _moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
+        missing = self._config.bottleneck.codes_per_frame - len(units.codes)
+        codes = np.pad(units.codes, ((0, missing), (0, 0)), constant_values=-1)  # of stages that say nothing
         blocks = self._blocks(
-            lambda start, end: self._engine.content_of(units.codes[:, start // 2 : end // 2]), melody, voice
+            lambda start, end: self._engine.content_of(codes[:, start // 2 : end // 2]), melody, voice
         )
         yield from _finished(blocks, units.samples, units.loudness, progress)
 
@@ -368,7 +377,7 @@ class Converter:
         if units.model not in (None, self.model):
             raise InputError(f"{units.name}: was encoded with another model; name that one with --model")
         rows, values = self._config.bottleneck.codes_per_frame, self._config.bottleneck.code_values
-        if len(units.codes) != rows:
+        if not 0 < len(units.codes) <= rows or len(units.codes) % (rows // self._config.bottleneck.stages):
             raise InputError(f"{units.name}: has {len(units.codes)} codes a frame, this model has {rows}")
         if units.codes.min() < 0 or units.codes.max() >= values:
             raise InputError(f"{units.name}: has the code {units.codes.max()}, this model's end at {values - 1}")

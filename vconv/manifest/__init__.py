@@ -11,7 +11,10 @@
     sample_rate  Hz that the recording's band really fills, which a file's own rate may exceed
     split        train (also when empty), valid or test
 
-Other columns, such as accent, are kept: an adversary in training can be told to read any of them.
+Other columns, such as accent, are kept: an adversary in training can be told to read any of them. One named ``units``
+holds numbers from 0 on, one for each frame of the content code (31.25 a second, silence trimmed as for
+training unless the clip is in a group): frame-level targets, of a recognizer or an alignment, that
+``losses.units`` teaches the content encoder.
 Values hold no tab and no line break, and quotes mean nothing.
 """
 

@@ -17,11 +17,12 @@ from vconv.excitation import PulseTrain
 from vconv.features import N_MELS, SAMPLE_RATE, continuous_log_f0
 from vconv.manifest import TRAIN, Clip
 from vconv.training.live import Live
-from vconv.training.perturb import PerturbConfig, perturb
+from vconv.training.perturb import PerturbConfig, perturb, warp
 from vconv.training.store import WAVE_SCALE, Entry, Store
 
 REFERENCE_CLIPS = 3  # at most, of one reference in training
 STRESS_MARKS = "ˈˌ"
+UNITS = "units"  # column of the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Item:
     phones: tuple[int, ...]  # empty where unknown
     sample_rate: int  # Hz, native
     label: int  # what the adversary is to read off it; -1 where unknown
+    units: np.ndarray | None = None  # [frames / 2] of each frame of the code, where the manifest has them
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Corpus:
     speakers: list[str]
     phone_set: list[str]  # phone k + 1 of CTC; 0 is the blank
     label_set: list[str]
+    unit_count: int = 0  # kinds of units
     by_speaker: dict[int, list[int]] = field(init=False)
     by_group: dict[str, list[int]] = field(init=False)
 
@@ -59,6 +62,23 @@ class Corpus:
 def phone_symbols(phones: str) -> list[str]:
     """IPA text as single symbols, without stress, spaces and punctuation."""
     return [c for c in phones if c not in STRESS_MARKS and (c.isalpha() or c in "ːʲ̩̃")]
+
+
+def parse_units(clip: Clip) -> np.ndarray | None:
+    """The numbers in the manifest's column ``units``, one for each frame of the code; None where there are none.
+
+    Raises:
+        InputError: they are not numbers from 0 on.
+    """
+    if not (text := clip.text(UNITS)):
+        return None
+    try:
+        units = np.array(text.split(), np.int32)
+    except (ValueError, OverflowError):
+        units = np.array([-1])
+    if units.min() < 0:
+        raise InputError(f"{clip.path}: column '{UNITS}': expected numbers from 0 on, one for each frame of the code")
+    return units
 
 
 def values_of(clips: Iterable[Clip], column: str) -> list[str]:
@@ -99,6 +119,8 @@ def load_corpus(store: Store | Live, clips: Sequence[Clip], label: str = "speake
     phone_number = {name: k + 1 for k, name in enumerate(phone_set)}
     label_set = speakers if label == "speaker" else values_of((clip for _, clip in train), label)
     label_number = {name: k for k, name in enumerate(label_set)}
+    units = {entry.path: parse_units(clip) for entry, clip in known}
+    unit_count = 1 + max((int(u.max()) for u in units.values() if u is not None), default=-1)
 
     def corpus(pairs: list[tuple[Entry, Clip]]) -> Corpus:
         items = [
@@ -109,10 +131,11 @@ def load_corpus(store: Store | Live, clips: Sequence[Clip], label: str = "speake
                 tuple(phone_number[p] for p in phone_symbols(clip.phones) if p in phone_number),
                 clip.sample_rate or 0,
                 label_number.get(clip.text(label), -1),
+                units[entry.path],
             )
             for entry, clip in pairs
         ]
-        return Corpus(store, items, speakers, phone_set, label_set)
+        return Corpus(store, items, speakers, phone_set, label_set, unit_count)
 
     return corpus(train), corpus([pair for pair in known if pair[1].split == "valid"])
 
@@ -129,6 +152,8 @@ class BatchConfig:
     balance: float = 0.5  # a speaker with n frames is drawn in proportion to n ** balance
     perturb: PerturbConfig = PerturbConfig()
     parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
+    other_voice: float = 0.0  # share of the items whose voice is made another's, in all that is heard of it
+    other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
 
 
 @dataclass
@@ -137,9 +162,10 @@ class ConversionBatch:
     clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
     pitch: np.ndarray  # [B, 2, T]
     reference: np.ndarray  # [B, N_MELS, R] other speech of the target
-    speaker: np.ndarray  # [B] of the target
+    speaker: np.ndarray  # [B] of the target, -1 where the voice is nobody's
     source_speaker: np.ndarray  # [B]
     label: np.ndarray  # [B] of the target's clip, -1 where unknown
+    units: np.ndarray  # [B, T / 2] of each frame of the code, -1 where unknown
     phone_mel: np.ndarray  # [P, N_MELS, L]
     phone_frames: np.ndarray  # [P]
     phones: np.ndarray  # [P, M]
@@ -192,26 +218,33 @@ class ConversionSampler:
         pairs += [(int(i), int(i)) for i in singles]
         reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
         items, store = self.corpus.items, self.corpus.store
-        source, clean, pitch, reference = [], [], [], []
+        source, clean, pitch, reference, units, voices = [], [], [], [], [], []
         for a, b in pairs:
             entry = items[b].entry
             mel = store.clip_mel(entry)
             start = int(rng.integers(0, max(1, len(mel) - config.frames + 1)))
-            clean.append(_crop(mel, start, config.frames).astype(np.float32))
-            heard = clean[-1] if a == b else _crop(store.clip_mel(items[a].entry), start, config.frames)
+            octaves = self._other_voice(rng)
+            own = _crop(mel, start, config.frames).astype(np.float32)
+            clean.append(warp(own, 2**octaves) if octaves else own)
+            heard = own if a == b else _crop(store.clip_mel(items[a].entry), start, config.frames)
             disturb = a == b or rng.random() < config.parallel_perturb
             source.append(perturb(heard, rng, config.perturb, self._somebody) if disturb else heard.astype(np.float32))
             curve, voiced = continuous_log_f0(store.clip_f0(entry))
+            curve = curve + np.float32(octaves)
             pitch.append(np.stack([_crop(curve, start, config.frames), _crop(voiced, start, config.frames)]))
-            reference.append(self._reference(rng, b, start, reference_frames))
+            other = self._reference(rng, b, start, reference_frames)
+            reference.append(warp(other, 2**octaves) if octaves else other)
+            units.append(self._units(b, start))
+            voices.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
         return ConversionBatch(
             np.stack(source).transpose(0, 2, 1),
             np.stack(clean).transpose(0, 2, 1),
             np.stack(pitch),
             np.stack(reference).transpose(0, 2, 1),
-            np.array([items[b].speaker for _, b in pairs]),
+            np.array([speaker for speaker, _ in voices]),
             np.array([items[a].speaker for a, _ in pairs]),
-            np.array([items[b].label for _, b in pairs]),
+            np.array([label for _, label in voices]),
+            np.stack(units),
             *self._phone_part(rng),
         )
 
@@ -241,6 +274,19 @@ class ConversionSampler:
         before, after = mel[:start], mel[start + self.config.frames :]
         rest = after if len(after) >= len(before) else before
         return _crop(rest if len(rest) >= 24 else mel, 0, frames).astype(np.float32)
+
+    def _other_voice(self, rng: np.random.Generator) -> float:
+        """Octaves by which an item's voice is moved, 0 where it stays."""
+        if not (self.config.other_voice and rng.random() < self.config.other_voice):
+            return 0.0
+        return float(rng.uniform(-self.config.other_octaves, self.config.other_octaves))
+
+    def _units(self, index: int, start: int) -> np.ndarray:
+        """Of the frames of the code in the crop that begins with a frame of the mel: [frames / 2]"""
+        count, units = self.config.frames // 2, self.corpus.items[index].units
+        if units is None:
+            return np.full(count, -1)
+        return _crop(units, start // 2, count).astype(np.int64)
 
     def _somebody(self, rng: np.random.Generator, frames: int) -> np.ndarray:
         """Some speech of anybody in the corpus: [frames, N_MELS]"""

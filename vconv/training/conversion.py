@@ -26,7 +26,7 @@ from vconv.models.speaker_encoder import SpeakerEncoder
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
-from vconv.training.batches import BatchConfig, ConversionSampler, Corpus
+from vconv.training.batches import UNITS, BatchConfig, ConversionSampler, Corpus
 from vconv.training.common import (
     CHECKPOINT,
     Averages,
@@ -62,6 +62,7 @@ from vconv.training.losses import (
     mel_l1,
     phone_ctc,
     uniform_confusion,
+    unit_cross_entropy,
 )
 from vconv.training.table import measure_registers, with_speakers
 
@@ -84,6 +85,7 @@ class LossConfig:
     speaker_information: float = 0.0  # between code and embedding, lowered (information.SpeakerInformation)
     speaker_information_from: int = 1000  # step
     phones: float = 0.5
+    units: float = 0.0  # read off each frame of the code: the manifest's column of that name
     cycle: float = 0.0  # converted mel encoded again: same content, the target's embedding
     cycle_items: int = 6  # converted ones, which the discriminator judges as well
     cycle_from: int = 3000  # step
@@ -104,6 +106,11 @@ class LossConfig:
     def judges(self, step: int) -> bool:
         """Whether the discriminator is at work."""
         return self.realism > 0 and step >= self.realism_from
+
+    @property
+    def decodes(self) -> bool:
+        """Whether anything is asked of the decoder; else the encoders learn alone, several times faster."""
+        return bool(self.reconstruction or self.realism or self.cycle)
 
     def converts(self, step: int) -> bool:
         """Whether some items are said in another voice, too: for the cycle, or else for the discriminator.
@@ -138,7 +145,7 @@ class Learner(nn.Module):
     ``labels`` is how many the adversary tells apart, where these are not the speakers.
     """
 
-    def __init__(self, config: ConversionTraining, speakers: int, phones: int, labels: int = 0) -> None:
+    def __init__(self, config: ConversionTraining, speakers: int, phones: int, labels: int = 0, units: int = 0) -> None:
         super().__init__()
         self.weights = weights = config.losses
         model, channels, embedding = config.model, config.model.content_channels, config.model.embedding_channels
@@ -147,6 +154,7 @@ class Learner(nn.Module):
         named = weights.label != "speaker"
         self.classifier = CodeReader(channels, labels) if named else SpeakerClassifier(channels, embedding)
         self.phone_head = PhoneHead(channels, phones + 1)
+        self.unit_head = PhoneHead(channels, units) if weights.units else None
         self.future = FuturePrediction(channels, weights.cpc_steps) if weights.cpc else None
         self.content_critic = ContentInformation(channels) if weights.content_information else None
         self.speaker_critic = SpeakerInformation(channels, embedding) if weights.speaker_information else None
@@ -160,9 +168,10 @@ class Learner(nn.Module):
         code = model.bottleneck(both)
         (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
         embedding = model.embed(batch["reference"], batch["speaker"])
-        reference = self._reference(batch["reference"])
-        mel = model.decoder(z_q, batch["pitch"], embedding, *reference)
         losses = {}
+        if weights.decodes:
+            reference = self._reference(batch["reference"])
+            mel = model.decoder(z_q, batch["pitch"], embedding, *reference)
         if weights.reconstruction:
             losses["reconstruction"] = mel_l1(mel, batch["clean"])
         if weights.commitment:
@@ -170,8 +179,8 @@ class Learner(nn.Module):
         if weights.consistency:
             losses["consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
         if weights.speaker:
-            logits = self.speaker_head(embedding, batch["speaker"])
-            losses["speaker"] = nn.functional.cross_entropy(logits, batch["speaker"])
+            logits = self.speaker_head(embedding, batch["speaker"].clamp(min=0))
+            losses["speaker"] = label_cross_entropy(logits, batch["speaker"])
         if weights.has_adversary and step >= weights.adversary_from:
             losses |= self._adversary(twin_q, batch["label"])
         losses |= self._information(batch, twin_q, embedding, step)
@@ -179,6 +188,10 @@ class Learner(nn.Module):
             spoken = model.bottleneck(model.content(batch["phone_mel"])).z_q
             frames, counts = batch["phone_frames"] // 2, batch["phone_counts"]
             losses["phones"] = phone_ctc(self.phone_head(spoken), frames, batch["phones"], counts)
+        if self.unit_head is not None:
+            losses["units"] = unit_cross_entropy(self.unit_head(code.z_q), batch["units"].repeat(2, 1))
+        if not weights.decodes:
+            return losses, {}
         fakes = {"mel": mel, "embedding": embedding.detach()}
         if weights.converts(step):
             # The last items: those have no twin in another voice.
@@ -242,6 +255,8 @@ def check_settings(config: ConversionTraining) -> None:
     steps, frames = config.losses.cpc_steps, config.batch.frames // 2
     if config.losses.cpc and not 0 < steps < frames:
         raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
+    if config.batch.other_voice and config.model.speaker == "table":
+        raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
 
 
 def weigh(losses: dict[str, Tensor], weights: LossConfig) -> Tensor:
@@ -262,9 +277,11 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, config.losses.label
     )
     config = dataclasses.replace(config, model=with_speakers(config.model, corpus, state))
+    if config.losses.units and not corpus.unit_count:
+        raise InputError(f"losses.units: {config.corpus.manifest} has no column '{UNITS}'; add it, or use 0")
     sampler = ConversionSampler(corpus, config.batch, config.seed)
     torch.manual_seed(config.seed)
-    learner = Learner(config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set))
+    learner = Learner(config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.unit_count)
     if isinstance(learner.model.speaker, SpeakerTable) and not state:
         measure_registers(learner.model.speaker, corpus)
     learner = learner.to(accelerator.device)

@@ -22,15 +22,17 @@ class VectorQuantizer(Bottleneck):
     its angle to the code. The codebooks are vector-quantize-pytorch's, the stages are not its ResidualVQ's: there
     each passes on the whole gradient, so that of several the encoder gets a multiple.
 
-    For a model in use, ``softness`` s > 0 makes z_q the mean of all entries, weighted by softmax(-||z - e||^2 / (s m))
-    with the entries' mean square m: the expected entry, had z come from one of them by Gaussian noise. ``residue``
-    adds that share of z - z_q. The decoder then hears less of the rounding; the codes stay the nearest entries.
+    For a model in use, ``softness`` s > 0 makes z_q the mean of all entries of the first stage, weighted by
+    softmax(-||z - e||^2 / (s m)) with the entries' mean square m: the expected entry, had z come from one of them by
+    Gaussian noise. ``residue`` adds that share of z - z_q. The decoder then hears less of the rounding; the codes stay
+    the nearest entries.
+    In training it is ``soft_share`` of the items, drawn at random, that are heard so, with a gradient of their own.
     """
 
     def __init__(self, channels: int, config: BottleneckConfig) -> None:
         super().__init__(channels, config)
         self.groups = config.groups
-        self.softness, self.residue = config.softness, config.residue
+        self.softness, self.residue, self.soft_share = config.softness, config.residue, config.soft_share
         self.quantizer = _stage(channels, config)
         self.residual = nn.ModuleList(_stage(channels, config) for _ in range(config.quantizers - 1))
 
@@ -54,8 +56,11 @@ class VectorQuantizer(Bottleneck):
             loss = loss + rest.square().mean()
             # The library drops the axis of a single group.
             codes.append(index.reshape(len(z), z.shape[2], self.groups).transpose(1, 2))
-        rotated = rotate_to(self._parts(z), self._parts(z_q))
-        return Code(rotated.transpose(2, 3).flatten(1, 2), loss, torch.cat(codes, dim=1))
+        rotated = rotate_to(self._parts(z), self._parts(z_q)).transpose(2, 3).flatten(1, 2)
+        if self.soft_share:
+            soft = torch.rand(len(z), 1, 1, device=z.device) < self.soft_share
+            rotated = torch.where(soft, self._heard(z, z_q), rotated)
+        return Code(rotated, loss, torch.cat(codes, dim=1))
 
     def _encode(self, z: Tensor) -> Code:
         """The nearest entries, in plain operations."""
@@ -66,8 +71,12 @@ class VectorQuantizer(Bottleneck):
             codes.append(score.argmax(dim=3))
             rest = rest - self._parts(self._look_up(stage, codes[-1]))
         codes = torch.cat(codes, dim=1)
-        z_q = self._expected(z) if self.softness else self.decode(codes)
-        return Code(torch.lerp(z_q, z, self.residue) if self.residue else z_q, z.new_zeros(()), codes)
+        return Code(self._heard(z, self.decode(codes)), z.new_zeros(()), codes)
+
+    def _heard(self, z: Tensor, nearest: Tensor) -> Tensor:
+        """What the decoder is given of z in use, [B, C, T], where the entries ``nearest`` are its code."""
+        z_q = self._expected(z) if self.softness else nearest
+        return torch.lerp(z_q, z, self.residue) if self.residue else z_q
 
     def _expected(self, z: Tensor) -> Tensor:
         """The weighted mean of the first stage's entries: [B, C, T]"""
@@ -77,7 +86,7 @@ class VectorQuantizer(Bottleneck):
         return torch.einsum("bgtk,gkc->bgtc", weight, self.codebooks).transpose(2, 3).flatten(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """[B, G, T] -> [B, C, T]; the codes of the first stages alone give the coarser code."""
+        """[B, G, T] -> [B, C, T]; the codes of the first stages alone, or -1 for the others, give the coarser code."""
         stages = zip(self.stages, codes.split(self.groups, dim=1))
         first, *others = (self._look_up(stage, part) for stage, part in stages)
         return sum(others, first)
@@ -85,8 +94,8 @@ class VectorQuantizer(Bottleneck):
     def _look_up(self, stage: nn.Module, codes: Tensor) -> Tensor:
         """Codes of one stage [B, groups, T] -> [B, C, T]"""
         books = stage._codebook.embed
-        parts = [nn.functional.embedding(codes[:, g], book) for g, book in enumerate(books)]
-        return torch.cat(parts, dim=2).transpose(1, 2)
+        parts = [nn.functional.embedding(codes[:, g].clamp(min=0), book) for g, book in enumerate(books)]
+        return (torch.stack(parts, dim=1) * (codes >= 0)[..., None]).transpose(2, 3).flatten(1, 2)
 
     def _parts(self, z: Tensor) -> Tensor:
         """[B, C, T] -> [B, groups, T, C / groups]"""

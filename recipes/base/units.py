@@ -1,0 +1,156 @@
+"""Units of a speech recognizer for each frame of the code, as a column ``units`` of a manifest.
+
+    python recipes/base/units.py corpus.tsv -o corpus_units.tsv --teacher encoder_model.ort
+
+The teacher is the encoder of a recognizer as an ONNX file (or .ort), which hears a wave of 16 kHz, [1, N], and gives
+features, [1, F, C], at an even rate. They are clustered by k-means, and each frame of the content code (31.25 a second)
+gets the number of the cluster that the teacher is in at that time: what HuBERT's targets are (Hsu et al. 2021, section
+2.1), and what a content encoder can learn from (van Niekerk et al. 2022, "A Comparison of Discrete and Soft Speech
+Units for Improved Voice Conversion"). ``losses.units`` teaches the content encoder to tell them.
+
+README.md beside this file says where the teacher of pretrained/base came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vconv.errors import InputError, VconvError
+from vconv.features import HOP_LENGTH, frame_count
+from vconv.manifest import TRAIN, Clip, open_table, read_manifest, write_manifest
+from vconv.manifest.table import extra_columns
+from vconv.training.store import read_sound
+
+CODE_HOP = 2 * HOP_LENGTH  # samples
+FITTED_FRAMES = 200_000  # that k-means sees
+
+
+class Teacher:
+    """An ONNX encoder: wave [N] at 16 kHz -> features [N / CODE_HOP, C].
+
+    Args:
+        stride: samples from one of its frames to the next.
+        centre: samples from the beginning of the wave to the middle of its first frame.
+
+    Raises:
+        InputError: the file is no ONNX model.
+    """
+
+    def __init__(self, path: Path, stride: int, centre: int, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own kinds have no common one of their own
+            raise InputError(f"{path}: not a model that onnxruntime can load ({error})") from None
+        self._wave, *self._masks = (one.name for one in self._session.get_inputs())
+        self._stride, self._centre = stride, centre
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Features at the middle of each frame of the code, interpolated: [frames of the code, C] float32"""
+        heard = wave[None].astype(np.float32)
+        masks = {name: np.ones(heard.shape, np.int64) for name in self._masks}
+        given = self._session.run(None, {self._wave: heard, **masks})[0][0]
+        frames = (frame_count(len(wave)) + 1) // 2
+        middle = np.arange(frames) * CODE_HOP + HOP_LENGTH / 2  # of the two mel frames 2k and 2k + 1
+        place = np.clip((middle - self._centre) / self._stride, 0, len(given) - 1)
+        low = np.minimum(place.astype(int), max(0, len(given) - 2))
+        share = (place - low).astype(np.float32)[:, None]
+        return given[low] * (1 - share) + given[np.minimum(low + 1, len(given) - 1)] * share
+
+
+def listen(teacher: Teacher, clips: Sequence[Clip], file: Path) -> Iterator[tuple[Clip, int]]:
+    """Append each clip's features to ``file`` as float16; yields the clips that could be read with their frames.
+
+    Silence is trimmed as it is for training, so that the units lie on the frames of the features.
+    """
+    with file.open("wb") as out:
+        for done, clip in enumerate(clips, 1):
+            try:
+                sound = read_sound(str(clip.path), trim=not clip.group)
+            except InputError as error:
+                print(f"no units: {error}", file=sys.stderr)
+                continue
+            features = teacher(sound.narrow).astype(np.float16)
+            features.tofile(out)
+            yield clip, len(features)
+            if done % 500 == 0:
+                print(f"{done} of {len(clips)} clips", flush=True)
+
+
+def cluster(features: np.ndarray, learned: np.ndarray, count: int) -> np.ndarray:
+    """Numbers of the clusters, [F], of features [F, C], by k-means of those at the places ``learned``."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    some = features[learned].astype(np.float32)
+    mean, deviation = some.mean(axis=0), some.std(axis=0) + 1e-5
+    means = MiniBatchKMeans(count, batch_size=8192, n_init=1, random_state=0).fit((some - mean) / deviation)
+    parts = np.array_split(features, max(1, len(features) // 50_000))
+    return np.concatenate([means.predict((part.astype(np.float32) - mean) / deviation) for part in parts])
+
+
+def agreement(heard: Sequence[Clip], units: Sequence[np.ndarray]) -> float | None:
+    """Share of frames that have the same unit in the first two voices of a parallel group; None without groups."""
+    groups: dict[str, list[np.ndarray]] = {}
+    for clip, own in zip(heard, units):
+        if clip.group:
+            groups.setdefault(clip.group, []).append(own)
+    same = [np.equal(a[: len(b)], b[: len(a)]).mean() for a, b, *_ in (g for g in groups.values() if len(g) > 1)]
+    return float(np.mean(same)) if same else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the manifest with the column")
+    parser.add_argument("--teacher", type=Path, required=True, help="ONNX file")
+    parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame of the teacher")
+    parser.add_argument("--centre", type=int, default=447, help="samples to the middle of its first frame")
+    parser.add_argument("--clusters", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    try:
+        if not options.output.parent.is_dir():
+            raise InputError(f"{options.output.parent}: no such folder; make it, or choose another")
+        clips = read_manifest(options.manifest)
+        extra = [name for name in extra_columns(open_table(options.manifest), {}) if name != "units"]
+        teacher = Teacher(options.teacher, options.stride, options.centre, options.threads)
+        with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
+            file = Path(folder) / "features.raw"
+            heard = list(listen(teacher, clips, file))
+            if not heard:
+                raise InputError(f"{options.manifest}: no clip could be read")
+            counts = [count for _, count in heard]
+            features = np.memmap(file, np.float16, "r").reshape(sum(counts), -1)
+            trained = np.repeat([clip.split == TRAIN for clip, _ in heard], counts).nonzero()[0]
+            chosen = np.random.default_rng(0).choice(trained, min(FITTED_FRAMES, len(trained)), replace=False)
+            units = cluster(features, np.sort(chosen), options.clusters)
+        parts = np.split(units, np.cumsum(counts)[:-1])
+        texts = {clip.path: " ".join(map(str, part)) for (clip, _), part in zip(heard, parts)}
+        labelled = (_with_units(clip, texts.get(clip.path, "")) for clip in clips)
+        write_manifest(options.output, labelled, [*extra, "units"])
+    except VconvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{options.output}: {len(texts)} clips with {sum(counts)} units of {options.clusters} kinds")
+    if (same := agreement([clip for clip, _ in heard], parts)) is not None:
+        print(f"the same unit in two voices of a group: {100 * same:.0f} % of the frames")
+    return 0
+
+
+def _with_units(clip: Clip, units: str) -> Clip:
+    others = tuple(pair for pair in clip.extra if pair[0] != "units")
+    return dataclasses.replace(clip, extra=(*others, ("units", units)) if units else others)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
