@@ -268,7 +268,7 @@ def test_a_worker_that_dies_is_told() -> None:
 
 def test_what_killed_runs_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
     corpus = make_links(tmp_path / "corpus", [make_clip(tmp_path / "clip.wav")], 2)
-    old, running = (tmp_path / f".corpus.tsv-{digit * 12}" for digit in "ab")
+    old, running = (tmp_path / f".corpus-{digit * 12}.tsv" for digit in "ab")
     for path in (old, running):
         path.write_text("path\tspeaker\n")
     long_ago = time.time() - 2 * processes.STALE_SECONDS

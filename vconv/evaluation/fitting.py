@@ -16,8 +16,9 @@ from vconv.evaluation.statistics import equal_error_point
 from vconv.features import HOP_LENGTH, N_MELS, SAMPLE_RATE
 from vconv.inference.check import WINDOW_FRAMES, loudest, measure, read_beginning, stretch
 from vconv.inference.converter import Converter, Rebuilt
+from vconv.inference.engine import read_identity
 from vconv.inference.loading import load
-from vconv.inference.population import Calibration, Density, Population, Scoring, Verification, digest
+from vconv.inference.population import Calibration, Density, Population, Scoring, Verification
 from vconv.manifest import TRAIN, Clip, read_manifest
 
 SPEAKERS = 1000  # of the training part, at most
@@ -78,7 +79,7 @@ def fit(
         InputError: the model or the manifest cannot be used, the model was replaced meanwhile, or there are too few
             speakers, training or held out.
     """
-    converter, clips, weights = load(model, threads=threads), read_clips(manifest), digest(model)
+    converter, clips, weights = load(model, threads=threads), read_clips(manifest), read_identity(model)
     seen, held_out = choose_training(clips, manifest), choose_held_out(clips, manifest)
     kinds = [(kind, seed) for kind in sounds.KINDS for seed in range(sound_seeds)]
     total = len(seen) + len(held_out) + min(DISTURBED, len(seen)) + len(kinds)
@@ -114,7 +115,7 @@ def fit(
     if len({heard.clip.speaker for heard in voices}) < 4 or not trials.enough:
         why = f"; the first problem: {bad[0]}" if bad else ""
         raise InputError(f"{manifest}: too few speakers' clips could be read{why}")
-    if digest(model) != weights:
+    if read_identity(model) != weights:
         raise InputError(f"{model}: has other weights now than when the fit began; run it again")
     population = assemble(weights, voices, trials, [heard.rebuilt for heard in voices + disturbed], other)
     return Fit(population, list(dict.fromkeys(bad)))
@@ -126,7 +127,7 @@ def assemble(
     """A population from what was heard.
 
     Args:
-        model: digest of the weights.
+        model: what tells it from others (``read_identity``).
         voices: of training speakers.
         trials: of held-out speakers, on whom the threshold of verification is set.
         speech, other: what the check learns to tell apart.

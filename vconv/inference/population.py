@@ -5,7 +5,6 @@ It belongs to the weights that it was fitted for, because every set of weights h
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from dataclasses import dataclass, fields
@@ -15,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from vconv.errors import InputError
+from vconv.inference.engine import read_identity
 from vconv.inference.voice import save_arrays
 
 POPULATION = "population.npz"  # in the model folder
 FORMAT = 1
 ATTRIBUTES = ("log_f0", "log_f0_spread", "brightness")  # of a speaker, beside the embedding
 HIGHER, BRIGHTER = 0, 2  # places among them
-_WEIGHTS = "conversion.safetensors"  # what a population depends on, however often it is exported ...
-_GRAPHS = ("speaker.onnx", "content.onnx", "decoder.onnx")  # ... and what stands for it in a folder without
 _STEPS = 127  # of an embedding's largest value, to which the speakers' embeddings are rounded
 
 
@@ -99,7 +97,7 @@ class Calibration:
 class Population:
     """Densities of voices and of clips, who was seen, how voices are compared and clips are checked."""
 
-    model: str  # digest of the weights
+    model: str  # ``read_identity`` of its folder
     voices: Density  # of speakers
     clips: Density  # of clips, which differ within a speaker too
     attribute_mean: np.ndarray  # [A], of ATTRIBUTES
@@ -225,16 +223,6 @@ def _remedy(folder: Path) -> str:
     return f"make it with: vconv speakers fit MANIFEST --model {folder}"
 
 
-def digest(folder: Path) -> str:
-    """Of the weights in a model folder, as far as a population depends on them."""
-    total = hashlib.sha256()
-    names = (_WEIGHTS,) if (folder / _WEIGHTS).is_file() else _GRAPHS
-    for path in (folder / name for name in names):
-        if path.is_file():  # a model with a table of speakers has no speaker encoder
-            total.update(path.read_bytes())
-    return total.hexdigest()
-
-
 def population_of(folder: Path) -> Population:
     """The population of a model folder.
 
@@ -245,6 +233,6 @@ def population_of(folder: Path) -> Population:
     if not path.is_file():
         raise InputError(f"{path}: this model has no population of voices; {_remedy(folder)}")
     population = Population.load(path)
-    if population.model != digest(folder):
+    if population.model != read_identity(folder):
         raise InputError(f"{path}: was fitted for other weights than this model has; {_remedy(folder)}")
     return population

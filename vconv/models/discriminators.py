@@ -9,9 +9,6 @@ from torch.nn.utils.parametrizations import weight_norm
 from vconv.features import N_MELS
 from vconv.models.layers import normalize_mel
 
-# Of log magnitudes of speech at the reference loudness, about: far from 0, a convolution would first learn the offset.
-LOG_MIDDLE, LOG_SPREAD = -4.0, 3.0
-
 Judged = tuple[Tensor, list[Tensor]]  # scores, and the feature maps on the way to them
 
 
@@ -103,7 +100,7 @@ class SpectrumDiscriminator(nn.Module):
             spectrum = torch.stft(
                 wave.float(), self.n_fft, self.n_fft // 4, window=self.window, return_complex=True
             ).abs()
-            x = (((spectrum + 1e-5).log() - LOG_MIDDLE) / LOG_SPREAD).transpose(1, 2).unsqueeze(1)
+            x = (spectrum + 1e-5).log().transpose(1, 2).unsqueeze(1)
         x, maps = self.stack(x)
         return self.output(x), maps
 
