@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Outcome, ToyEngine
 from tests.synthetic import FORMANTS, RATE, VOWEL_SECONDS, make_corpus, speak
 from vconv import audio, features
+from vconv.config import BottleneckConfig
 from vconv.errors import InputError
 from vconv.evaluation import phones, probe
 from vconv.evaluation.probe import Choice, Seen
@@ -258,6 +259,23 @@ def test_probe_command(vconv_cli: Cli, small_model: Path, tmp_path: Path) -> Non
     assert 1 <= found["figures"]["perplexity"]["value"] <= 16
     for name in ("embeddings_pca", "embeddings_tsne", "codes_pca", "codes_tsne"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_probe_asks_the_codes_of_the_first_stages(vconv_cli: Cli, small_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    from tests.test_bottleneck_models import with_bottleneck
+
+    model = with_bottleneck(tmp_path / "model", small_model, BottleneckConfig("vq", codes=16, quantizers=2))
+    manifest, found = make_corpus(tmp_path / "corpus", 8), {}
+    for stages in (1, 2):
+        done = vconv_cli("probe", model, manifest, "-o", tmp_path / "out", "--split", "all", "--stages", stages)
+        assert (done.code, done.err) == (0, "")
+        found[stages] = json.loads((tmp_path / "out" / "probe.json").read_text())["figures"]
+    assert found[1]["bits_per_second"]["value"] < 0.7 * found[2]["bits_per_second"]["value"]
+    assert found[1]["phone_from_code"] == found[2]["phone_from_code"]  # vectors are the decoder's
+    done = vconv_cli("probe", model, manifest, "-o", tmp_path / "out", "--split", "all", "--stages", 3)
+    assert done.code == 2 and "use 1 to 2" in done.error
 
 
 @pytest.mark.parametrize(("split", "words"), [("valid", "--split all"), ("none", "use train, valid, test or all")])

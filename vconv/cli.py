@@ -668,6 +668,10 @@ def probe(
     split: Annotated[str, typer.Option(help="Which clips: train, valid, test or all.")] = "valid",
     speakers: Annotated[int, typer.Option(min=2, help="Speakers, at most.")] = 50,
     clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 20,
+    stages: Annotated[
+        int | None,
+        typer.Option(help="Ask the codes of the quantizer's first so many stages; default: all."),
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -689,7 +693,7 @@ def probe(
 
         with _progress(None, quiet) as report:
             choice = probing.Choice(split, speakers, clips)
-            result = probing.probe(model, manifest, choice, threads or available_cores(), report.count)
+            result = probing.probe(model, manifest, choice, threads or available_cores(), report.count, stages)
             probing.write(result, output)
     if not quiet:
         Console(width=None if sys.stdout.isatty() else 200).print(probing.table(result))

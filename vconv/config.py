@@ -63,6 +63,12 @@ class BottleneckConfig:
         """Stages whose codes refine those of the ones before: the codes of the first few are a coarser code."""
         return self.quantizers if self.kind == "vq" else 1
 
+    def codes_of(self, stages: int | None) -> int:
+        """Codes a frame of the first so many stages; None is all. Raises InputError where there are not as many."""
+        if stages is not None and not 1 <= stages <= self.stages:
+            raise InputError(f"stages: {stages} are impossible with this model; use 1 to {self.stages}")
+        return self.codes_per_frame // self.stages * (stages or self.stages)
+
     @property
     def code_values(self) -> int:
         """K, how many values each code can take; 0 for the kinds that have no codes."""

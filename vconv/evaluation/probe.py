@@ -92,8 +92,15 @@ class Probe:
     seen: Seen
 
 
-def probe(model: Path, manifest: Path, choice: Choice, threads: int, report: Report = lambda d, t: None) -> Probe:
-    """Ask everything.
+def probe(
+    model: Path,
+    manifest: Path,
+    choice: Choice,
+    threads: int,
+    report: Report = lambda d, t: None,
+    stages: int | None = None,
+) -> Probe:
+    """Ask everything; of a quantizer's codes, those of the first ``stages``.
 
     Raises:
         InputError: the model or the manifest cannot be used, has too few speakers with enough clips, or the
@@ -103,6 +110,7 @@ def probe(model: Path, manifest: Path, choice: Choice, threads: int, report: Rep
         if importlib.util.find_spec(package) is None:
             raise InputError(f"vconv probe needs {package}; install it with: {EXTRA}")
     config, _ = read_config(model)
+    rows = config.bottleneck.codes_of(stages)
     chosen = choose(read_manifest(manifest), choice)
     engine = OnnxEngine(model, threads)
     hears = config.speaker == "encoder"
@@ -110,6 +118,7 @@ def probe(model: Path, manifest: Path, choice: Choice, threads: int, report: Rep
     if len({clip.speaker for clip in seen.clips}) < 2:
         why = f"; the first problem: {seen.bad[0]}" if seen.bad else ""
         raise InputError(f"{manifest}: fewer than 2 speakers' clips could be read{why}")
+    seen.codes = [codes[:rows] for codes in seen.codes]
     found, notes = ask(seen, config.bottleneck.code_values)
     if hears:
         found += rebuilt_figures(seen.clips, engine, config.style_shape, threads)

@@ -179,9 +179,7 @@ class Converter:
         """
         self._check_has_codes()
         bottleneck = self._config.bottleneck
-        if stages is not None and not 1 <= stages <= bottleneck.stages:
-            raise InputError(f"stages: {stages} are impossible with this model; use 1 to {bottleneck.stages}")
-        rows = bottleneck.codes_per_frame // bottleneck.stages * (stages or bottleneck.stages)
+        rows = bottleneck.codes_of(stages)
         with self._analyse(source) as analysis:
             heard = self._config.speaker == "encoder"  # with a table of speakers there is no telling who speaks
             return Units(
