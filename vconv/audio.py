@@ -17,6 +17,7 @@ import soundfile
 import soxr
 
 from vconv.errors import InputError, VconvError
+from vconv.files import sync
 
 MIN_SECONDS = 0.3  # a shorter clip holds no syllable to convert or to know a voice by
 REFERENCE_LOUDNESS_DB = -27.0  # every wave is brought here before its features are taken
@@ -398,7 +399,7 @@ class AudioWriter:
         try:
             self._file.close()
             if kind is None:
-                _sync(self._temporary)
+                sync(self._temporary)
                 os.replace(self._temporary, self.path)
         except (soundfile.LibsndfileError, OSError) as error:
             raise self._failure(error) from error
@@ -417,11 +418,3 @@ def write(path: str | os.PathLike[str], wave: np.ndarray, rate: int) -> None:
     """Write a whole mono wave [N]; see AudioWriter."""
     with AudioWriter(path, rate) as writer:
         writer.write(np.asarray(wave, np.float32))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR)  # Windows can only flush a handle open for writing
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

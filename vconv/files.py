@@ -24,8 +24,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
@@ -33,6 +32,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # whatever kept it from being written
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file."""
+    with path.open("rb+") as file:  # Windows can only flush a handle open for writing
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,6 +26,7 @@ from vconv.errors import InputError, VconvError
 from vconv.features import HOP_LENGTH, frame_count
 from vconv.manifest import TRAIN, Clip, open_table, read_manifest, write_manifest
 from vconv.manifest.table import extra_columns
+from vconv.training.batches import UNITS
 from vconv.training.store import read_sound
 
 CODE_HOP = 2 * HOP_LENGTH  # samples
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.output.parent.is_dir():
             raise InputError(f"{options.output.parent}: no such folder; make it, or choose another")
         clips = read_manifest(options.manifest)
-        extra = [name for name in extra_columns(open_table(options.manifest), {}) if name != "units"]
+        extra = [name for name in extra_columns(open_table(options.manifest), {}) if name != UNITS]
         teacher = Teacher(options.teacher, options.stride, options.centre, options.threads)
         with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
             file = Path(folder) / "features.raw"
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = np.split(units, np.cumsum(counts)[:-1])
         texts = {clip.path: " ".join(map(str, part)) for (clip, _), part in zip(heard, parts)}
         labelled = (_with_units(clip, texts.get(clip.path, "")) for clip in clips)
-        write_manifest(options.output, labelled, [*extra, "units"])
+        write_manifest(options.output, labelled, [*extra, UNITS])
     except VconvError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -148,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_units(clip: Clip, units: str) -> Clip:
-    others = tuple(pair for pair in clip.extra if pair[0] != "units")
-    return dataclasses.replace(clip, extra=(*others, ("units", units)) if units else others)
+    others = tuple(pair for pair in clip.extra if pair[0] != UNITS)
+    return dataclasses.replace(clip, extra=(*others, (UNITS, units)) if units else others)
 
 
 if __name__ == "__main__":

@@ -374,8 +374,9 @@ class Converter:
         self._check_has_codes()
         if units.model not in (None, self.model):
             raise InputError(f"{units.name}: was encoded with another model; name that one with --model")
-        rows, values = self._config.bottleneck.codes_per_frame, self._config.bottleneck.code_values
-        if not 0 < len(units.codes) <= rows or len(units.codes) % (rows // self._config.bottleneck.stages):
+        bottleneck = self._config.bottleneck
+        rows, values = bottleneck.codes_per_frame, bottleneck.code_values
+        if not 0 < len(units.codes) <= rows or len(units.codes) % bottleneck.codes_of(1):
             raise InputError(f"{units.name}: has {len(units.codes)} codes a frame, this model has {rows}")
         if units.codes.min() < 0 or units.codes.max() >= values:
             raise InputError(f"{units.name}: has the code {units.codes.max()}, this model's end at {values - 1}")

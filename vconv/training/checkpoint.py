@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vconv.errors import InputError, VconvError
+from vconv.files import sync
 
 _TENSOR = "tensor:"
 
@@ -51,8 +52,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves, the next save replaces
     try:
         save_file(tensors, partial, {"state": tree})
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise VconvError(f"{path}: cannot be written ({error}); look at its folder and its disk") from error
