@@ -19,9 +19,9 @@ from tests.conftest import REPOSITORY, Outcome, speech
 from tests.test_cli import files_in
 from vconv import audio
 from vconv.errors import InputError, VconvError
+from vconv.files import STALE_SECONDS
 from vconv.inference import batch
 from vconv.inference.batch import Job, Plan
-from vconv.processes import STALE_SECONDS
 
 Cli = Callable[..., Outcome]
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from tests.conftest import REPOSITORY, Outcome
-from vconv import processes
+from vconv import files, processes
 from vconv.errors import InputError, VconvError
 from vconv.manifest import Clip, Note, Skipped, prepare, read_held_out, read_manifest
 from vconv.manifest.preparing import CHUNK
@@ -271,7 +271,7 @@ def test_what_killed_runs_left_is_removed_once_it_is_old(tmp_path: Path) -> None
     old, running = (tmp_path / f".corpus-{digit * 12}.tsv" for digit in "ab")
     for path in (old, running):
         path.write_text("path\tspeaker\n")
-    long_ago = time.time() - 2 * processes.STALE_SECONDS
+    long_ago = time.time() - 2 * files.STALE_SECONDS
     os.utime(old, (long_ago, long_ago))
     prepare(corpus, tmp_path / "corpus.tsv", jobs=1)
     assert not old.exists() and running.exists()

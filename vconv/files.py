@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever becomes of the process that writes them."""
+"""Files that appear whole or not at all, and the removal of what killed processes have left of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import contextlib
 import glob
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from vconv.errors import InputError
-from vconv.processes import remove_stale
+
+STALE_SECONDS = 3600.0  # without a change; what is being written changes every few seconds
 
 
 @contextlib.contextmanager
@@ -60,3 +63,24 @@ def temporary_beside(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Delete what killed runs left under the names of ``temporary_beside``."""
     remove_stale(path.parent, f".{glob.escape(path.stem)}-{'[0-9a-f]' * 12}{glob.escape(path.suffix)}")
+
+
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Delete the files and folders in ``folder`` whose names fit the glob ``pattern`` and that nobody writes any more.
+
+    Age tells, and not the number of the process that wrote them: that process may be on another machine.
+    """
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # another process was quicker, or it is not ours to delete
+            if time.time() - _changed(path) < STALE_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _changed(path: Path) -> float:
+    """When a file, or the latest file of a folder, was last written."""
+    inside = [file.stat().st_mtime for file in path.iterdir()] if path.is_dir() else []
+    return max(inside, default=path.stat().st_mtime)

@@ -1,21 +1,17 @@
-"""For processes that can be killed at any time: workers end with their parent, and what was left behind is removed."""
+"""For processes that can be killed at any time: workers end with their parent."""
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TypeVar
 
 from vconv.errors import VconvError
@@ -23,7 +19,6 @@ from vconv.errors import VconvError
 T, R = TypeVar("T"), TypeVar("R")
 
 IN_FLIGHT = 4  # tasks a process that are handed out, or done and not yet taken: what bounds the memory
-STALE_SECONDS = 3600.0  # without a change; what is being written changes every few seconds
 
 
 def begin_worker() -> None:
@@ -81,24 +76,3 @@ def map_in_order(function: Callable[[T], R], tasks: Iterable[T], processes: int)
         raise VconvError("a worker process died, perhaps for lack of memory; run again with fewer of them") from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def remove_stale(folder: Path, pattern: str) -> None:
-    """Delete the files and folders in ``folder`` whose names fit the glob ``pattern`` and that nobody writes any more.
-
-    Age tells, and not the number of the process that wrote them: that process may be on another machine.
-    """
-    for path in folder.glob(pattern):
-        with contextlib.suppress(OSError):  # another process was quicker, or it is not ours to delete
-            if time.time() - _changed(path) < STALE_SECONDS:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def _changed(path: Path) -> float:
-    """When a file, or the latest file of a folder, was last written."""
-    inside = [file.stat().st_mtime for file in path.iterdir()] if path.is_dir() else []
-    return max(inside, default=path.stat().st_mtime)

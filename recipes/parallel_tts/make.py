@@ -30,8 +30,8 @@ import numpy as np
 import soundfile
 
 from vconv.errors import InputError, VconvError
-from vconv.files import write_text
-from vconv.processes import map_in_order, remove_stale
+from vconv.files import remove_stale, write_text
+from vconv.processes import map_in_order
 
 RATE = 24000  # Hz
 STYLE = 256  # numbers of a style vector

@@ -19,12 +19,13 @@ from typing import Any, Protocol
 
 from vconv import audio
 from vconv.errors import InputError, VconvError
+from vconv.files import remove_stale
 from vconv.inference.check import UNUSUAL, Checker, Verdict
 from vconv.inference.converter import Progress, Target
 from vconv.inference.loading import default_model, load
 from vconv.inference.mixing import target_voice
 from vconv.inference.population import population_of
-from vconv.processes import begin_worker, remove_stale
+from vconv.processes import begin_worker
 
 LEFTOVERS = ".vconv-*"  # what a killed process may leave in the folder of an output
 QUEUED = 2  # jobs a process: one being done, one waiting

@@ -30,8 +30,8 @@ import numpy as np
 
 from vconv.errors import InputError
 from vconv.features import SAMPLE_RATE, frame_count
+from vconv.files import remove_stale
 from vconv.manifest import Clip
-from vconv.processes import remove_stale
 from vconv.training.store import FORMAT, MIN_FRAMES, Entry, Sound, read_sound
 
 REMEMBERED = 32  # clips whose audio stays in memory: a batch asks for several features of one

@@ -23,8 +23,9 @@ import numpy as np
 from vconv import audio
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, PitchTracker, frame_count, log_mel
+from vconv.files import remove_stale
 from vconv.manifest import Clip
-from vconv.processes import map_in_order, remove_stale
+from vconv.processes import map_in_order
 
 FORMAT = 1
 MIN_FRAMES = 32  # half a second; shorter clips teach nothing
