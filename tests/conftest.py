@@ -14,7 +14,7 @@ from vconv import audio, cli, features
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig
 from vconv.features import OUTPUT_HOP
 from vconv.inference import Converter
-from vconv.inference.engine import Reference
+from vconv.inference.engine import Engine, Reference
 from vconv.inference.population import POPULATION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -37,6 +37,12 @@ def speech(seconds: float, rate: int = 16000, f0: float = 120.0, seed: int = 0) 
     return (0.1 * wave / np.abs(wave).max(initial=1e-9) * 3).astype(np.float32)
 
 
+def heard(engine: Engine, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
+    mel, rows = features.log_mel(wave), features.frame_count(len(wave)) // 2
+    return mel[:, : 2 * rows], engine.recognize(wave)[:, :rows]
+
+
 class ToyEngine:
     """Stands for the networks: its content depends on the whole chunk, its vocoder on a few frames around."""
 
@@ -48,7 +54,11 @@ class ToyEngine:
         self.pitch: list[np.ndarray] = []  # what decode() was given
         self.references: list[Reference] = []
 
-    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def recognize(self, wave: np.ndarray) -> np.ndarray:
+        return np.zeros((0, (features.frame_count(len(wave)) + 1) // 2), np.float32)
+
+    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert phonetic.shape == (0, mel.shape[1] // 2)
         pairs = mel.reshape(len(mel), -1, 2).mean(axis=2)
         content = pairs - pairs.mean(axis=1, keepdims=True)
         return content, np.stack([content[:40].argmax(axis=0), content[40:].argmax(axis=0)])

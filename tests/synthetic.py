@@ -10,6 +10,7 @@ import soundfile
 RATE = 24000  # Hz
 FORMANTS = {"a": (800, 1200), "i": (280, 2300), "u": (320, 800), "e": (500, 1900), "o": (480, 900)}  # Hz
 VOWEL_SECONDS = 0.18
+RECOGNIZER_STRIDE, RECOGNIZER_KERNEL = 400, 600  # samples at 16 kHz
 ACCENTS = {"low": "north", "middle": "north", "high": "south"}  # the child's is not known
 SPEAKERS = {"low": 0.9, "middle": 1.0, "high": 1.15, "child": 1.3}  # vocal tract: factor on the formants
 
@@ -51,3 +52,27 @@ def make_corpus(folder: Path, sentences: int = 6) -> Path:
     manifest = folder / "manifest.tsv"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return manifest
+
+
+def make_recognizer(path: Path) -> Path:
+    """An ONNX model that hears how loud each stretch is: features [1, F, 2], the loudness and four times of it."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    kernel = np.array([1.0, 4.0], np.float32).reshape(2, 1, 1) * np.full(RECOGNIZER_KERNEL, 1 / RECOGNIZER_KERNEL)
+    nodes = [
+        helper.make_node("Mul", ["wave", "wave"], ["square"]),
+        helper.make_node("Unsqueeze", ["square", "one"], ["channel"]),
+        helper.make_node("Conv", ["channel", "kernel"], ["mean"], strides=[RECOGNIZER_STRIDE]),
+        helper.make_node("Transpose", ["mean"], ["features"], perm=[0, 2, 1]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "recognizer",
+        [helper.make_tensor_value_info("wave", TensorProto.FLOAT, [1, None])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, None, 2])],
+        [numpy_helper.from_array(kernel.astype(np.float32), "kernel"), numpy_helper.from_array(np.array([1]), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    helper.set_model_props(model, {"stride": str(RECOGNIZER_STRIDE), "centre": str(RECOGNIZER_KERNEL // 2)})
+    save(model, path)
+    return path

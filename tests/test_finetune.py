@@ -16,7 +16,7 @@ import vconv
 from tests.conftest import REPOSITORY, Outcome, speech
 from vconv import audio
 from vconv.errors import InputError
-from vconv.features import N_MELS, SAMPLE_RATE, PitchTracker, continuous_log_f0
+from vconv.features import N_MELS, SAMPLE_RATE, PitchTracker, continuous_log_f0, frame_count
 from vconv.inference.voice import Voice, speech_features
 
 torch = pytest.importorskip("torch")
@@ -24,7 +24,13 @@ tuning = pytest.importorskip("vconv.training.finetune")
 adapted = pytest.importorskip("vconv.models.layers").adapted
 
 Cli = Callable[..., Outcome]
+Clip = tuple[np.ndarray, np.ndarray, np.ndarray]
 SHORT = tuning.FinetuneConfig(steps=20, items=4, frames=64, voices=2, learning_rate=0.03)
+
+
+def nothing(wave: np.ndarray) -> np.ndarray:
+    """What is heard without a recognizer."""
+    return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +44,9 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(speaker: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def clips(speaker: Path) -> list[Clip]:
     tracker = PitchTracker()
-    return [speech_features(path, tracker) for path in sorted(speaker.iterdir())]
+    return [speech_features(path, tracker, nothing) for path in sorted(speaker.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def voice(small_model: Path, speaker: Path) -> Voice:
 
 
 def test_a_tuned_style_rebuilds_other_speech_of_the_speaker_better(
-    small_model: Path, clips: list[tuple[np.ndarray, np.ndarray]], voice: Voice
+    small_model: Path, clips: list[Clip], voice: Voice
 ) -> None:
     model = tuning.load_model(small_model, 1)
     told = []
@@ -58,7 +64,7 @@ def test_a_tuned_style_rebuilds_other_speech_of_the_speaker_better(
     assert told[0] == (1, 20) and told[-1][0] >= tuned.steps > 0
     assert tuned.after < 0.97 * tuned.before
 
-    mel, f0 = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker())
+    mel, f0, _ = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker(), nothing)
     pitch = np.stack(continuous_log_f0(f0))[:, : mel.shape[1]]
     with torch.no_grad():
         heard, pitch, embedding, reference, style = (
@@ -108,9 +114,7 @@ def test_every_factor_is_tuned_and_heard(small_model: Path) -> None:
     assert style.grad[:, -1, : 2 * config.decoder_channels].all()
 
 
-def test_pieces_are_the_clips_and_some_are_held_out(
-    small_model: Path, clips: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
+def test_pieces_are_the_clips_and_some_are_held_out(small_model: Path, clips: list[Clip]) -> None:
     model = tuning.load_model(small_model, 1)
     pieces = tuning._cut(model, clips, torch.randn(1, 24), np.random.default_rng(0), 3)
     np.testing.assert_array_equal(
@@ -126,9 +130,7 @@ def test_pieces_are_the_clips_and_some_are_held_out(
     assert sorted(map(id, kept + held_out)) == sorted(map(id, pieces)) and len(held_out) == 1
 
 
-def test_it_stops_when_held_out_speech_gains_no_more(
-    small_model: Path, clips: list[tuple[np.ndarray, np.ndarray]], voice: Voice
-) -> None:
+def test_it_stops_when_held_out_speech_gains_no_more(small_model: Path, clips: list[Clip], voice: Voice) -> None:
     """A rate that wrecks the voice at once: two looks without progress, and what it began with is kept."""
     config = dataclasses.replace(SHORT, learning_rate=100.0, check_every=2, patience=2)
     told = []

@@ -22,10 +22,10 @@ TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "l
 TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py", "evaluation/judges.py")
 # Data flows one way: no module imports one of a later layer.
 LAYERS = (
-    ("errors.py", "config.py", "processes.py", "files.py"),
+    ("errors.py", "config.py", "processes.py", "files.py", "graphs.py"),
     ("audio.py",),
     ("features.py",),
-    ("excitation.py", "manifest/"),
+    ("excitation.py", "disturbances.py", "recognizer.py", "manifest/"),
     ("models/",),
     ("training/",),
     ("inference/",),

@@ -114,11 +114,12 @@ def test_export_sets_them_and_both_engines_agree(tmp_path: Path) -> None:
     write_model(plain, model, vocoder)
     export(file, plain, folder, ["bottleneck.softness=0.3", "bottleneck.residue=0.25"])
     mel = np.random.default_rng(0).normal(-5, 2, (80, 24)).astype(np.float32)
-    content, codes = OnnxEngine(folder, 1).content(mel)
-    again, same = TorchEngine(folder, "torch", 1).content(mel)
+    nothing = np.zeros((0, 12), np.float32)
+    content, codes = OnnxEngine(folder, 1).content(mel, nothing)
+    again, same = TorchEngine(folder, "torch", 1).content(mel, nothing)
     np.testing.assert_allclose(content, again, atol=1e-4)
     np.testing.assert_array_equal(codes, same)
-    hard, nearest = OnnxEngine(plain, 1).content(mel)
+    hard, nearest = OnnxEngine(plain, 1).content(mel, nothing)
     np.testing.assert_array_equal(nearest, codes)
     assert np.abs(content - hard).max() > 1e-2
     with pytest.raises(InputError, match="other shapes"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vconv
-from tests.conftest import REPOSITORY, Outcome, ToyEngine, speech
+from tests.conftest import REPOSITORY, Outcome, ToyEngine, heard, speech
 from tests.test_cli import files_in
 from vconv import audio, features
 from vconv.config import BottleneckConfig
@@ -334,11 +334,9 @@ def test_a_model_without_codes(toy_engine: ToyEngine, kind: str) -> None:
 
 
 def test_codes_stand_for_the_content_in_both_engines(small_model: Path) -> None:
-    mel = features.log_mel(speech(2.0))
-    mel = mel[:, : mel.shape[1] // 2 * 2]
     for device in ("cpu", "torch"):
         engine = vconv.load(small_model, device, threads=1)._engine
-        content, codes = engine.content(mel)
+        content, codes = engine.content(*heard(engine, speech(2.0)))
         np.testing.assert_allclose(engine.content_of(codes), content, atol=1e-6)
 
 
@@ -346,7 +344,7 @@ def test_the_graph_of_the_units_fits_the_model_that_came_along(model: Path) -> N
     """Each file of the folder is replaced by itself: here one could be left behind."""
     pytest.importorskip("torch")
     onnx, modules = (vconv.load(model, device, threads=1)._engine for device in ("cpu", "torch"))
-    codes = onnx.content(features.log_mel(speech(1.0))[:, :62])[1]
+    codes = onnx.content(*heard(onnx, speech(1.0)))[1]
     np.testing.assert_allclose(onnx.content_of(codes), modules.content_of(codes), atol=1e-5)
 
 

@@ -208,6 +208,7 @@ def finetune(
         from vconv.inference import load
         from vconv.inference.loading import available_cores
         from vconv.inference.voice import clips_in, speech_features
+        from vconv.recognizer import FolderRecognizer
         from vconv.training import finetune as tuning
 
         first = target[0].resolve()
@@ -219,7 +220,8 @@ def finetune(
         converter = load(folder, threads=threads)
         voice = converter.voice(clips)
         tracker = PitchTracker(threads)
-        speech = [speech_features(clip, tracker) for clip in clips]
+        recognize = FolderRecognizer(folder, network.config.phonetic_channels, threads)
+        speech = [speech_features(clip, tracker, recognize) for clip in clips]
         with _progress(None, quiet) as report:
             config = tuning.FinetuneConfig(steps=steps, seed=seed)
             tuned = tuning.finetune(network, speech, voice.embedding, config, report.count)
@@ -579,6 +581,10 @@ def export(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Of the conversion model's config, for its use. Repeatable."),
     ] = None,
+    recognizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What the model hears with; default: where training had it, if it did."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make a model folder from two checkpoints: half-precision weights and the ONNX graphs.
@@ -598,7 +604,7 @@ def export(
     with _needs_extra():
         from vconv.export import export
 
-        export(conversion, vocoder, output, set_ or ())
+        export(conversion, vocoder, output, set_ or (), recognizer)
     print(f"wrote {output}")
 
 

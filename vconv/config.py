@@ -114,6 +114,7 @@ class ConversionConfig:
     expansion: int = 3  # hidden channels of a block's MLP, as a multiple
     content_blocks: tuple[int, int] = (2, 5)  # at the frame rate, at half of it
     content_channels: int = 64  # of the code
+    phonetic_channels: int = 0  # of the recognizer that the content encoder hears with; 0: it has the mel alone
     speaker_blocks: int = 3
     embedding_channels: int = 192
     decoder_channels: int = 224

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import math
 import re
@@ -17,13 +19,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP
 from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
-from vconv.training.load import load_conversion, load_vocoder
+from vconv.recognizer import RECOGNIZER, Recognizer
+from vconv.training.load import load_conversion, load_vocoder, recognizer_of
 
 OPSET = 18
 SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
@@ -36,8 +40,8 @@ class ContentGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.model.encode(mel)
+    def forward(self, mel: Tensor, phonetic: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        code = self.model.encode(mel, phonetic)
         codes = code.codes if code.codes is not None else code.z_q[:, :0].long()
         return code.z_q, codes
 
@@ -51,21 +55,29 @@ class UnitsGraph(nn.Module):
         return self.bottleneck.decode(codes)
 
 
-def export(conversion: Path, vocoder: Path, output: Path, settings: Sequence[str] = ()) -> None:
+def export(
+    conversion: Path, vocoder: Path, output: Path, settings: Sequence[str] = (), recognizer: Path | None = None
+) -> None:
     """Write a model folder from a conversion and a vocoder checkpoint, with their averaged weights.
 
     ``vocoder`` may be another model folder, whose vocoder is then taken over. ``settings`` are ``key=value`` of the
-    conversion model's config that concern its use, such as ``bottleneck.softness=0.1``.
+    conversion model's config that concern its use, such as ``bottleneck.softness=0.1``. A conversion model that hears
+    with a recognizer gets the one it was trained with, or ``recognizer``, where that has moved.
 
     Raises:
-        InputError: a file that is not such a checkpoint, or a folder that holds no model.
+        InputError: a file that is not such a checkpoint, a folder that holds no model, or no recognizer where it was.
     """
     speaks = saved.load(vocoder)[1] if vocoder.is_dir() else load_vocoder(vocoder)
-    write_model(output, load_conversion(conversion, settings), speaks)
+    model, hears = load_conversion(conversion, settings), recognizer or recognizer_of(conversion)
+    if not model.config.phonetic_channels:
+        hears = None
+    elif hears is None or Recognizer(hears).channels != model.config.phonetic_channels:
+        raise InputError(f"{conversion}: was trained with another recognizer than {hears}; give that one")
+    write_model(output, model, speaks, hears)
 
 
-def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
-    """Write config, weights and graphs, and with a table of speakers the voice of each.
+def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder, recognizer: Path | None = None) -> None:
+    """Write config, weights and graphs, the recognizer if there is one, and with a table of speakers the voice of each.
 
     The models' weights are rounded to half precision in place, and the decoder gets room for tuned voices' matrices.
     """
@@ -74,12 +86,17 @@ def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> 
     saved.round_to_half(conversion.eval())
     saved.round_to_half(vocoder.eval())
     saved.save(folder, conversion, vocoder)
+    weights = places(folder, ("conversion", "vocoder"))
     found = networks(conversion, vocoder)
     stale = [folder / f"{name}.onnx" for name in {"speaker", "units"} - found.keys()]
+    if recognizer is None:
+        stale.append(folder / RECOGNIZER)
+    elif recognizer.resolve() != (folder / RECOGNIZER).resolve():
+        saved.replace(folder / RECOGNIZER, lambda path: path.write_bytes(recognizer.read_bytes()))
     for path in [*stale, *(folder / "voices").glob("*.npz")]:
         path.unlink(missing_ok=True)  # of another model in the same folder
     for name, network in found.items():
-        graph = trace(network)
+        graph = refer(trace(network), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
     if isinstance(conversion.speaker, SpeakerTable):
         write_voices(folder / "voices", conversion.config.speakers, conversion.speaker)
@@ -115,13 +132,17 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
     half, reference = torch.export.Dim("half", min=4, max=1 << 20), torch.export.Dim("reference", min=2, max=1 << 20)
     full = 2 * half
     mel, pitch = torch.randn(1, N_MELS, frames), torch.zeros(1, 2, frames)
+    heard, heard_shapes = {"mel": mel}, {"mel": {2: full}}
+    if config.phonetic_channels:
+        heard["phonetic"] = torch.randn(1, config.phonetic_channels, frames // 2)
+        heard_shapes["phonetic"] = {2: half}
     content = torch.randn(1, config.content_channels, frames // 2)
     # Two tensors: the tracer would take one that is passed twice for one input.
     source, noise = torch.randn(1, frames * OUTPUT_HOP), torch.randn(1, frames * OUTPUT_HOP)
     vocoder_frames = torch.export.Dim("frames", min=4, max=1 << 20)
     samples = {1: OUTPUT_HOP * vocoder_frames}
     found = {
-        "content": Network(ContentGraph(conversion), {"mel": mel}, ["content", "codes"], {"mel": {2: full}}),
+        "content": Network(ContentGraph(conversion), heard, ["content", "codes"], heard_shapes),
         "decoder": Network(
             conversion.decoder,
             {
@@ -200,3 +221,49 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:  # where in the Python code each comes from: a twentieth of the file
         del node.metadata_props[:]
     return model
+
+
+def places(folder: Path, names: Sequence[str]) -> dict[bytes, tuple[str, int, int]]:
+    """Where the tensors of a folder's safetensors files lie, by digests of their bytes: file, offset, length."""
+    found = {}
+    for name in (f"{name}.safetensors" for name in names):
+        data = (folder / name).read_bytes()
+        header = int.from_bytes(data[:8], "little")
+        tensors = json.loads(data[8 : 8 + header])
+        tensors.pop("__metadata__", None)
+        for start, end in (tensor["data_offsets"] for tensor in tensors.values()):
+            start, length = 8 + header + start, end - start
+            found[hashlib.sha256(data[start : start + length]).digest()] = (name, start, length)
+    return found
+
+
+def refer(model: onnx.ModelProto, weights: dict[bytes, tuple[str, int, int]]) -> onnx.ModelProto:
+    """Have large weights that lie in the folder already be read from there: ONNX's external data.
+
+    A matrix that the exporter has transposed is transposed back when the graph is loaded.
+    """
+    graph, nodes = model.graph, []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT16:
+            continue
+        value, name = numpy_helper.to_array(tensor), tensor.name
+        turned = value.ndim == 2 and _digest(value) not in weights
+        place = weights.get(_digest(value.T if turned else value))
+        if place is None:
+            continue
+        if turned:
+            tensor.dims[:] = value.T.shape
+            tensor.name = f"{name}.turned"
+            nodes.append(helper.make_node("Transpose", [tensor.name], [name], perm=[1, 0]))
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, entry in zip(("location", "offset", "length"), place):
+            tensor.external_data.add(key=key, value=str(entry))
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    return model
+
+
+def _digest(value: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()

@@ -1,14 +1,11 @@
 """Units of a speech recognizer for each frame of the code, as a column ``units`` of a manifest.
 
-    python recipes/base/units.py corpus.tsv -o corpus_units.tsv --teacher encoder_model.ort
+    python recipes/base/units.py corpus.tsv -o corpus_units.tsv --recognizer recognizer.onnx
 
-The teacher is the encoder of a recognizer as an ONNX file (or .ort), which hears a wave of 16 kHz, [1, N], and gives
-features, [1, F, C], at an even rate. They are clustered by k-means, and each frame of the content code (31.25 a second)
-gets the number of the cluster that the teacher is in at that time: what HuBERT's targets are (Hsu et al. 2021, section
-2.1), and what a content encoder can learn from (van Niekerk et al. 2022, "A Comparison of Discrete and Soft Speech
-Units for Improved Voice Conversion"). ``losses.units`` teaches the content encoder to tell them.
-
-README.md beside this file says where the teacher of pretrained/base came from.
+The features of the recognizer (recognizer.py) are clustered by k-means, and each frame of the content code (31.25 a
+second) gets the number of the cluster that they are in at that time: what HuBERT's targets are (Hsu et al. 2021,
+section 2.1), and what a content encoder can learn from (van Niekerk et al. 2022, "A Comparison of Discrete and Soft
+Speech Units for Improved Voice Conversion"). ``losses.units`` teaches the content encoder to tell them.
 """
 
 from __future__ import annotations
@@ -23,53 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from vconv.errors import InputError, VconvError
-from vconv.features import HOP_LENGTH, frame_count
 from vconv.manifest import TRAIN, Clip, open_table, read_manifest, write_manifest
 from vconv.manifest.table import extra_columns
+from vconv.recognizer import Recognizer
 from vconv.training.batches import UNITS
 from vconv.training.store import read_sound
 
-CODE_HOP = 2 * HOP_LENGTH  # samples
 FITTED_FRAMES = 200_000  # that k-means sees
 
 
-class Teacher:
-    """An ONNX encoder: wave [N] at 16 kHz -> features [N / CODE_HOP, C].
-
-    Args:
-        stride: samples from one of its frames to the next.
-        centre: samples from the beginning of the wave to the middle of its first frame.
-
-    Raises:
-        InputError: the file is no ONNX model.
-    """
-
-    def __init__(self, path: Path, stride: int, centre: int, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own kinds have no common one of their own
-            raise InputError(f"{path}: not a model that onnxruntime can load ({error})") from None
-        self._wave, *self._masks = (one.name for one in self._session.get_inputs())
-        self._stride, self._centre = stride, centre
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        """Features at the middle of each frame of the code, interpolated: [frames of the code, C] float32"""
-        heard = wave[None].astype(np.float32)
-        masks = {name: np.ones(heard.shape, np.int64) for name in self._masks}
-        given = self._session.run(None, {self._wave: heard, **masks})[0][0]
-        frames = (frame_count(len(wave)) + 1) // 2
-        middle = np.arange(frames) * CODE_HOP + HOP_LENGTH / 2  # of the two mel frames 2k and 2k + 1
-        place = np.clip((middle - self._centre) / self._stride, 0, len(given) - 1)
-        low = np.minimum(place.astype(int), max(0, len(given) - 2))
-        share = (place - low).astype(np.float32)[:, None]
-        return given[low] * (1 - share) + given[np.minimum(low + 1, len(given) - 1)] * share
-
-
-def listen(teacher: Teacher, clips: Sequence[Clip], file: Path) -> Iterator[tuple[Clip, int]]:
+def listen(recognizer: Recognizer, clips: Sequence[Clip], file: Path) -> Iterator[tuple[Clip, int]]:
     """Append each clip's features to ``file`` as float16; yields the clips that could be read with their frames.
 
     Silence is trimmed as it is for training, so that the units lie on the frames of the features.
@@ -81,7 +41,7 @@ def listen(teacher: Teacher, clips: Sequence[Clip], file: Path) -> Iterator[tupl
             except InputError as error:
                 print(f"no units: {error}", file=sys.stderr)
                 continue
-            features = teacher(sound.narrow).astype(np.float16)
+            features = np.ascontiguousarray(recognizer(sound.narrow).T, np.float16)
             features.tofile(out)
             yield clip, len(features)
             if done % 500 == 0:
@@ -113,9 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True, help="the manifest with the column")
-    parser.add_argument("--teacher", type=Path, required=True, help="ONNX file")
-    parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame of the teacher")
-    parser.add_argument("--centre", type=int, default=447, help="samples to the middle of its first frame")
+    parser.add_argument("--recognizer", type=Path, required=True, help="ONNX file")
     parser.add_argument("--clusters", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
@@ -124,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{options.output.parent}: no such folder; make it, or choose another")
         clips = read_manifest(options.manifest)
         extra = [name for name in extra_columns(open_table(options.manifest), {}) if name != UNITS]
-        teacher = Teacher(options.teacher, options.stride, options.centre, options.threads)
+        recognizer = Recognizer(options.recognizer, options.threads)
         with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
             file = Path(folder) / "features.raw"
-            heard = list(listen(teacher, clips, file))
+            heard = list(listen(recognizer, clips, file))
             if not heard:
                 raise InputError(f"{options.manifest}: no clip could be read")
             counts = [count for _, count in heard]

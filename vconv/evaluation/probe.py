@@ -177,11 +177,12 @@ def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: No
     seen = Seen()
     for done, clip in enumerate(clips, 1):
         try:
-            mel = mel_of(hear(clip.path))
+            wave = hear(clip.path)
         except InputError as error:
             seen.bad.append(str(error))
             continue
-        content, codes = engine.content(mel)
+        mel = mel_of(wave)
+        content, codes = content_of(engine, wave)
         seen.clips.append(clip)
         seen.content.append(content)
         seen.codes.append(codes)
@@ -209,6 +210,12 @@ def mel_of(wave: np.ndarray) -> np.ndarray:
     """[N_MELS, T], T even as the model takes it."""
     mel = features.log_mel(wave)
     return mel[:, : mel.shape[1] // 2 * 2]
+
+
+def content_of(engine: Engine, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Content [C, T / 2] and codes [G, T / 2] of speech [N] at 16 kHz."""
+    mel = mel_of(wave)
+    return engine.content(mel, engine.recognize(wave)[:, : mel.shape[1] // 2])
 
 
 def spectra(mel: np.ndarray) -> np.ndarray:
@@ -426,11 +433,11 @@ def rebuilt_figures(
     tracker, style, errors = features.PitchTracker(threads), np.zeros(style_shape, np.float32), []
     for clip in sorted(able, key=lambda clip: _shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
-        wave, voice = hear(clip.path), mel_of(hear(own[(own.index(clip) + 1) % len(own)].path))
-        mel = mel_of(wave)
+        wave, heard = hear(clip.path), hear(own[(own.index(clip) + 1) % len(own)].path)
+        mel, voice = mel_of(wave), mel_of(heard)
         pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : mel.shape[1]]
-        reference = Reference(engine.content(voice)[0], voice)
-        made = engine.decode(engine.content(mel)[0], pitch, engine.speaker(voice), reference, style)
+        reference = Reference(content_of(engine, heard)[0], voice)
+        made = engine.decode(content_of(engine, wave)[0], pitch, engine.speaker(voice), reference, style)
         errors.append(float(np.abs(made - mel).mean()) * DB_PER_NEPER)
     if not errors:
         return []

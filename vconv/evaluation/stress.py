@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import vconv
-from vconv import audio
+from vconv import audio, disturbances
 from vconv.errors import InputError
 from vconv.evaluation.conversion import make_folder
 from vconv.evaluation.measure import Report
@@ -39,54 +39,31 @@ class Condition:
     target_seconds: float | None = None
 
 
-def mix(wave: Wave, noise: Wave, snr_db: float) -> Wave:
-    """``noise``, repeated to the length of ``wave``, under it: by the loudness of active speech, not of pauses."""
-    noise = np.resize(noise, len(wave))
-    level = audio.gain(10 * np.log10(np.mean(noise**2) + 1e-12), audio.loudness(wave, SAMPLE_RATE) - snr_db)
-    return wave + level * noise
-
-
 def babble(snr_db: float) -> Disturb:
     """Several other people at the same time."""
 
     def disturb(wave: Wave, around: Surroundings) -> Wave:
         chosen = around.rng.permutation(len(around.speech))[:BABBLE_VOICES]
-        voices = [np.roll(np.resize(around.speech[k], len(wave)), around.rng.integers(len(wave))) for k in chosen]
-        return mix(wave, np.sum([audio.normalize(voice, SAMPLE_RATE) for voice in voices], axis=0), snr_db)
+        voices = [around.speech[k] for k in chosen]
+        return disturbances.mix(wave, disturbances.crowd(voices, len(wave), around.rng), snr_db)
 
     return disturb
 
 
 def white_noise(snr_db: float) -> Disturb:
-    return lambda wave, around: mix(wave, around.rng.standard_normal(len(wave)), snr_db)
+    return lambda wave, around: disturbances.mix(wave, around.rng.standard_normal(len(wave)), snr_db)
 
 
 def reverberation(seconds: float) -> Disturb:
-    """A room as noise that decays exponentially to -60 dB in ``seconds``, the direct sound 3 dB above all of it."""
-
-    def disturb(wave: Wave, around: Surroundings) -> Wave:
-        time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-        tail = around.rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
-        tail[: round(0.004 * SAMPLE_RATE)] = 0.0
-        tail *= 10 ** (-3 / 20) / np.sqrt(np.sum(tail**2))
-        tail[0] = 1.0
-        size = len(wave) + len(tail)
-        return np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(tail, size), size)[: len(wave)]
-
-    return disturb
+    return lambda wave, around: disturbances.reverberant(wave, seconds, 3.0, around.rng)
 
 
 def telephone(wave: Wave, around: Surroundings) -> Wave:
-    """300 to 3400 Hz."""
-    spectrum = np.fft.rfft(wave)
-    frequency = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
-    return np.fft.irfft(spectrum * ((frequency >= 300) & (frequency <= 3400)), len(wave))
+    return disturbances.band_limited(wave, 300.0, 3400.0)
 
 
 def clipped(wave: Wave, around: Surroundings) -> Wave:
-    """Cut off at a quarter of the peak."""
-    limit = 0.25 * np.abs(wave).max()
-    return np.clip(wave, -limit, limit)
+    return disturbances.clipped(wave, 0.25)
 
 
 CLEAN = Condition("clean")

@@ -160,7 +160,7 @@ class Converter:
                 inspect(analysis)
 
             def content(start: int, end: int) -> np.ndarray:
-                return self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))[0]
+                return self._hear(analysis, start, end)[0]
 
             melody = _moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
             blocks = self._blocks(content, melody, voice)
@@ -273,7 +273,7 @@ class Converter:
         f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
         f0 = np.pad(f0, (0, mel.shape[1] - len(f0)))
         embedding = self._engine.speaker(mel)
-        content, codes = self._engine.content(mel)
+        content, codes = self._engine.content(mel, self._engine.recognize(wave)[:, : mel.shape[1] // 2])
         pitch = np.stack(features.continuous_log_f0(f0))
         style = np.zeros(self._config.style_shape, np.float32)
         again = self._engine.decode(content, pitch, embedding, Reference.none(self._config.content_channels), style)
@@ -329,12 +329,18 @@ class Converter:
                 f0=streaming.f0_curve(wave, gain, self._tracker),
             )
 
+    def _hear(self, analysis: Analysis, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Content [C, T / 2] and codes [G, T / 2] of a source from one frame to another, both even."""
+        stretch = (analysis.wave, analysis.gain, start, end)
+        phonetic = streaming.phonetic_frames(*stretch, self._engine.recognize)
+        return self._engine.content(streaming.mel_frames(*stretch), phonetic)
+
     def _codes(self, analysis: Analysis) -> np.ndarray:
         """Content codes of a source [G, frames / 2]."""
         parts = []
         done = 0
         for start, end in streaming.chunk_bounds(analysis.frames):
-            codes = self._engine.content(streaming.mel_frames(analysis.wave, analysis.gain, start, end))[1]
+            codes = self._hear(analysis, start, end)[1]
             last = end == analysis.frames
             until = end if last else end - streaming.OVERLAP_FRAMES // 2  # halfway through the overlap
             parts.append(codes[:, (done - start) // 2 : (until - start) // 2])

@@ -13,6 +13,8 @@ import numpy as np
 from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
 from vconv.features import LOG_MEL_MIDDLE, N_MELS
+from vconv.graphs import open_graph
+from vconv.recognizer import FolderRecognizer
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,10 +36,16 @@ class Reference:
 
 
 class Engine(Protocol):
-    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding."""
+    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R of a recognizer."""
 
-    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """mel [N_MELS, T] -> content [C, T / 2] and its codes [G, T / 2], no rows where the bottleneck has none"""
+    def recognize(self, wave: np.ndarray) -> np.ndarray:
+        """wave [N] at 16 kHz -> what the recognizer hears in it [R, ceil(T / 2)]; R is 0 where there is none"""
+
+    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """mel [N_MELS, T], a recognizer's features [R, T / 2] -> content [C, T / 2] and its codes [G, T / 2]
+
+        There are no rows of codes where the bottleneck has none.
+        """
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         """codes [G, T / 2] -> content [C, T / 2]"""
@@ -62,14 +70,17 @@ class OnnxEngine:
     """The exported graphs through onnxruntime on the CPU; each is opened when it is first needed."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._hears = read_config(folder)[0].speaker == "encoder"
+        config = read_config(folder)[0]
+        self._hears, self._recognizes = config.speaker == "encoder", config.phonetic_channels > 0
+        self.recognize = FolderRecognizer(folder, config.phonetic_channels, threads)
         check_files(folder, [f"{graph}.onnx" for graph in GRAPHS if self._hears or graph != "speaker"])
         self._folder = folder
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
 
-    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        content, codes = self._run("content", mel=mel)
+    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        recognized = {"phonetic": phonetic} if self._recognizes else {}
+        content, codes = self._run("content", mel=mel, **recognized)
         return content, codes
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
@@ -105,20 +116,7 @@ class OnnxEngine:
         return [output[0] for output in self._sessions[graph].run(None, batch)]
 
     def _open(self, path: Path, inputs: set[str]) -> InferenceSession:
-        import onnxruntime  # takes 0.1 s: not before there is something to run
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # an error is raised as well, and a warning tells a user nothing
-        # Utterances differ in length: neither the memory of one nor a plan of it is of use to the next.
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has no base class for what it raises on a bad file
-            raise InputError(f"{path}: is not a working ONNX graph; export or download the model again") from error
+        session = open_graph(path, self._threads)
         found = {node.name for node in session.get_inputs()}
         if found != inputs:
             raise InputError(

@@ -83,6 +83,18 @@ def mel_frames(wave: Spool, gain: float, start: int, end: int) -> np.ndarray:
     return out
 
 
+def phonetic_frames(
+    wave: Spool, gain: float, start: int, end: int, recognize: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What a recognizer hears in the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
+
+    Beyond the last frame of the wave it hears nothing else.
+    """
+    rows = (end - start) // 2
+    found = recognize(wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain))[:, :rows]
+    return np.pad(found, ((0, 0), (0, rows - found.shape[1])), mode="edge")
+
+
 def f0_curve(wave: Spool, gain: float, tracker: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """F0 in Hz of the whole 16 kHz ``wave`` times ``gain``, 0 where unvoiced: [T]. A number for 16 ms is small."""
     frames = features.frame_count(len(wave))

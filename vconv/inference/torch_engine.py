@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vconv.errors import InputError
 from vconv.inference.engine import Reference, no_encoder
 from vconv.models import saved
+from vconv.recognizer import FolderRecognizer
 
 
 class TorchEngine:
@@ -26,11 +27,12 @@ class TorchEngine:
         torch.set_num_threads(threads)
         self._device = torch.device("cpu" if device == "torch" else device)
         conversion, vocoder = saved.load(folder)
+        self.recognize = FolderRecognizer(folder, conversion.config.phonetic_channels, threads)
         self._conversion, self._vocoder = conversion.to(self._device), vocoder.to(self._device)
 
-    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            code = self._conversion.encode(self._tensor(mel))
+            code = self._conversion.encode(self._tensor(mel), self._tensor(phonetic))
         codes = np.zeros((0, code.z_q.shape[2]), np.int64) if code.codes is None else _array(code.codes)
         return _array(code.z_q), codes
 

@@ -116,13 +116,13 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
     embeddings, frames, f0, contents, mels = [], [], [], [], []
     missing = REFERENCE_FRAMES
     for clip in clips:
-        mel, clip_f0 = speech_features(clip, tracker)
+        mel, clip_f0, phonetic = speech_features(clip, tracker, engine.recognize)
         embeddings.append(engine.speaker(mel))
         frames.append(mel.shape[1])
         f0.append(clip_f0)
         if missing:
             heard = mel[:, :missing]
-            contents.append(engine.content(heard)[0])
+            contents.append(engine.content(heard, phonetic[:, : heard.shape[1] // 2])[0])
             mels.append(heard)
             missing -= heard.shape[1]
     if not frames:
@@ -134,8 +134,10 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
     return Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
 
 
-def speech_features(clip: audio.Source, tracker: features.PitchTracker) -> tuple[np.ndarray, np.ndarray]:
-    """Mel [N_MELS, T], T even, and F0 [T'] of a clip without the silence around it."""
+def speech_features(
+    clip: audio.Source, tracker: features.PitchTracker, recognize: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a clip without the silence around it: mel [N_MELS, T], T even, F0 [T'], a recognizer's features [R, T / 2]."""
     name = audio.source_name(clip)
     wave = audio.trim_silence(audio.join(_beginning(clip)), features.SAMPLE_RATE)
     if not len(wave):
@@ -145,8 +147,8 @@ def speech_features(clip: audio.Source, tracker: features.PitchTracker) -> tuple
     f0 = tracker(wave)
     if not f0.any():
         raise InputError(f"{name}: no voiced speech found; give a clear recording of the target speaking")
-    mel = features.log_mel(wave)
-    return mel[:, : mel.shape[1] // 2 * 2], f0
+    mel, rows = features.log_mel(wave), features.frame_count(len(wave)) // 2
+    return mel[:, : 2 * rows], f0, recognize(wave)[:, :rows]
 
 
 def _beginning(clip: audio.Source) -> Iterator[np.ndarray]:

@@ -21,18 +21,27 @@ class ConversionModel(nn.Module):
         self.speaker = SpeakerEncoder(config) if config.speaker == "encoder" else SpeakerTable(config)
         self.decoder = Decoder(config)
 
-    def forward(self, source: Tensor, pitch: Tensor, target: Tensor, speaker: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        source: Tensor,
+        pitch: Tensor,
+        target: Tensor,
+        speaker: Tensor | None = None,
+        source_phonetic: Tensor | None = None,
+        target_phonetic: Tensor | None = None,
+    ) -> Tensor:
         """Source mel [B, N_MELS, T], pitch [B, 2, T], target mel [B, N_MELS, 2K] -> converted mel [B, N_MELS, T].
 
-        A model with a table of speakers needs the target's number as well, [B].
+        A model with a table of speakers needs the target's number as well, [B]; one that hears with a recognizer is
+        better off with the features of both, [B, R, T / 2] and [B, R, K].
         """
-        embedding = self.embed(target, speaker)
-        return self.decoder(self.encode(source).z_q, pitch, embedding, self.encode(target).z_q, target)
+        embedding, heard = self.embed(target, speaker), self.encode(target, target_phonetic).z_q
+        return self.decoder(self.encode(source, source_phonetic).z_q, pitch, embedding, heard, target)
 
     def embed(self, mel: Tensor, speaker: Tensor | None) -> Tensor:
         """Who speaks: of a mel [B, N_MELS, T], or with a table of the speaker's number [B] -> [B, E]."""
         return self.speaker(mel if self.config.speaker == "encoder" else speaker)
 
-    def encode(self, mel: Tensor) -> Code:
-        """Content code of a mel, without training side effects."""
-        return self.bottleneck.encode(self.content(mel))
+    def encode(self, mel: Tensor, phonetic: Tensor | None = None) -> Code:
+        """Content code of a mel [B, N_MELS, T] and a recognizer's features [B, R, T / 2], without side effects."""
+        return self.bottleneck.encode(self.content(mel, phonetic))

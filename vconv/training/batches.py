@@ -6,6 +6,7 @@ several processes never draw the same batch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +153,8 @@ class BatchConfig:
     balance: float = 0.5  # a speaker with n frames is drawn in proportion to n ** balance
     perturb: PerturbConfig = PerturbConfig()
     parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
+    disturbed_share: float = 0.6  # of the disturbed sources, those that were so before a recognizer heard them
+    phonetic_dropout: float = 0.2  # of all sources, the share that no recognizer hears
     other_voice: float = 0.0  # share of the items whose voice is made another's, in all that is heard of it
     other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
 
@@ -159,17 +162,40 @@ class BatchConfig:
 @dataclass
 class ConversionBatch:
     source: np.ndarray  # [B, N_MELS, T] what the content encoder hears: another voice, or disturbed
+    source_phonetic: np.ndarray  # [B, R, T / 2] of a recognizer; R is 0 without one
     clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
+    clean_phonetic: np.ndarray  # [B, R, T / 2]
     pitch: np.ndarray  # [B, 2, T]
-    reference: np.ndarray  # [B, N_MELS, R] other speech of the target
+    reference: np.ndarray  # [B, N_MELS, 2K] other speech of the target
+    reference_phonetic: np.ndarray  # [B, R, K]
     speaker: np.ndarray  # [B] of the target, -1 where the voice is nobody's
     source_speaker: np.ndarray  # [B]
     label: np.ndarray  # [B] of the target's clip, -1 where unknown
     units: np.ndarray  # [B, T / 2] of each frame of the code, -1 where unknown
     phone_mel: np.ndarray  # [P, N_MELS, L]
+    phone_phonetic: np.ndarray  # [P, R, L / 2]
     phone_frames: np.ndarray  # [P]
     phones: np.ndarray  # [P, M]
     phone_counts: np.ndarray  # [P]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What the content encoder hears of a clip or a part of it: mel [T, N_MELS], a recognizer's features [T / 2, R]."""
+
+    mel: np.ndarray
+    phonetic: np.ndarray
+
+    def crop(self, start: int, frames: int) -> Speech:
+        """Frames from ``start`` on, both even, in float32; see ``_crop``."""
+        phonetic = _crop(self.phonetic, start // 2, frames // 2)
+        return Speech(_crop(self.mel, start, frames).astype(np.float32), phonetic.astype(np.float32))
+
+
+def stack(speeches: Sequence[Speech]) -> tuple[np.ndarray, np.ndarray]:
+    """Speeches of one length: mel [B, N_MELS, T] and features [B, R, T / 2]"""
+    mels, phonetics = ([getattr(speech, name) for speech in speeches] for name in ("mel", "phonetic"))
+    return np.stack(mels).transpose(0, 2, 1), np.stack(phonetics).transpose(0, 2, 1)
 
 
 def _crop(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
@@ -179,9 +205,22 @@ def _crop(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
     return np.take(mel, np.arange(start, start + frames), axis=0, mode="wrap")
 
 
+def _part(speech: Speech, start: int, end: int) -> Speech:
+    """An even number of frames, from ``start`` (even) to ``end`` at most."""
+    end = start + max(0, min(end, len(speech.mel)) - start) // 2 * 2
+    return Speech(speech.mel[start:end], speech.phonetic[start // 2 : end // 2])
+
+
+def _in_voice(speech: Speech, octaves: float) -> Speech:
+    """The speech in a voice so much higher."""
+    return dataclasses.replace(speech, mel=warp(speech.mel, 2**octaves)) if octaves else speech
+
+
 class ConversionSampler:
     def __init__(self, corpus: Corpus, config: BatchConfig, seed: int) -> None:
         self.corpus, self.config, self.seed = corpus, config, seed
+        # Of what has been disturbed as a wave already: the recognizer has heard the noise as well.
+        self._milder = dataclasses.replace(config.perturb, noise=0.0, babble=0.0, reverb=0.0, band_limit=0.0)
         self._singles = [i for i, item in enumerate(corpus.items) if not item.group]
         self._groups = sorted(group for group, members in corpus.by_group.items() if len(members) > 1)
         self._phone_items = [
@@ -221,26 +260,24 @@ class ConversionSampler:
         source, clean, pitch, reference, units, voices = [], [], [], [], [], []
         for a, b in pairs:
             entry = items[b].entry
-            mel = store.clip_mel(entry)
-            start = int(rng.integers(0, max(1, len(mel) - config.frames + 1)))
+            whole = self._speech(entry)
+            start = int(rng.integers(0, max(1, len(whole.mel) - config.frames + 1))) // 2 * 2
             octaves = self._other_voice(rng)
-            own = _crop(mel, start, config.frames).astype(np.float32)
-            clean.append(warp(own, 2**octaves) if octaves else own)
-            heard = own if a == b else _crop(store.clip_mel(items[a].entry), start, config.frames)
+            own = whole.crop(start, config.frames)
+            clean.append(_in_voice(own, octaves))
             disturb = a == b or rng.random() < config.parallel_perturb
-            source.append(perturb(heard, rng, config.perturb, self._somebody) if disturb else heard.astype(np.float32))
+            source.append(self._source(rng, items[a].entry, start, config.frames, disturb))
             curve, voiced = continuous_log_f0(store.clip_f0(entry))
             curve = curve + np.float32(octaves)
             pitch.append(np.stack([_crop(curve, start, config.frames), _crop(voiced, start, config.frames)]))
-            other = self._reference(rng, b, start, reference_frames)
-            reference.append(warp(other, 2**octaves) if octaves else other)
+            reference.append(_in_voice(self._reference(rng, b, start, reference_frames), octaves))
             units.append(self._units(b, start))
             voices.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
         return ConversionBatch(
-            np.stack(source).transpose(0, 2, 1),
-            np.stack(clean).transpose(0, 2, 1),
+            *stack(source),
+            *stack(clean),
             np.stack(pitch),
-            np.stack(reference).transpose(0, 2, 1),
+            *stack(reference),
             np.array([speaker for speaker, _ in voices]),
             np.array([items[a].speaker for a, _ in pairs]),
             np.array([label for _, label in voices]),
@@ -253,8 +290,25 @@ class ConversionSampler:
         a, b = rng.choice(members, 2, replace=False)
         return int(a), int(b)
 
-    def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> np.ndarray:
-        """Speech of the same speaker, of other clips or at least of another place: [frames, N_MELS]
+    def _speech(self, entry: Entry) -> Speech:
+        return Speech(self.corpus.store.clip_mel(entry), self.corpus.store.clip_phonetic(entry))
+
+    def _source(self, rng: np.random.Generator, entry: Entry, start: int, frames: int | None, disturb: bool) -> Speech:
+        """A clip, or a crop of it, as the content encoder is to hear it."""
+        recognized, speech = bool(self.corpus.store.phonetic_channels), self._speech(entry)
+        before = recognized and disturb and rng.random() < self.config.disturbed_share
+        if before:
+            speech = Speech(*self.corpus.store.clip_disturbed(entry))
+        speech = _part(speech, 0, len(speech.mel)) if frames is None else speech.crop(start, frames)
+        mel, phonetic = speech.mel.astype(np.float32), speech.phonetic.astype(np.float32)
+        if disturb:
+            mel = perturb(mel, rng, self._milder if before else self.config.perturb, self._somebody)
+        if recognized and rng.random() < self.config.phonetic_dropout:
+            phonetic = np.zeros_like(phonetic)
+        return Speech(mel, phonetic)
+
+    def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> Speech:
+        """Speech of the same speaker, of other clips or at least of another place, so many frames (even).
 
         Were it the crop itself, the embedding could carry words.
         """
@@ -263,17 +317,18 @@ class ConversionSampler:
         if others:
             parts, missing = [], frames
             for i in rng.permutation(others)[:REFERENCE_CLIPS]:
-                other = self.corpus.store.clip_mel(self.corpus.items[i].entry)
-                at = int(rng.integers(0, max(1, len(other) - missing + 1)))
-                parts.append(other[at : at + missing])
-                missing -= len(parts[-1])
+                other = self._speech(self.corpus.items[i].entry)
+                at = int(rng.integers(0, max(1, len(other.mel) - missing + 1))) // 2 * 2
+                parts.append(_part(other, at, at + missing))
+                missing -= len(parts[-1].mel)
                 if not missing:
                     break
-            return _crop(np.concatenate(parts), 0, frames).astype(np.float32)
-        mel = self.corpus.store.clip_mel(item.entry)
-        before, after = mel[:start], mel[start + self.config.frames :]
-        rest = after if len(after) >= len(before) else before
-        return _crop(rest if len(rest) >= 24 else mel, 0, frames).astype(np.float32)
+            joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mel", "phonetic"))
+            return Speech(*joined).crop(0, frames)
+        whole = self._speech(item.entry)
+        before, after = _part(whole, 0, start), _part(whole, start + self.config.frames, len(whole.mel))
+        rest = after if len(after.mel) >= len(before.mel) else before
+        return (rest if len(rest.mel) >= 24 else whole).crop(0, frames)
 
     def _other_voice(self, rng: np.random.Generator) -> float:
         """Octaves by which an item's voice is moved, 0 where it stays."""
@@ -294,25 +349,22 @@ class ConversionSampler:
         start = int(rng.integers(0, max(1, len(mel) - frames + 1)))
         return _crop(mel, start, frames).astype(np.float32)
 
-    def _phone_part(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _phone_part(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         count = self.config.phone_items if self._phone_items else 0
         chosen = [
             self.corpus.items[self._phone_items[k]] for k in rng.integers(0, max(1, len(self._phone_items)), count)
         ]
-        mels = [self.corpus.store.clip_mel(item.entry) for item in chosen]
-        longest = max(map(len, mels), default=0)
-        longest += longest % 2
+        spoken = [self._source(rng, item.entry, 0, None, rng.random() < self.config.phone_perturb) for item in chosen]
+        frames = np.array([len(speech.mel) for speech in spoken], np.int64)
+        longest = int(frames.max(initial=0))
         # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
-        mel = np.empty((count, longest, N_MELS), np.float32)
+        padded = [speech.crop(0, longest) for speech in spoken]
+        mel, phonetic = stack(padded) if padded else 2 * (np.zeros((0, N_MELS, 0), np.float32),)
         phones = np.zeros((count, max((len(item.phones) for item in chosen), default=0)), np.int64)
         for k, item in enumerate(chosen):
-            disturb = rng.random() < self.config.phone_perturb
-            heard = perturb(mels[k], rng, self.config.perturb, self._somebody) if disturb else mels[k]
-            mel[k] = _crop(heard, 0, longest)
             phones[k, : len(item.phones)] = item.phones
-        frames = np.array([len(whole) for whole in mels], np.int64)
         counts = np.array([len(item.phones) for item in chosen], np.int64)
-        return mel.transpose(0, 2, 1), frames, phones, counts
+        return mel, phonetic, frames, phones, counts
 
 
 @dataclass(frozen=True)

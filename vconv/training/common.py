@@ -38,6 +38,7 @@ class CorpusConfig:
     processes: int = 2  # that build it
     features: Literal["store", "live"] = "store"  # live: made from the audio when a batch needs them, no store
     cache: str = ""  # with live: folder that keeps each clip's features once they are made
+    recognizer: str = ""  # ONNX file; the content encoder then hears its features beside the mel
     workers: int = 0  # processes that make batches ahead, for each training process; 0: made when they are needed
 
 
@@ -76,18 +77,20 @@ def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = 
     if label != "speaker":
         values_of(clips, label)  # seen before the work
     if config.features == "live":
-        return load_corpus(Live(clips, Path(config.cache) if config.cache else None), clips, label)
+        cache = Path(config.cache) if config.cache else None
+        return load_corpus(Live(clips, cache, config.recognizer), clips, label)
     store = Path(config.store) if config.store else manifest.with_suffix(".store")
     if is_main and not (store / "index.json").exists():
         from rich.progress import Progress
 
         with Progress() as bar:
             task = bar.add_task("features", total=len(clips))
-            skipped = build(clips, store, config.processes, lambda done: bar.update(task, completed=done))
+            report = lambda done: bar.update(task, completed=done)  # noqa: E731
+            skipped = build(clips, store, config.processes, report, config.recognizer)
         for line in skipped:
             print(f"left out: {line}")
     wait()
-    return load_corpus(open_store(store), clips, label)
+    return load_corpus(open_store(store, config.recognizer), clips, label)
 
 
 def make_accelerator(precision: Precision, accumulate: int) -> Accelerator:

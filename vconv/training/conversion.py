@@ -164,13 +164,14 @@ class Learner(nn.Module):
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
         # What is heard in use is clean speech: the code of that is what must be free of the speaker.
-        both = model.content(torch.cat([batch["source"], batch["clean"]]))
+        phonetic = torch.cat([batch["source_phonetic"], batch["clean_phonetic"]])
+        both = model.content(torch.cat([batch["source"], batch["clean"]]), phonetic)
         code = model.bottleneck(both)
         (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
         embedding = model.embed(batch["reference"], batch["speaker"])
         losses = {}
         if weights.decodes:
-            reference = self._reference(batch["reference"])
+            reference = self._reference(batch["reference"], batch["reference_phonetic"])
             mel = model.decoder(z_q, batch["pitch"], embedding, *reference)
         if weights.reconstruction:
             losses["reconstruction"] = mel_l1(mel, batch["clean"])
@@ -185,7 +186,7 @@ class Learner(nn.Module):
             losses |= self._adversary(twin_q, batch["label"])
         losses |= self._information(batch, twin_q, embedding, step)
         if weights.phones and len(batch["phones"]):
-            spoken = model.bottleneck(model.content(batch["phone_mel"])).z_q
+            spoken = model.bottleneck(model.content(batch["phone_mel"], batch["phone_phonetic"])).z_q
             frames, counts = batch["phone_frames"] // 2, batch["phone_counts"]
             losses["phones"] = phone_ctc(self.phone_head(spoken), frames, batch["phones"], counts)
         if self.unit_head is not None:
@@ -198,7 +199,7 @@ class Learner(nn.Module):
             some = slice(-weights.cycle_items, None)
             other, *heard = (x.roll(1, 0)[some].detach() for x in (embedding, *reference))
             converted = model.decoder(twin_q[some], self._moved_pitch(batch["pitch"])[some], other, *heard)
-            if weights.cycle:
+            if weights.cycle:  # no recognizer can hear it
                 with frozen(model.content, model.speaker):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
                     if isinstance(model.speaker, SpeakerEncoder):  # a table hears nothing
@@ -207,9 +208,9 @@ class Learner(nn.Module):
         return losses, fakes if weights.judges(step) else {}
 
     @torch.no_grad()
-    def _reference(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+    def _reference(self, mel: Tensor, phonetic: Tensor) -> tuple[Tensor, Tensor]:
         """Content and mel of the reference for the decoder's attention, for some items of no reference at all."""
-        content = self.model.encode(mel).z_q
+        content = self.model.encode(mel, phonetic).z_q
         dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
         return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)
 
@@ -252,6 +253,8 @@ class Learner(nn.Module):
 
 def check_settings(config: ConversionTraining) -> None:
     """Raise InputError for settings that contradict one another."""
+    if config.model.phonetic_channels and not config.corpus.recognizer:
+        raise InputError("model.phonetic_channels: comes from the recognizer; set corpus.recognizer")
     steps, frames = config.losses.cpc_steps, config.batch.frames // 2
     if config.losses.cpc and not 0 < steps < frames:
         raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
@@ -276,7 +279,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     corpus, validation = require_corpus(
         config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, config.losses.label
     )
-    config = dataclasses.replace(config, model=with_speakers(config.model, corpus, state))
+    model = dataclasses.replace(config.model, phonetic_channels=corpus.store.phonetic_channels)
+    config = dataclasses.replace(config, model=with_speakers(model, corpus, state))
     if config.losses.units and not corpus.unit_count:
         raise InputError(f"losses.units: {config.corpus.manifest} has no column '{UNITS}'; add it, or use 0")
     sampler = ConversionSampler(corpus, config.batch, config.seed)
@@ -401,7 +405,8 @@ def validate(
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        mel = model(batch["source"], batch["pitch"], batch["reference"], batch["speaker"])
+        heard = batch["source_phonetic"], batch["reference_phonetic"]
+        mel = model(batch["source"], batch["pitch"], batch["reference"], batch["speaker"], *heard)
         total += mel_l1(mel, batch["clean"]).item()
     monitor.losses(step, {"validation": total / rounds})
     for k in range(2):

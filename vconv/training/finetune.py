@@ -99,12 +99,14 @@ def load_model(folder: Path, threads: int) -> ConversionModel:
 
 def finetune(
     model: ConversionModel,
-    clips: Sequence[tuple[np.ndarray, np.ndarray]],
+    clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     embedding: np.ndarray,
     config: FinetuneConfig = FinetuneConfig(),
     report: Callable[[int, int], None] = lambda done, steps: None,
 ) -> Tuned:
-    """The style that goes with a speaker's ``embedding`` [E], from clips: log-mel [N_MELS, T], T even, and F0 [T'] Hz.
+    """The style that goes with a speaker's ``embedding`` [E], from clips.
+
+    A clip is its log-mel [N_MELS, T], T even, its F0 [T'] Hz and a recognizer's features [R, T / 2].
 
     With it other voices that say the held-out part of the clips are turned into the speaker's no worse than without.
     ``report`` is told the steps done and the steps there are.
@@ -156,29 +158,29 @@ def _first_style(config: ConversionConfig) -> Tensor:
 @torch.no_grad()
 def _cut(
     model: ConversionModel,
-    clips: Sequence[tuple[np.ndarray, np.ndarray]],
+    clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     speaker: Tensor,
     rng: np.random.Generator,
     voices: int,
 ) -> list[Piece]:
     """Clips cut into pieces of about ``PIECE_FRAMES``."""
-    seconds = sum(mel.shape[1] for mel, _ in clips) / FRAME_RATE
+    seconds = sum(mel.shape[1] for mel, *_ in clips) / FRAME_RATE
     if seconds < MIN_SECONDS:
         raise InputError(
             f"{seconds:.0f} s of speech are too little to tune a voice on; give at least {MIN_SECONDS:.0f} s, "
             "better a minute or more, or use `vconv embed`"
         )
     pieces = []
-    for mel, f0 in clips:
+    for mel, f0, phonetic in clips:
         frames = mel.shape[1]
         pitch = np.stack(continuous_log_f0(f0))[:, :frames]
-        content = model.encode(_tensor(mel[None])).z_q[0].numpy()
+        content = model.encode(_tensor(mel[None]), _tensor(phonetic[None])).z_q[0].numpy()
         # Evenly, and at even frames: content has one frame for two of the mel's.
         bounds = np.linspace(0, frames // 2, max(1, round(frames / PIECE_FRAMES)) + 1).astype(int)
         for start, end in itertools.pairwise(bounds):
             both = slice(2 * start, 2 * end)
-            words = content[:, start:end]
-            others = _in_other_voices(model, words, pitch[:, both], speaker, rng, voices)
+            words, recognized = content[:, start:end], phonetic[:, start:end]
+            others = _in_other_voices(model, words, recognized, pitch[:, both], speaker, rng, voices)
             pieces.append(Piece(mel[:, both], pitch[:, both], words, others))
     return pieces
 
@@ -186,18 +188,22 @@ def _cut(
 def _in_other_voices(
     model: ConversionModel,
     content: np.ndarray,
+    phonetic: np.ndarray,
     pitch: np.ndarray,
     speaker: Tensor,
     rng: np.random.Generator,
     count: int,
 ) -> np.ndarray:
-    """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in random voices: [count, C, T / 2]"""
+    """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in random voices: [count, C, T / 2]
+
+    A recognizer is taken to hear in them what it heard in the recording, ``phonetic`` [R, T / 2].
+    """
     away = F.normalize(_tensor(rng.standard_normal((count, speaker.shape[1]))), dim=1)
     moved = _tensor([pitch] * count)
     moved[:, :1] += _tensor(rng.uniform(-OTHER_OCTAVES, OTHER_OCTAVES, (count, 1, 1)))
     nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # to listen to
     mel = model.decoder(_tensor([content] * count), moved, F.normalize(speaker + OTHERNESS * away, dim=1), *nothing)
-    return model.encode(mel).z_q.numpy()
+    return model.encode(mel, _tensor([phonetic] * count)).z_q.numpy()
 
 
 def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:

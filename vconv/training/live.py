@@ -22,6 +22,7 @@ import os
 import secrets
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +33,11 @@ from vconv.errors import InputError
 from vconv.features import SAMPLE_RATE, frame_count
 from vconv.files import remove_stale
 from vconv.manifest import Clip
-from vconv.training.store import FORMAT, MIN_FRAMES, Entry, Sound, read_sound
+from vconv.recognizer import Recognizer
+from vconv.recognizer import digest as recognizer_digest
+from vconv.training.store import FORMAT, MIN_FRAMES, Entry, Sound, read_sound, rows_of
 
+PHONETIC = ("phonetic", "disturbed_mel", "disturbed_phonetic")  # features that only a recognizer gives
 REMEMBERED = 32  # clips whose audio stays in memory: a batch asks for several features of one
 PARTIAL = ".partial"
 
@@ -47,13 +51,17 @@ class Live:
     Args:
         clips: with their lengths; those of a parallel group keep their silence, which holds them aligned.
         cache: folder to keep features in.
+        recognizer: ONNX file whose features are among them.
 
     Raises:
         InputError: a clip's length is not known.
     """
 
-    def __init__(self, clips: Iterable[Clip], cache: Path | None = None) -> None:
+    def __init__(self, clips: Iterable[Clip], cache: Path | None = None, recognizer: str = "") -> None:
         self._cache = cache
+        self._recognizer = recognizer
+        self._digest = recognizer_digest(recognizer) if recognizer else ""
+        self.phonetic_channels = Recognizer(recognizer).channels if recognizer else 0
         if cache:
             (cache / PARTIAL).mkdir(parents=True, exist_ok=True)
             remove_stale(cache / PARTIAL, "*")
@@ -81,16 +89,27 @@ class Live:
         """[frames, OUTPUT_HOP] int16, ``WAVE_SCALE`` steps to 1.0"""
         return self._feature(entry, "wave")
 
+    def clip_phonetic(self, entry: Entry) -> np.ndarray:
+        """[ceil(frames / 2), R] float16, where R is 0 without a recognizer"""
+        if not self._recognizer:
+            return np.zeros((rows_of(len(self.clip_mel(entry))), 0), np.float16)
+        return self._feature(entry, "phonetic")
+
+    def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+        """The clip disturbed, though without a crowd: mel [frames, N_MELS], a recognizer's features [rows, R]"""
+        return self._feature(entry, "disturbed_mel"), self._feature(entry, "disturbed_phonetic")
+
     def _feature(self, entry: Entry, name: str) -> np.ndarray:
         trim = entry.path not in self._aligned
         if self._cache is None:
-            return _make(_sound(entry.path, trim), name)
-        path = self._cache / _cache_name(entry.path, trim)
+            return _make(_sound(entry.path, trim), name, self._recognizer)
+        path = self._cache / _cache_name(entry.path, trim, self._digest)
         # Missing, or a disk has failed: then it is made again.
         with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(path) as arrays:
             return arrays[name]
         sound = _sound(entry.path, trim)
-        features = {key: _make(sound, key) for key in ("mel", "f0", "wave")}
+        names = ("mel", "f0", "wave", *(PHONETIC if self._recognizer else ()))
+        features = {key: _make(sound, key, self._recognizer) for key in names}
         if sound is not _NOISE:  # the file may be whole again tomorrow
             self._write(path, features)
         return features[name]
@@ -128,17 +147,26 @@ def _noise() -> Sound:
 _NOISE = _noise()
 
 
-@lru_cache(3 * REMEMBERED)
-def _make(sound: Sound, name: str) -> np.ndarray:
+@lru_cache((3 + len(PHONETIC)) * REMEMBERED)
+def _make(sound: Sound, name: str, recognizer: str) -> np.ndarray:
+    if name == "phonetic":
+        return sound.phonetic(recognizer)
+    if name in PHONETIC:
+        return _disturbed(sound, recognizer)[PHONETIC.index(name) - 1]
     return {"mel": sound.mel, "f0": sound.f0, "wave": sound.steps}[name]()
 
 
-def _cache_name(path: str, trim: bool) -> str:
+@lru_cache(REMEMBERED)
+def _disturbed(sound: Sound, recognizer: str) -> tuple[np.ndarray, np.ndarray]:
+    return sound.disturbed(recognizer, zlib.crc32(sound.narrow.tobytes()), ())
+
+
+def _cache_name(path: str, trim: bool, recognizer: str) -> str:
     """Another name for a file that has changed, and for features of another format."""
     try:
         stat = Path(path).stat()
         version = (stat.st_size, stat.st_mtime_ns)
     except OSError:
         version = (0, 0)
-    digest = hashlib.sha256(repr((FORMAT, os.path.abspath(path), trim, version)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((FORMAT, os.path.abspath(path), trim, version, recognizer)).encode()).hexdigest()
     return f"{digest[:2]}/{digest[2:40]}.npz"

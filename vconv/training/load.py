@@ -35,6 +35,12 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
     return model.eval()
 
 
+def recognizer_of(path: Path) -> Path | None:
+    """The file of the recognizer that a checkpoint's model hears with, if it does."""
+    found = _load(path, "conversion")["config"].get("corpus", {}).get("recognizer")
+    return Path(found) if found else None
+
+
 def load_vocoder(path: Path) -> Vocoder:
     """Raises InputError where there is no checkpoint of a vocoder."""
     state = _load(path, "vocoder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from vconv.errors import InputError
 from vconv.features import continuous_log_f0
 from vconv.models.conversion import ConversionModel
 from vconv.training.batches import Corpus
@@ -16,13 +17,22 @@ def predict_mels(model: ConversionModel, corpus: Corpus, indices: list[int], see
 
     The words come from a parallel clip in another voice where there is one, else from the clip itself;
     the embedding from another clip of the speaker where there is one.
+
+    Raises:
+        InputError: the model hears with a recognizer whose features the corpus has not.
     """
+    if model.config.phonetic_channels not in (0, corpus.store.phonetic_channels):
+        raise InputError("conversion: hears with a recognizer; set corpus.recognizer to the one it was trained with")
     rng = np.random.default_rng(seed)
     store, device = corpus.store, next(model.parameters()).device
 
-    def another(members: list[int], index: int) -> np.ndarray:
+    def another(members: list[int], index: int, frames: int | None = None) -> list[torch.Tensor]:
+        """Mel [1, N_MELS, T] and a recognizer's features [1, R, T / 2], T even."""
         others = [i for i in members if i != index] or [index]
-        return store.clip_mel(corpus.items[others[rng.integers(len(others))]].entry)
+        entry = corpus.items[others[rng.integers(len(others))]].entry
+        mel, phonetic = store.clip_mel(entry)[:frames], store.clip_phonetic(entry)
+        rows = len(mel) // 2
+        return [tensor(mel[: 2 * rows].T), tensor(phonetic[:rows].T)]
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
@@ -31,12 +41,11 @@ def predict_mels(model: ConversionModel, corpus: Corpus, indices: list[int], see
     for index in indices:
         item = corpus.items[index]
         frames = item.entry.frames // 2 * 2
-        heard = another(corpus.by_group.get(item.group, []), index)[:frames]
-        voice = another(corpus.by_speaker[item.speaker], index)
+        heard, heard_phonetic = another(corpus.by_group.get(item.group, []), index, frames)
+        voice, voice_phonetic = another(corpus.by_speaker[item.speaker], index)
         pitch = np.stack(continuous_log_f0(store.clip_f0(item.entry)))[:, :frames]
         speaker = torch.tensor([item.speaker], device=device)
-        target = tensor(voice[: len(voice) // 2 * 2].T)
-        mel = model(tensor(heard.T), tensor(pitch), target, speaker)[0].T.cpu().numpy()
+        mel = model(heard, tensor(pitch), voice, speaker, heard_phonetic, voice_phonetic)[0].T.cpu().numpy()
         # The model works on pairs of frames; an odd last one stays as it is.
         predicted[index] = np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]])
     return predicted

@@ -5,16 +5,26 @@
     wave.raw  [total frames, OUTPUT_HOP] int16  24 kHz, frame t starting at the centre of mel frame t
     index.json                                  the clips and where each one's frames are
 
+With a recognizer, its features, one row for two frames, an odd last one included; and each clip once more, disturbed as
+in ``disturb``, for the content encoder to look through:
+
+    phonetic.raw            [total rows, R] float16
+    disturbed_mel.raw       [total frames, N_MELS] float16
+    disturbed_phonetic.raw  [total rows, R] float16
+
 The folder appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import glob
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +34,12 @@ from vconv import audio
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, PitchTracker, frame_count, log_mel
 from vconv.files import remove_stale
-from vconv.manifest import Clip
+from vconv.manifest import TRAIN, Clip
 from vconv.processes import map_in_order
+from vconv.recognizer import Recognizer, at_places, digest
+from vconv.training import disturb
 
-FORMAT = 1
+FORMAT = 2
 MIN_FRAMES = 32  # half a second; shorter clips teach nothing
 WAVE_SCALE = 16384.0  # int16 steps to 1.0: a clip at the reference loudness may peak above full scale
 
@@ -39,15 +51,34 @@ class Entry:
     path: str
     start: int  # frames
     frames: int
+    row: int = 0  # of the recognizer's features
+
+    @property
+    def rows(self) -> int:
+        return rows_of(self.frames)
+
+
+def rows_of(frames: int) -> int:
+    """Frames of the content code that so many frames begin."""
+    return (frames + 1) // 2
 
 
 @dataclass(frozen=True)
 class Store:
     folder: Path
+    recognizer: str  # the file whose features are in use, if any
     entries: list[Entry]
     mel: np.ndarray
     f0: np.ndarray
     wave: np.ndarray
+    phonetic: np.ndarray  # [rows, R], where R is 0 without a recognizer, as are the frames of the two that follow
+    disturbed_mel: np.ndarray
+    disturbed_phonetic: np.ndarray
+
+    @property
+    def phonetic_channels(self) -> int:
+        """R"""
+        return self.phonetic.shape[1]
 
     def clip_mel(self, entry: Entry) -> np.ndarray:
         """[frames, N_MELS] float16"""
@@ -61,8 +92,17 @@ class Store:
         """[frames, OUTPUT_HOP] int16, ``WAVE_SCALE`` steps to 1.0"""
         return self.wave[entry.start : entry.start + entry.frames]
 
-    def __reduce__(self) -> tuple[Callable[[Path], Store], tuple[Path]]:
-        return open_store, (self.folder,)  # to another process goes the place, not the arrays
+    def clip_phonetic(self, entry: Entry) -> np.ndarray:
+        """[rows, R] float16"""
+        return self.phonetic[entry.row : entry.row + entry.rows]
+
+    def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+        """The clip disturbed, where there is a recognizer: mel [frames, N_MELS] and its features [rows, R]"""
+        frames, rows = (slice(start, start + n) for start, n in ((entry.start, entry.frames), (entry.row, entry.rows)))
+        return self.disturbed_mel[frames], self.disturbed_phonetic[rows]
+
+    def __reduce__(self) -> tuple[Callable[[Path, str], Store], tuple[Path, str]]:
+        return open_store, (self.folder, self.recognizer)  # to another process goes the place, not the arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +135,20 @@ class Sound:
         wide[: len(resampled)] = resampled
         return np.clip(np.round(wide * WAVE_SCALE), -32768, 32767).astype(np.int16).reshape(-1, OUTPUT_HOP)
 
+    def phonetic(self, recognizer: str) -> np.ndarray:
+        """A recognizer's features: [rows, R] float16"""
+        return _recognizer(recognizer)(self.narrow).T.astype(np.float16)
+
+    def disturbed(self, recognizer: str, seed: int, others: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the sound disturbed, on its own frames: mel [frames, N_MELS] and features [rows, R] float16"""
+        rng = np.random.default_rng(seed)
+        rate = disturb.voice_rate(rng)
+        wave = disturb.surround(disturb.faster(self.narrow, rate), rng, others)
+        wave = audio.normalize(wave, SAMPLE_RATE)
+        frames, rows = np.arange(self.frames) / rate, np.arange(rows_of(self.frames)) / rate
+        mel, phonetic = at_places(log_mel(wave).T, frames), at_places(_recognizer(recognizer)(wave).T, rows)
+        return mel.astype(np.float16), phonetic.astype(np.float16)
+
 
 def read_sound(path: str, trim: bool) -> Sound:
     """Read a clip, without the silence around it if ``trim``.
@@ -115,20 +169,47 @@ def read_sound(path: str, trim: bool) -> Sound:
     return sound
 
 
-def extract(path: str, trim: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
-    """Features of one clip, (mel [T, N_MELS], f0 [T], wave [T, OUTPUT_HOP]), or why it has none."""
+@dataclass(frozen=True)
+class Task:
+    """A clip to extract the features of, and clips whose speakers may talk behind it."""
+
+    path: str
+    trim: bool
+    recognizer: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        return zlib.crc32(Path(self.path).name.encode())
+
+
+def extract(task: Task) -> dict[str, np.ndarray] | str:
+    """Features of one clip by the names of the arrays they go into, or why it has none."""
     try:
-        sound = read_sound(path, trim)
+        sound = read_sound(task.path, task.trim)
     except InputError as error:
         return str(error)
-    return sound.mel(), sound.f0(), sound.steps()
+    found = {"mel": sound.mel(), "f0": sound.f0(), "wave": sound.steps()}
+    if task.recognizer:
+        found["phonetic"] = sound.phonetic(task.recognizer)
+        mel, phonetic = sound.disturbed(task.recognizer, task.seed, list(_crowd(task.others)))
+        found |= {"disturbed_mel": mel, "disturbed_phonetic": phonetic}
+    return found
+
+
+def _crowd(paths: Iterable[str]) -> Iterator[np.ndarray]:
+    """The clips that can be read: waves [N] at 16 kHz"""
+    for path in paths:
+        with contextlib.suppress(InputError):
+            yield read_sound(path, trim=True).narrow
 
 
 _tracker: PitchTracker | None = None  # one a process; it takes 20 ms to load
 
 
-def _extract_task(task: tuple[str, bool]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
-    return extract(*task)
+@functools.lru_cache(1)
+def _recognizer(path: str) -> Recognizer:
+    return Recognizer(path)
 
 
 def build(
@@ -136,41 +217,41 @@ def build(
     folder: Path,
     processes: int = 1,
     report: Callable[[int], None] = lambda done: None,
+    recognizer: str = "",
 ) -> list[str]:
     """Extract the features of all clips into ``folder``; returns one line for each clip left out.
 
-    Clips of a parallel group keep their silence, which holds them aligned; the others are trimmed.
+    Clips of a parallel group keep their silence, which holds them aligned; the others are trimmed. With a
+    ``recognizer``, an ONNX file, its features are among them.
 
     Raises:
-        InputError: no clip has any features.
+        InputError: no clip has any features, or the recognizer is none.
         VconvError: a worker process died.
     """
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     remove_stale(folder.parent, f"{glob.escape(folder.name)}.partial-*")
-    tasks = [(str(clip.path), not clip.group) for clip in clips]
+    tasks = _tasks(list(clips), recognizer)
+    channels = _recognizer(recognizer).channels if recognizer else 0
     entries: list[Entry] = []
     skipped: list[str] = []
     total = 0
     try:
-        with (
-            (partial / "mel.raw").open("wb") as mel,
-            (partial / "f0.raw").open("wb") as f0,
-            (partial / "wave.raw").open("wb") as wave,
-        ):
-            for done, (task, result) in enumerate(zip(tasks, map_in_order(_extract_task, tasks, processes)), 1):
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context((partial / f"{name}.raw").open("wb")) for name in _arrays(channels)}
+            for done, (task, result) in enumerate(zip(tasks, map_in_order(extract, tasks, processes)), 1):
                 if isinstance(result, str):
                     skipped.append(result)
                 else:
-                    for file, array in zip((mel, f0, wave), result):
-                        array.tofile(file)
-                    entries.append(Entry(task[0], total, len(result[0])))
-                    total += len(result[0])
+                    for name, file in files.items():
+                        result[name].tofile(file)
+                    entries.append(Entry(task.path, total, len(result["mel"])))
+                    total += len(result["mel"])
                 report(done)
         if not entries:
             raise InputError(f"no clip could be used; the first problem: {skipped[0] if skipped else 'no clips'}")
-        _write_index(partial, entries, total)
+        _write_index(partial, entries, total, channels, digest(recognizer) if recognizer else "")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     finally:
@@ -178,28 +259,67 @@ def build(
     return skipped
 
 
-def _write_index(folder: Path, entries: list[Entry], total: int) -> None:
-    index = {"format": FORMAT, "frames": total, "clips": [[e.path, e.start, e.frames] for e in entries]}
+def _tasks(clips: Sequence[Clip], recognizer: str) -> list[Task]:
+    """One for each clip, in order; with a recognizer, some other clips' speakers go with it."""
+    rng = np.random.default_rng(0)
+    pool = [str(clip.path) for clip in clips if clip.split == TRAIN] if recognizer else []
+    crowds = rng.integers(len(pool), size=(len(clips), disturb.BABBLE_VOICES)) if pool else [()] * len(clips)
+    return [
+        Task(str(clip.path), not clip.group, recognizer, tuple(pool[k] for k in crowd))
+        for clip, crowd in zip(clips, crowds)
+    ]
+
+
+def _arrays(phonetic_channels: int) -> dict[str, tuple[type, tuple[int, ...], bool]]:
+    """Of a store: type, shape of a row, and whether there is one for two frames."""
+    found = {
+        "mel": (np.float16, (N_MELS,), False),
+        "f0": (np.float32, (), False),
+        "wave": (np.int16, (OUTPUT_HOP,), False),
+    }
+    if phonetic_channels:
+        found["phonetic"] = found["disturbed_phonetic"] = (np.float16, (phonetic_channels,), True)
+        found["disturbed_mel"] = found["mel"]
+    return found
+
+
+def _write_index(folder: Path, entries: list[Entry], total: int, channels: int, recognizer: str) -> None:
+    clips = [[e.path, e.start, e.frames] for e in entries]
+    index = {
+        "format": FORMAT,
+        "frames": total,
+        "phonetic_channels": channels,
+        "recognizer": recognizer,
+        "clips": clips,
+    }
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def open_store(folder: Path) -> Store:
-    """Map a built folder. Raises InputError where there is none or it is of another format."""
+def open_store(folder: Path, recognizer: str = "") -> Store:
+    """Map a built folder, with the features of the ``recognizer`` if one is given.
+
+    Raises:
+        InputError: there is none, or it is of another format, or of another recognizer.
+    """
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{folder}: no feature store here; it is built when a training run starts") from None
     if index["format"] != FORMAT:
         raise InputError(f"{folder}: feature store of format {index['format']}, not {FORMAT}; delete it")
-    total = index["frames"]
-
-    def mapped(name: str, kind: type, *shape: int) -> np.ndarray:
-        return np.memmap(folder / name, kind, "r", shape=(total, *shape))
-
-    return Store(
-        folder,
-        [Entry(*clip) for clip in index["clips"]],
-        mapped("mel.raw", np.float16, N_MELS),
-        mapped("f0.raw", np.float32),
-        mapped("wave.raw", np.int16, OUTPUT_HOP),
-    )
+    if recognizer and index["recognizer"] != digest(recognizer):
+        raise InputError(f"{folder}: feature store without the features of {recognizer}; delete it, or give another")
+    entries, rows = [], 0
+    for path, start, frames in index["clips"]:
+        entries.append(Entry(path, start, frames, rows))
+        rows += rows_of(frames)
+    channels = index["phonetic_channels"] if recognizer else 0
+    arrays = {
+        "phonetic": np.zeros((rows, 0), np.float16),
+        "disturbed_mel": np.zeros((0, N_MELS), np.float16),
+        "disturbed_phonetic": np.zeros((0, 0), np.float16),
+    }
+    for name, (kind, shape, halved) in _arrays(channels).items():
+        shape = (rows if halved else index["frames"], *shape)
+        arrays[name] = np.memmap(folder / f"{name}.raw", kind, "r", shape=shape)
+    return Store(folder, recognizer, entries, **arrays)

@@ -1,4 +1,4 @@
-"""Frame-level units of a teacher: made, kept in the manifest, drawn with the crops, learned by the encoder alone."""
+"""Frame-level units of a recognizer: made, kept in the manifest, drawn with the crops, learned by the encoder alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from tests.synthetic import make_corpus  # noqa: E402
+from tests.synthetic import make_corpus, make_recognizer  # noqa: E402
 from tests.test_recipes import RECIPES, script  # noqa: E402
 from tests.test_training import CONVERSION, scalars, train  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
@@ -20,8 +20,6 @@ from vconv.manifest import Clip, read_manifest, write_manifest  # noqa: E402
 from vconv.training.batches import BatchConfig, ConversionSampler, load_corpus, parse_units  # noqa: E402
 from vconv.training.perturb import warp  # noqa: E402
 from vconv.training.store import build, open_store  # noqa: E402
-
-STRIDE, KERNEL = 400, 600  # samples, of the teacher
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +54,7 @@ def test_units_come_with_their_crop(corpus: Path, numbered: Path) -> None:
     mels = [store.clip_mel(item.entry).astype(np.float32) for item in items]
     for clean, units in zip(batch.clean, batch.units):
         np.testing.assert_array_equal(np.diff(units), 1)
-        starts = (2 * units[0], 2 * units[0] + 1)  # a crop may begin with the second frame of a unit
-        assert any(np.array_equal(mel[at : at + 32].T, clean) for mel in mels for at in starts)
+        assert any(np.array_equal(mel[2 * units[0] :][:32].T, clean) for mel in mels)
 
 
 def test_without_the_column_they_are_unknown(corpus: Path) -> None:
@@ -143,36 +140,13 @@ def test_a_table_has_no_other_voices(corpus: Path, tmp_path: Path) -> None:
         train(tmp_path, CONVERSION, corpus, "batch.other_voice=0.5", "model.speaker=table")
 
 
-def teacher(path: Path) -> Path:
-    """An ONNX model with the loudness of each stretch, twice."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    kernel = np.full((2, 1, KERNEL), 1 / KERNEL, np.float32)
-    nodes = [
-        helper.make_node("Mul", ["wave", "wave"], ["square"]),
-        helper.make_node("Unsqueeze", ["square", "one"], ["channel"]),
-        helper.make_node("Conv", ["channel", "kernel"], ["mean"], strides=[STRIDE]),
-        helper.make_node("Transpose", ["mean"], ["features"], perm=[0, 2, 1]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "teacher",
-        [helper.make_tensor_value_info("wave", TensorProto.FLOAT, [1, None])],
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, None, 2])],
-        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(np.array([1]), "one")],
-    )
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
-    return path
-
-
 def test_units_lie_on_the_frames_of_the_code(corpus: Path, tmp_path: Path) -> None:
-    """Of a teacher that hears loudness, two clusters are speech and gaps, where these are in the mel."""
+    """Of a recognizer that hears loudness, two clusters are speech and gaps, where these are in the mel."""
     pytest.importorskip("sklearn")
     out = tmp_path / "units.tsv"
-    model = teacher(tmp_path / "teacher.onnx")
-    place = ["--stride", str(STRIDE), "--centre", str(KERNEL // 2), "--clusters", "2"]
+    model = make_recognizer(tmp_path / "recognizer.onnx")
     main = script(RECIPES / "base" / "units.py").main
-    assert main([str(corpus), "-o", str(out), "--teacher", str(model), *place]) == 0
+    assert main([str(corpus), "-o", str(out), "--recognizer", str(model), "--clusters", "2"]) == 0
     opened = open_store(corpus.with_suffix(".store"))
     store = {entry.path: entry for entry in opened.entries}
     assert [clip.path for clip in read_manifest(out)] == [clip.path for clip in read_manifest(corpus)]
@@ -187,12 +161,12 @@ def test_units_lie_on_the_frames_of_the_code(corpus: Path, tmp_path: Path) -> No
     assert contrast[0] > 1.5 * max(contrast[-2], contrast[2])
 
 
-def test_a_teacher_that_is_none_is_refused(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "teacher.onnx").write_text("no model")
+def test_a_recognizer_that_is_none_is_refused(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none.onnx").write_text("no model")
     main = script(RECIPES / "base" / "units.py").main
-    arguments = [str(corpus), "-o", str(tmp_path / "o.tsv"), "--teacher", str(tmp_path / "teacher.onnx")]
+    arguments = [str(corpus), "-o", str(tmp_path / "o.tsv"), "--recognizer", str(tmp_path / "none.onnx")]
     assert main(arguments) == 2
-    assert "not a model that onnxruntime can load" in capsys.readouterr().err
+    assert "is not a working ONNX graph" in capsys.readouterr().err
     assert not (tmp_path / "o.tsv").exists()
     assert main([*arguments[:2], str(tmp_path / "missing" / "o.tsv"), *arguments[3:]]) == 2
     assert "no such folder" in capsys.readouterr().err

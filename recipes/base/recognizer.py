@@ -1,0 +1,74 @@
+"""The encoder of a speech recognizer as the ``recognizer.onnx`` that a conversion model may hear with.
+
+    python recipes/base/recognizer.py encoder_model.ort -o recognizer.onnx
+
+The input hears a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
+Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
+say where its frames lie. README.md beside this file says where the recognizer of pretrained/base came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from vconv.errors import InputError, VconvError
+from vconv.export import SMALLEST_HALF, store_in_half
+from vconv.files import replacing
+from vconv.recognizer import CENTRE, STRIDE
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """The graph as it is in the file. Raises InputError where it is no model."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.optimized_model_filepath = str(Path(folder) / "read.onnx")
+        options.add_session_config_entry("session.save_model_format", "ONNX")
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own kinds have no common one of their own
+            raise InputError(f"{path}: not a model that onnxruntime can load ({error})") from None
+        return onnx.load(options.optimized_model_filepath)
+
+
+def round_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Round large float32 weights to what half precision holds, and store them so."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_HALF:
+            value = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16).astype(np.float32), tensor.name))
+    return store_in_half(model)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame")
+    parser.add_argument("--centre", type=int, default=447, help="samples to the middle of the first frame")
+    options = parser.parse_args(arguments)
+    try:
+        model = round_weights(read(options.encoder))
+        helper.set_model_props(model, {STRIDE: str(options.stride), CENTRE: str(options.centre)})
+        with replacing(options.output) as partial:
+            onnx.save(model, partial)
+            partial.chmod(0o644)
+    except VconvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

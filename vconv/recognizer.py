@@ -1,0 +1,119 @@
+"""What a speech recognizer hears: features that tell the words well and the voice badly, on the content code's grid.
+
+The recognizer is the encoder of a network trained on very much speech, as an ONNX file. A content encoder may take its
+features beside the mel: bottleneck features, as in Liu et al. 2021, "Any-to-Many Voice Conversion with
+Location-Relative Sequence-to-Sequence Modeling", section III-A. Like the pitch tracker it is used as it is, by training
+and by every engine, and is never trained itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+
+from vconv.errors import InputError
+from vconv.features import HOP_LENGTH, SAMPLE_RATE, frame_count
+from vconv.graphs import open_graph
+
+RECOGNIZER = "recognizer.onnx"  # in a model folder
+CODE_HOP = 2 * HOP_LENGTH  # samples from one frame of the content code to the next
+FRESH_FRAMES = 250  # of the code, 8 s: what is heard in one run of the recognizer
+CONTEXT_FRAMES = 32  # more on each side, about 1 s
+SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
+
+# Keys of the ONNX file's metadata: samples from one of its frames to the next, and to the middle of its first one.
+STRIDE, CENTRE = "stride", "centre"
+
+
+class Recognizer:
+    """An ONNX graph from a wave [1, N] at 16 kHz (and masks of that shape) to features [1, F, R] at an even rate.
+
+    Its metadata hold ``STRIDE`` and ``CENTRE``. What it makes of a wave depends on all that it hears at once: longer
+    waves are heard in stretches of about ten seconds.
+
+    Raises:
+        InputError: the file is missing, no ONNX graph, or without these metadata.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such recognizer; export or download the model again")
+        self._session = open_graph(Path(path), threads)
+        self._wave, *self._masks = (one.name for one in self._session.get_inputs())
+        notes = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self._stride, self._centre = float(notes[STRIDE]), float(notes[CENTRE])
+            self.channels = int(self._session.get_outputs()[0].shape[-1])
+        except (KeyError, ValueError, TypeError):
+            raise InputError(f"{path}: is no recognizer; make one with recipes/base/recognizer.py") from None
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Features at the middle of each frame of the content code, interpolated: [N] -> [R, ceil(T / 2)] float32.
+
+        T are the wave's frames; the level of the wave is that of the log-mel's.
+        """
+        total = (frame_count(len(wave)) + 1) // 2
+        out = np.empty((self.channels, total), np.float32)
+        count = max(1, -(-total // FRESH_FRAMES))
+        bounds = np.linspace(0, total, count + 1).astype(int)
+        for start, end in itertools.pairwise(bounds):
+            left = max(start - CONTEXT_FRAMES, 0)
+            heard = wave[left * CODE_HOP : (end + CONTEXT_FRAMES) * CODE_HOP]
+            out[:, start:end] = self._hear(heard, np.arange(start - left, end - left))
+        return out
+
+    def _hear(self, wave: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Features of a stretch [N] at some frames [F] of it: [R, F]"""
+        heard = np.zeros((1, max(len(wave), SHORTEST)), np.float32)
+        heard[0, : len(wave)] = wave
+        masks = {name: np.ones(heard.shape, np.int64) for name in self._masks}
+        given = self._session.run(None, {self._wave: heard, **masks})[0][0]
+        # The middle of the two mel frames that a frame of the code spans.
+        place = (frames * CODE_HOP + HOP_LENGTH / 2 - self._centre) / self._stride
+        return at_places(given, place).T
+
+
+class FolderRecognizer:
+    """The recognizer of a model folder, opened when it is first needed; without one there are features of no channels.
+
+    Args:
+        channels: that the model expects, 0 without a recognizer.
+    """
+
+    def __init__(self, folder: Path, channels: int, threads: int) -> None:
+        self._path, self._channels, self._threads = folder / RECOGNIZER, channels, threads
+        self._recognizer: Recognizer | None = None
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """As ``Recognizer``: [N] -> [R, ceil(T / 2)] float32
+
+        Raises:
+            InputError: the file is missing or wrong, or another model's.
+        """
+        if not self._channels:
+            return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
+        if self._recognizer is None:
+            self._recognizer = Recognizer(self._path, self._threads)
+            if self._recognizer.channels != self._channels:
+                raise InputError(f"{self._path}: belongs to another model; export or download the model again")
+        return self._recognizer(wave)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """What tells a recognizer's file from others. Raises InputError where there is none."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
+    except OSError as error:
+        raise InputError(f"{path}: no such recognizer ({error.strerror})") from None
+
+
+def at_places(rows: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Rows [F, C] at places [K] between them, linearly, the ends held: [K, C] float32"""
+    place = np.clip(place, 0, len(rows) - 1)
+    low = np.minimum(place.astype(int), max(0, len(rows) - 2))
+    share = (place - low).astype(np.float32)[:, None]
+    return rows[low] * (1 - share) + rows[np.minimum(low + 1, len(rows) - 1)] * share

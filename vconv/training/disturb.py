@@ -1,0 +1,50 @@
+"""A clip once more as it might have been recorded elsewhere, and by somebody else: what a recognizer is to hear of it.
+
+``perturb`` disturbs mels while training runs; a recognizer's features need the wave, and are made once for each clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vconv import audio
+from vconv.disturbances import band_limited, clipped, colored, crowd, mix, reverberant
+from vconv.features import SAMPLE_RATE
+
+VOICE_OCTAVES = 0.25  # by which formants, pitch and tempo together are higher or lower at most
+CLEAN_SHARE = 0.25  # of the clips, whose voice alone is moved
+BABBLE, NOISE, REVERB, BAND_LIMIT, CLIPPING = 0.4, 0.35, 0.2, 0.15, 0.12  # shares of the others
+BABBLE_VOICES = 6  # at most
+SNR_DB = (4.0, 25.0)
+REVERB_SECONDS = (0.2, 0.8)  # to -60 dB
+DIRECT_DB = (0.0, 8.0)  # above the room
+
+
+def voice_rate(rng: np.random.Generator) -> float:
+    """By how much the clip is to be played faster: 2 ** (-VOICE_OCTAVES to VOICE_OCTAVES)."""
+    return float(2 ** rng.uniform(-VOICE_OCTAVES, VOICE_OCTAVES))
+
+
+def faster(wave: np.ndarray, rate: float) -> np.ndarray:
+    """A wave [N] at 16 kHz played that much faster: [N / rate], pitch and formants that much higher."""
+    return audio.resample(wave, round(SAMPLE_RATE * rate), SAMPLE_RATE)
+
+
+def surround(wave: np.ndarray, rng: np.random.Generator, others: Sequence[np.ndarray]) -> np.ndarray:
+    """A wave [N] at 16 kHz in a random room, noise or crowd, over a random line; ``others`` are the crowd's voices."""
+    if rng.random() < CLEAN_SHARE:
+        return wave
+    if rng.random() < REVERB:
+        wave = reverberant(wave, rng.uniform(*REVERB_SECONDS), rng.uniform(*DIRECT_DB), rng)
+    if others and rng.random() < BABBLE:
+        behind = crowd(others[: rng.integers(1, BABBLE_VOICES + 1)], len(wave), rng)
+        wave = mix(wave, behind, rng.uniform(*SNR_DB))
+    if rng.random() < NOISE:
+        wave = mix(wave, colored(len(wave), rng.uniform(-0.5, 1.0), rng), rng.uniform(*SNR_DB))
+    if rng.random() < CLIPPING:
+        wave = clipped(wave, rng.uniform(0.1, 0.5))
+    if rng.random() < BAND_LIMIT:
+        wave = band_limited(wave, rng.uniform(100, 400), rng.uniform(3000, 4500))
+    return wave.astype(np.float32)
