@@ -297,6 +297,14 @@ def test_a_model_with_a_missing_empty_or_wrong_file(vconv_cli: Cli, clips: Path,
     fails_to_load(vconv_cli, clips, broken_model, name, "missing", "export")
 
 
+@pytest.mark.parametrize("name", ["conversion.safetensors", "vocoder.safetensors"])
+def test_graphs_without_the_weights_beside_them(vconv_cli: Cli, clips: Path, broken_model: Path, name: str) -> None:
+    (broken_model / name).write_text("wrong")
+    fails_to_load(vconv_cli, clips, broken_model, "the weights beside it are not its own", "export")
+    (broken_model / name).unlink()
+    fails_to_load(vconv_cli, clips, broken_model, name, "missing", "export")
+
+
 def test_graphs_that_were_mixed_up(vconv_cli: Cli, clips: Path, broken_model: Path) -> None:
     shutil.copy(broken_model / "content.onnx", broken_model / "vocoder.onnx")
     fails_to_load(vconv_cli, clips, broken_model, "vocoder.onnx", "another graph")

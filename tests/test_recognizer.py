@@ -200,6 +200,8 @@ def test_a_model_is_trained_exported_and_used_with_it(corpus: Path, graph: Path,
     onnx, modules = (load(folder, device, 1) for device in ("cpu", "torch"))
     waves = [converter.convert(clip, clip) for converter in (onnx, modules)]
     assert 10 * np.log10(np.square(waves[0]).mean() / np.square(waves[0] - waves[1]).mean()) > 60
+    # Each weight is in the folder once.
+    assert max(path.stat().st_size for path in folder.glob("*.onnx") if path.name != "vocoder.onnx") < 100_000
     mel = log_mel(swelling(2.0))[:, :100]
     nothing, noise = np.zeros((2, 50), np.float32), np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
     assert np.abs(onnx._engine.content(mel, nothing)[0] - onnx._engine.content(mel, noise)[0]).max() > 0

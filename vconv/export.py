@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP
+from vconv.inference.engine import WEIGHTS
 from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
@@ -79,23 +80,22 @@ def export(
 def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder, recognizer: Path | None = None) -> None:
     """Write config, weights and graphs, the recognizer if there is one, and with a table of speakers the voice of each.
 
-    The models' weights are rounded to half precision in place, and the decoder gets room for tuned voices' matrices.
+    The models' weights are rounded to half precision in place, and the decoder gets room for tuned matrices. The
+    graphs read their weights from the safetensors files beside them. Graphs and voices of another model that was in the
+    folder go first: what a kill leaves is incomplete and says so, and never two models mixed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz")]:
+        if recognizer is None or stale.resolve() != recognizer.resolve():
+            stale.unlink()
     conversion.config = dataclasses.replace(conversion.config, style_rank=STYLE_RANK)
     saved.round_to_half(conversion.eval())
     saved.round_to_half(vocoder.eval())
     saved.save(folder, conversion, vocoder)
-    weights = places(folder, ("conversion", "vocoder"))
-    found = networks(conversion, vocoder)
-    stale = [folder / f"{name}.onnx" for name in {"speaker", "units"} - found.keys()]
-    if recognizer is None:
-        stale.append(folder / RECOGNIZER)
-    elif recognizer.resolve() != (folder / RECOGNIZER).resolve():
+    weights = places(folder)
+    if recognizer is not None and recognizer.resolve() != (folder / RECOGNIZER).resolve():
         saved.replace(folder / RECOGNIZER, lambda path: path.write_bytes(recognizer.read_bytes()))
-    for path in [*stale, *(folder / "voices").glob("*.npz")]:
-        path.unlink(missing_ok=True)  # of another model in the same folder
-    for name, network in found.items():
+    for name, network in networks(conversion, vocoder).items():
         graph = refer(trace(network), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
     if isinstance(conversion.speaker, SpeakerTable):
@@ -223,10 +223,10 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def places(folder: Path, names: Sequence[str]) -> dict[bytes, tuple[str, int, int]]:
+def places(folder: Path) -> dict[bytes, tuple[str, int, int]]:
     """Where the tensors of a folder's safetensors files lie, by digests of their bytes: file, offset, length."""
     found = {}
-    for name in (f"{name}.safetensors" for name in names):
+    for name in WEIGHTS:
         data = (folder / name).read_bytes()
         header = int.from_bytes(data[:8], "little")
         tensors = json.loads(data[8 : 8 + header])

@@ -30,4 +30,7 @@ def open_graph(path: Path, threads: int) -> InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no base class for what it raises on a bad file
-        raise InputError(f"{path}: is not a working ONNX graph; export or download the model again") from error
+        raise InputError(
+            f"{path}: is not a working ONNX graph, or the weights beside it are not its own; "
+            "export or download the model again"
+        ) from error

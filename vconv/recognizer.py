@@ -40,8 +40,7 @@ class Recognizer:
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such recognizer; export or download the model again")
+        _check(Path(path))
         self._session = open_graph(Path(path), threads)
         self._wave, *self._masks = (one.name for one in self._session.get_inputs())
         notes = self._session.get_modelmeta().custom_metadata_map
@@ -82,17 +81,22 @@ class FolderRecognizer:
 
     Args:
         channels: that the model expects, 0 without a recognizer.
+
+    Raises:
+        InputError: there is none, and there should be.
     """
 
     def __init__(self, folder: Path, channels: int, threads: int) -> None:
         self._path, self._channels, self._threads = folder / RECOGNIZER, channels, threads
         self._recognizer: Recognizer | None = None
+        if channels:
+            _check(self._path)
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """As ``Recognizer``: [N] -> [R, ceil(T / 2)] float32
 
         Raises:
-            InputError: the file is missing or wrong, or another model's.
+            InputError: the file is wrong, or another model's.
         """
         if not self._channels:
             return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
@@ -101,6 +105,11 @@ class FolderRecognizer:
             if self._recognizer.channels != self._channels:
                 raise InputError(f"{self._path}: belongs to another model; export or download the model again")
         return self._recognizer(wave)
+
+
+def _check(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such recognizer; export or download the model again")
 
 
 def digest(path: str | os.PathLike[str]) -> str:

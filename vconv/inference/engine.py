@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 GRAPHS = ("content", "speaker", "decoder", "vocoder")
+WEIGHTS = ("conversion.safetensors", "vocoder.safetensors")  # which the graphs read, and PyTorch
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class OnnxEngine:
         config = read_config(folder)[0]
         self._hears, self._recognizes = config.speaker == "encoder", config.phonetic_channels > 0
         self.recognize = FolderRecognizer(folder, config.phonetic_channels, threads)
-        check_files(folder, [f"{graph}.onnx" for graph in GRAPHS if self._hears or graph != "speaker"])
+        graphs = [f"{graph}.onnx" for graph in GRAPHS if self._hears or graph != "speaker"]
+        check_files(folder, [*graphs, *WEIGHTS])
         self._folder = folder
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}

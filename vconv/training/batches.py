@@ -295,10 +295,9 @@ class ConversionSampler:
 
     def _source(self, rng: np.random.Generator, entry: Entry, start: int, frames: int | None, disturb: bool) -> Speech:
         """A clip, or a crop of it, as the content encoder is to hear it."""
-        recognized, speech = bool(self.corpus.store.phonetic_channels), self._speech(entry)
+        store, recognized = self.corpus.store, bool(self.corpus.store.phonetic_channels)
         before = recognized and disturb and rng.random() < self.config.disturbed_share
-        if before:
-            speech = Speech(*self.corpus.store.clip_disturbed(entry))
+        speech = Speech(*store.clip_disturbed(entry)) if before else self._speech(entry)
         speech = _part(speech, 0, len(speech.mel)) if frames is None else speech.crop(start, frames)
         mel, phonetic = speech.mel.astype(np.float32), speech.phonetic.astype(np.float32)
         if disturb:

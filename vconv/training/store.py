@@ -180,7 +180,7 @@ class Task:
 
     @property
     def seed(self) -> int:
-        return zlib.crc32(Path(self.path).name.encode())
+        return zlib.crc32("/".join(Path(self.path).parts[-2:]).encode())  # of files that are all called 1.wav, too
 
 
 def extract(task: Task) -> dict[str, np.ndarray] | str:
