@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
-def open_graph(path: Path, threads: int) -> InferenceSession:
+def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSession:
     """A session for utterances of any length, one after another.
+
+    Args:
+        optimize: rewrite the graph to run faster, which makes it open slower.
 
     Raises:
         InputError: the file is no ONNX graph.
@@ -22,6 +25,8 @@ def open_graph(path: Path, threads: int) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # an error is raised as well, and a warning tells a user nothing
     # Utterances differ in length: neither the memory of one nor a plan of it is of use to the next.
     options.enable_cpu_mem_arena = False
