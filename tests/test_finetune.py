@@ -118,7 +118,7 @@ def test_pieces_are_the_clips_and_some_are_held_out(small_model: Path, clips: li
     model = tuning.load_model(small_model, 1)
     pieces = tuning._cut(model, clips, torch.randn(1, 24), np.random.default_rng(0), 3)
     np.testing.assert_array_equal(
-        np.concatenate([piece.mel for piece in pieces], axis=1), np.concatenate([mel for mel, _ in clips], axis=1)
+        np.concatenate([piece.mel for piece in pieces], axis=1), np.concatenate([clip[0] for clip in clips], axis=1)
     )
     for piece in pieces:
         frames = piece.mel.shape[1]

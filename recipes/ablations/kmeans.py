@@ -17,7 +17,7 @@ import numpy as np
 
 from vconv.errors import InputError, VconvError
 from vconv.evaluation import probe, statistics
-from vconv.features import N_MELS
+from vconv.features import N_MELS, frame_count
 from vconv.manifest import TRAIN, Clip, read_manifest
 
 GROUPS, CODES = 2, 512
@@ -38,7 +38,7 @@ def vectors(mel: np.ndarray) -> np.ndarray:
 
 
 class KMeansCode:
-    """Stands where an engine does, with no more than ``content``: nearest centroids and their numbers."""
+    """Stands where an engine does that hears no more than the mel: nearest centroids and their numbers."""
 
     def __init__(self, mels: Sequence[np.ndarray], codes: int = CODES, seed: int = 0) -> None:
         from sklearn.cluster import MiniBatchKMeans
@@ -48,7 +48,11 @@ class KMeansCode:
             MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed).fit(part) for part in learned
         ]
 
-    def content(self, mel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def recognize(self, wave: np.ndarray) -> np.ndarray:
+        """Nothing: [0, ceil(T / 2)]"""
+        return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
+
+    def content(self, mel: np.ndarray, phonetic: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """mel [N_MELS, T] -> centroids [2 N_MELS, T / 2] and their numbers [GROUPS, T / 2]"""
         codes = np.stack([book.predict(part) for book, part in zip(self._books, vectors(mel))])
         centroids = [book.cluster_centers_[numbers] for book, numbers in zip(self._books, codes)]
