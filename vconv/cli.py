@@ -196,7 +196,7 @@ def finetune(
 ) -> None:
     """Tune a voice on a minute or more of one speaker; needs vconv[train].
 
-    Takes a minute or two on a CPU. The .npz file is used as one by `embed` is, and fits this model only.
+    Takes half a minute to two on a CPU. The .npz file is used as one by `embed` is, and fits this model only.
 
     \b
     Examples:
