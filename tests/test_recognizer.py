@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.synthetic import RECOGNIZER_STRIDE, make_corpus, make_recognizer
+from tests.synthetic import RECOGNIZER_KERNEL, RECOGNIZER_STRIDE, make_corpus, make_recognizer
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE, frame_count, log_mel
 from vconv.recognizer import CODE_HOP, FRESH_FRAMES, FolderRecognizer, Recognizer, at_places
@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import vconv  # noqa: E402
+from tests.test_recipes import RECIPES, script  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, train  # noqa: E402
 from vconv.config import ConversionConfig  # noqa: E402
 from vconv.export import export  # noqa: E402
@@ -89,6 +90,24 @@ def test_what_is_no_recognizer_is_refused(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="belongs to another model"):
         FolderRecognizer(graph.parent, 3, 1)(np.zeros(8000, np.float32))
     assert FolderRecognizer(tmp_path, 0, 1)(np.zeros(8000, np.float32)).shape == (0, 16)
+
+
+def test_one_is_made_of_any_encoder(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    plain, made = tmp_path / "encoder.onnx", tmp_path / "recognizer.onnx"
+    model = onnx.load(graph)
+    del model.metadata_props[:]
+    onnx.save(model, plain)
+    main = script(RECIPES / "base" / "recognizer.py").main
+    place = ["--stride", str(RECOGNIZER_STRIDE), "--centre", str(RECOGNIZER_KERNEL // 2)]
+    assert main([str(plain), "-o", str(made), *place]) == 0
+    wave = swelling(2.0)
+    np.testing.assert_allclose(Recognizer(made)(wave), Recognizer(graph)(wave), rtol=1e-2)  # half precision
+    assert made.stat().st_size < plain.stat().st_size
+    plain.write_text("no model")
+    assert main([str(plain), "-o", str(made), *place]) == 2
+    assert "not a model that onnxruntime can load" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- in the content encoder
