@@ -16,6 +16,7 @@ from vconv.features import OUTPUT_HOP
 from vconv.inference import Converter
 from vconv.inference.engine import Engine, Reference
 from vconv.inference.population import POPULATION
+from vconv.recognizer import encoder_input, no_recognizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE_MODEL = REPOSITORY / "pretrained" / "base"
@@ -39,8 +40,7 @@ def speech(seconds: float, rate: int = 16000, f0: float = 120.0, seed: int = 0) 
 
 def heard(engine: Engine, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
-    mel, rows = features.log_mel(wave), features.frame_count(len(wave)) // 2
-    return mel[:, : 2 * rows], engine.recognize(wave)[:, :rows]
+    return encoder_input(wave, engine.recognize)
 
 
 class ToyEngine:
@@ -54,8 +54,7 @@ class ToyEngine:
         self.pitch: list[np.ndarray] = []  # what decode() was given
         self.references: list[Reference] = []
 
-    def recognize(self, wave: np.ndarray) -> np.ndarray:
-        return np.zeros((0, (features.frame_count(len(wave)) + 1) // 2), np.float32)
+    recognize = staticmethod(no_recognizer)
 
     def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert phonetic.shape == (0, mel.shape[1] // 2)

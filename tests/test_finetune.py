@@ -16,8 +16,9 @@ import vconv
 from tests.conftest import REPOSITORY, Outcome, speech
 from vconv import audio
 from vconv.errors import InputError
-from vconv.features import N_MELS, SAMPLE_RATE, PitchTracker, continuous_log_f0, frame_count
+from vconv.features import N_MELS, SAMPLE_RATE, PitchTracker, continuous_log_f0
 from vconv.inference.voice import Voice, speech_features
+from vconv.recognizer import no_recognizer
 
 torch = pytest.importorskip("torch")
 tuning = pytest.importorskip("vconv.training.finetune")
@@ -26,11 +27,6 @@ adapted = pytest.importorskip("vconv.models.layers").adapted
 Cli = Callable[..., Outcome]
 Clip = tuple[np.ndarray, np.ndarray, np.ndarray]
 SHORT = tuning.FinetuneConfig(steps=20, items=4, frames=64, voices=2, learning_rate=0.03)
-
-
-def nothing(wave: np.ndarray) -> np.ndarray:
-    """What is heard without a recognizer."""
-    return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,7 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clips(speaker: Path) -> list[Clip]:
     tracker = PitchTracker()
-    return [speech_features(path, tracker, nothing) for path in sorted(speaker.iterdir())]
+    return [speech_features(path, tracker, no_recognizer) for path in sorted(speaker.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +60,7 @@ def test_a_tuned_style_rebuilds_other_speech_of_the_speaker_better(
     assert told[0] == (1, 20) and told[-1][0] >= tuned.steps > 0
     assert tuned.after < 0.97 * tuned.before
 
-    mel, f0, _ = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker(), nothing)
+    mel, f0, _ = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker(), no_recognizer)
     pitch = np.stack(continuous_log_f0(f0))[:, : mel.shape[1]]
     with torch.no_grad():
         heard, pitch, embedding, reference, style = (

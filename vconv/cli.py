@@ -204,11 +204,9 @@ def finetune(
       vconv convert speech.wav --target speaker.npz
     """
     with _silent_libraries(), _needs_extra():
-        from vconv.features import PitchTracker
         from vconv.inference import load
         from vconv.inference.loading import available_cores
-        from vconv.inference.voice import clips_in, speech_features
-        from vconv.recognizer import FolderRecognizer
+        from vconv.inference.voice import clips_in
         from vconv.training import finetune as tuning
 
         first = target[0].resolve()
@@ -219,9 +217,7 @@ def finetune(
         clips = [clip for part in target for clip in clips_in(part)]
         converter = load(folder, threads=threads)
         voice = converter.voice(clips)
-        tracker = PitchTracker(threads)
-        recognize = FolderRecognizer(folder, network.config.phonetic_channels, threads)
-        speech = [speech_features(clip, tracker, recognize) for clip in clips]
+        speech = [converter.speech_features(clip) for clip in clips]
         with _progress(None, quiet) as report:
             config = tuning.FinetuneConfig(steps=steps, seed=seed)
             tuned = tuning.finetune(network, speech, voice.embedding, config, report.count)

@@ -213,9 +213,7 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*casts, *nodes])
+    _begin_with(graph, casts)
     del graph.value_info[:]  # the exporter's shape notes name tensors that are gone
     del model.metadata_props[:], graph.metadata_props[:]
     for node in graph.node:  # where in the Python code each comes from: a twentieth of the file
@@ -259,10 +257,15 @@ def refer(model: onnx.ModelProto, weights: dict[bytes, tuple[str, int, int]]) ->
         tensor.data_location = TensorProto.EXTERNAL
         for key, entry in zip(("location", "offset", "length"), place):
             tensor.external_data.add(key=key, value=str(entry))
+    _begin_with(graph, nodes)
+    return model
+
+
+def _begin_with(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put nodes before all others."""
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])
-    return model
 
 
 def _digest(value: np.ndarray) -> bytes:

@@ -32,6 +32,11 @@ def frame_count(samples: int) -> int:
     return -(-samples // HOP_LENGTH)
 
 
+def code_frames(frames: int) -> int:
+    """Frames of the content code, each of which spans two, that so many frames begin."""
+    return (frames + 1) // 2
+
+
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
     linear, log_step, knee = hz / (200.0 / 3), np.log(6.4) / 27.0, 1000.0
     return np.where(hz < knee, linear, 15.0 + np.log(np.maximum(hz, knee) / knee) / log_step)

@@ -1,15 +1,17 @@
-"""Files that appear whole or not at all, and the removal of what killed processes have left of them."""
+"""Files that appear whole or not at all, the removal of what killed processes have left of them, and digests."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vconv.errors import InputError
 
@@ -84,3 +86,24 @@ def _changed(path: Path) -> float:
     """When a file, or the latest file of a folder, was last written."""
     inside = [file.stat().st_mtime for file in path.iterdir()] if path.is_dir() else []
     return max(inside, default=path.stat().st_mtime)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Of a file's content.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _hash(file: Any) -> str:
+    """``hashlib.file_digest`` for Python 3.10."""
+    found = hashlib.sha256()
+    while block := file.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()

@@ -8,15 +8,15 @@ and by every engine, and is never trained itself.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from vconv.errors import InputError
-from vconv.features import HOP_LENGTH, SAMPLE_RATE, frame_count
+from vconv.features import HOP_LENGTH, SAMPLE_RATE, code_frames, frame_count, log_mel
 from vconv.graphs import open_graph
 
 RECOGNIZER = "recognizer.onnx"  # in a model folder
@@ -27,6 +27,9 @@ SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
 
 # Keys of the ONNX file's metadata: samples from one of its frames to the next, and to the middle of its first one.
 STRIDE, CENTRE = "stride", "centre"
+
+
+Recognize = Callable[[np.ndarray], np.ndarray]  # wave [N] at 16 kHz -> features [R, ceil(T / 2)]
 
 
 class Recognizer:
@@ -56,7 +59,7 @@ class Recognizer:
 
         T are the wave's frames; the level of the wave is that of the log-mel's.
         """
-        total = (frame_count(len(wave)) + 1) // 2
+        total = code_frames(frame_count(len(wave)))
         out = np.empty((self.channels, total), np.float32)
         count = max(1, -(-total // FRESH_FRAMES))
         bounds = np.linspace(0, total, count + 1).astype(int)
@@ -100,7 +103,7 @@ class FolderRecognizer:
             InputError: the file is wrong, or another model's.
         """
         if not self._channels:
-            return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
+            return no_recognizer(wave)
         if self._recognizer is None:
             self._recognizer = Recognizer(self._path, self._threads)
             if self._recognizer.channels != self._channels:
@@ -108,17 +111,20 @@ class FolderRecognizer:
         return self._recognizer(wave)
 
 
+def no_recognizer(wave: np.ndarray) -> np.ndarray:
+    """Stands where a recognizer does, and hears nothing: [N] -> [0, ceil(T / 2)]"""
+    return np.zeros((0, code_frames(frame_count(len(wave)))), np.float32)
+
+
+def encoder_input(wave: np.ndarray, recognize: Recognize) -> tuple[np.ndarray, np.ndarray]:
+    """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
+    mel, rows = log_mel(wave), frame_count(len(wave)) // 2
+    return mel[:, : 2 * rows], recognize(wave)[:, :rows]
+
+
 def _check(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such recognizer; export or download the model again")
-
-
-def digest(path: str | os.PathLike[str]) -> str:
-    """What tells a recognizer's file from others. Raises InputError where there is none."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
-    except OSError as error:
-        raise InputError(f"{path}: no such recognizer ({error.strerror})") from None
 
 
 def at_places(rows: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -17,8 +17,9 @@ import numpy as np
 
 from vconv.errors import InputError, VconvError
 from vconv.evaluation import probe, statistics
-from vconv.features import N_MELS, frame_count
+from vconv.features import N_MELS
 from vconv.manifest import TRAIN, Clip, read_manifest
+from vconv.recognizer import no_recognizer
 
 GROUPS, CODES = 2, 512
 TRAINING_CLIPS = 400
@@ -48,9 +49,7 @@ class KMeansCode:
             MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed).fit(part) for part in learned
         ]
 
-    def recognize(self, wave: np.ndarray) -> np.ndarray:
-        """Nothing: [0, ceil(T / 2)]"""
-        return np.zeros((0, (frame_count(len(wave)) + 1) // 2), np.float32)
+    recognize = staticmethod(no_recognizer)
 
     def content(self, mel: np.ndarray, phonetic: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """mel [N_MELS, T] -> centroids [2 N_MELS, T / 2] and their numbers [GROUPS, T / 2]"""

@@ -10,33 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vconv.errors import InputError
+from vconv.files import digest
 
 
 def default_place() -> Path:
     """In the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "vconv" / "evaluation.jsonl"
-
-
-def digest(path: str | os.PathLike[str]) -> str:
-    """Of a file's content.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _hash(file: Any) -> str:
-    """``hashlib.file_digest`` for Python 3.10."""
-    found = hashlib.sha256()
-    while block := file.read(1 << 20):
-        found.update(block)
-    return found.hexdigest()
 
 
 @functools.cache

@@ -16,8 +16,9 @@ import numpy as np
 
 from vconv import audio
 from vconv.errors import VconvError
-from vconv.evaluation.cache import Cache, digest
+from vconv.evaluation.cache import Cache
 from vconv.evaluation.judges import JUDGES, RATE, Panel, Settings
+from vconv.files import digest
 
 Report = Callable[[int, int], None]  # is told what is done and what there is to do
 

@@ -24,6 +24,7 @@ from vconv.files import write_text
 from vconv.inference.engine import OnnxEngine, Reference
 from vconv.inference.loading import read_config
 from vconv.manifest import SPLITS, Clip, read_manifest
+from vconv.recognizer import encoder_input
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -181,8 +182,8 @@ def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: No
         except InputError as error:
             seen.bad.append(str(error))
             continue
-        mel = mel_of(wave)
-        content, codes = content_of(engine, wave)
+        mel, phonetic = encoder_input(wave, engine.recognize)
+        content, codes = engine.content(mel, phonetic)
         seen.clips.append(clip)
         seen.content.append(content)
         seen.codes.append(codes)
@@ -210,12 +211,6 @@ def mel_of(wave: np.ndarray) -> np.ndarray:
     """[N_MELS, T], T even as the model takes it."""
     mel = features.log_mel(wave)
     return mel[:, : mel.shape[1] // 2 * 2]
-
-
-def content_of(engine: Engine, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Content [C, T / 2] and codes [G, T / 2] of speech [N] at 16 kHz."""
-    mel = mel_of(wave)
-    return engine.content(mel, engine.recognize(wave)[:, : mel.shape[1] // 2])
 
 
 def spectra(mel: np.ndarray) -> np.ndarray:
@@ -434,10 +429,10 @@ def rebuilt_figures(
     for clip in sorted(able, key=lambda clip: _shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
         wave, heard = hear(clip.path), hear(own[(own.index(clip) + 1) % len(own)].path)
-        mel, voice = mel_of(wave), mel_of(heard)
+        (mel, phonetic), (voice, voice_phonetic) = (encoder_input(w, engine.recognize) for w in (wave, heard))
         pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : mel.shape[1]]
-        reference = Reference(content_of(engine, heard)[0], voice)
-        made = engine.decode(content_of(engine, wave)[0], pitch, engine.speaker(voice), reference, style)
+        reference = Reference(engine.content(voice, voice_phonetic)[0], voice)
+        made = engine.decode(engine.content(mel, phonetic)[0], pitch, engine.speaker(voice), reference, style)
         errors.append(float(np.abs(made - mel).mean()) * DB_PER_NEPER)
     if not errors:
         return []

@@ -23,7 +23,8 @@ from vconv.inference import streaming
 from vconv.inference.engine import Engine, Reference
 from vconv.inference.streaming import Spool
 from vconv.inference.units import MODEL_BYTES, Melody, Units, coarse_embedding
-from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice
+from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice, speech_features
+from vconv.recognizer import encoder_input
 
 PEAK = 0.99  # of full scale, which no result exceeds
 # Of the way, in log, to the target's spread of F0, where 1 would be Gaussian normalization: on sentences that two
@@ -268,12 +269,11 @@ class Converter:
 
         Nothing is refused: this is for asking how well the model knows such sound.
         """
-        mel = features.log_mel(wave)
-        mel = mel[:, : mel.shape[1] // 2 * 2]
+        mel, phonetic = encoder_input(wave, self._engine.recognize)
         f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
         f0 = np.pad(f0, (0, mel.shape[1] - len(f0)))
         embedding = self._engine.speaker(mel)
-        content, codes = self._engine.content(mel, self._engine.recognize(wave)[:, : mel.shape[1] // 2])
+        content, codes = self._engine.content(mel, phonetic)
         pitch = np.stack(features.continuous_log_f0(f0))
         style = np.zeros(self._config.style_shape, np.float32)
         again = self._engine.decode(content, pitch, embedding, Reference.none(self._config.content_channels), style)
@@ -297,6 +297,14 @@ class Converter:
         if len(targets) == 1 and is_saved_voice(targets[0]):
             return self._checked(Voice.load(targets[0]), str(targets[0]))
         return make_voice(list(itertools.chain.from_iterable(map(clips_in, targets))), self._engine, self._tracker)
+
+    def speech_features(self, clip: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mel [N_MELS, T], T even, F0 [T'] and a recognizer's features [R, T / 2] of a clip without silence around it.
+
+        Raises:
+            InputError: the clip cannot be used as a target.
+        """
+        return speech_features(clip, self._tracker, self._engine.recognize)
 
     def extract(self, source: Source) -> Extraction:
         """Content codes and F0 of a recording.

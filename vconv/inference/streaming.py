@@ -20,6 +20,7 @@ import numpy as np
 from vconv import features
 from vconv.excitation import PulseTrain
 from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
+from vconv.recognizer import Recognize
 
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
 OVERLAP_FRAMES = 124  # about 2 s, where two of its results are cross-faded
@@ -83,9 +84,7 @@ def mel_frames(wave: Spool, gain: float, start: int, end: int) -> np.ndarray:
     return out
 
 
-def phonetic_frames(
-    wave: Spool, gain: float, start: int, end: int, recognize: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def phonetic_frames(wave: Spool, gain: float, start: int, end: int, recognize: Recognize) -> np.ndarray:
     """What a recognizer hears in the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
 
     Beyond the last frame of the wave it hears nothing else.

@@ -15,6 +15,7 @@ from vconv import audio, features
 from vconv.errors import InputError
 from vconv.files import replacing
 from vconv.inference.engine import Engine, Reference
+from vconv.recognizer import Recognize, encoder_input, no_recognizer
 
 VOICE_SUFFIX = ".npz"
 REFERENCE_FRAMES = 3750  # one minute of speech for the decoder to listen to; more only takes time
@@ -116,7 +117,7 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
     embeddings, frames, f0, contents, mels = [], [], [], [], []
     missing = REFERENCE_FRAMES
     for clip in clips:
-        mel, clip_f0, phonetic = speech_features(clip, tracker, engine.recognize)
+        mel, clip_f0, phonetic = speech_features(clip, tracker, engine.recognize if missing else no_recognizer)
         embeddings.append(engine.speaker(mel))
         frames.append(mel.shape[1])
         f0.append(clip_f0)
@@ -135,7 +136,7 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
 
 
 def speech_features(
-    clip: audio.Source, tracker: features.PitchTracker, recognize: Callable[[np.ndarray], np.ndarray]
+    clip: audio.Source, tracker: features.PitchTracker, recognize: Recognize
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of a clip without the silence around it: mel [N_MELS, T], T even, F0 [T'], a recognizer's features [R, T / 2]."""
     name = audio.source_name(clip)
@@ -147,8 +148,8 @@ def speech_features(
     f0 = tracker(wave)
     if not f0.any():
         raise InputError(f"{name}: no voiced speech found; give a clear recording of the target speaking")
-    mel, rows = features.log_mel(wave), features.frame_count(len(wave)) // 2
-    return mel[:, : 2 * rows], f0, recognize(wave)[:, :rows]
+    mel, phonetic = encoder_input(wave, recognize)
+    return mel, f0, phonetic
 
 
 def _beginning(clip: audio.Source) -> Iterator[np.ndarray]:

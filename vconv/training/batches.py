@@ -15,7 +15,7 @@ import numpy as np
 
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
-from vconv.features import N_MELS, SAMPLE_RATE, continuous_log_f0
+from vconv.features import N_MELS, SAMPLE_RATE, code_frames, continuous_log_f0
 from vconv.manifest import TRAIN, Clip
 from vconv.training.live import Live
 from vconv.training.perturb import PerturbConfig, perturb, warp
@@ -291,7 +291,11 @@ class ConversionSampler:
         return int(a), int(b)
 
     def _speech(self, entry: Entry) -> Speech:
-        return Speech(self.corpus.store.clip_mel(entry), self.corpus.store.clip_phonetic(entry))
+        store = self.corpus.store
+        mel = store.clip_mel(entry)
+        if store.phonetic_channels:
+            return Speech(mel, store.clip_phonetic(entry))
+        return Speech(mel, np.zeros((code_frames(len(mel)), 0), np.float16))
 
     def _source(self, rng: np.random.Generator, entry: Entry, start: int, frames: int | None, disturb: bool) -> Speech:
         """A clip, or a crop of it, as the content encoder is to hear it."""

@@ -31,11 +31,10 @@ import numpy as np
 
 from vconv.errors import InputError
 from vconv.features import SAMPLE_RATE, frame_count
-from vconv.files import remove_stale
+from vconv.files import digest, remove_stale
 from vconv.manifest import Clip
 from vconv.recognizer import Recognizer
-from vconv.recognizer import digest as recognizer_digest
-from vconv.training.store import FORMAT, MIN_FRAMES, Entry, Sound, read_sound, rows_of
+from vconv.training.store import FORMAT, MIN_FRAMES, Entry, Sound, read_sound
 
 PHONETIC = ("phonetic", "disturbed_mel", "disturbed_phonetic")  # features that only a recognizer gives
 REMEMBERED = 32  # clips whose audio stays in memory: a batch asks for several features of one
@@ -60,7 +59,7 @@ class Live:
     def __init__(self, clips: Iterable[Clip], cache: Path | None = None, recognizer: str = "") -> None:
         self._cache = cache
         self._recognizer = recognizer
-        self._digest = recognizer_digest(recognizer) if recognizer else ""
+        self._digest = digest(recognizer) if recognizer else ""
         self.phonetic_channels = Recognizer(recognizer).channels if recognizer else 0
         if cache:
             (cache / PARTIAL).mkdir(parents=True, exist_ok=True)
@@ -90,9 +89,7 @@ class Live:
         return self._feature(entry, "wave")
 
     def clip_phonetic(self, entry: Entry) -> np.ndarray:
-        """[ceil(frames / 2), R] float16, where R is 0 without a recognizer"""
-        if not self._recognizer:
-            return np.zeros((rows_of(len(self.clip_mel(entry))), 0), np.float16)
+        """[ceil(frames / 2), R] float16; there are none without a recognizer"""
         return self._feature(entry, "phonetic")
 
     def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
@@ -149,11 +146,15 @@ _NOISE = _noise()
 
 @lru_cache((3 + len(PHONETIC)) * REMEMBERED)
 def _make(sound: Sound, name: str, recognizer: str) -> np.ndarray:
-    if name == "phonetic":
-        return sound.phonetic(recognizer)
-    if name in PHONETIC:
-        return _disturbed(sound, recognizer)[PHONETIC.index(name) - 1]
-    return {"mel": sound.mel, "f0": sound.f0, "wave": sound.steps}[name]()
+    makers = {
+        "mel": sound.mel,
+        "f0": sound.f0,
+        "wave": sound.steps,
+        "phonetic": lambda: sound.phonetic(recognizer),
+        "disturbed_mel": lambda: _disturbed(sound, recognizer)[0],
+        "disturbed_phonetic": lambda: _disturbed(sound, recognizer)[1],
+    }
+    return makers[name]()
 
 
 @lru_cache(REMEMBERED)
@@ -168,5 +169,5 @@ def _cache_name(path: str, trim: bool, recognizer: str) -> str:
         version = (stat.st_size, stat.st_mtime_ns)
     except OSError:
         version = (0, 0)
-    digest = hashlib.sha256(repr((FORMAT, os.path.abspath(path), trim, version, recognizer)).encode()).hexdigest()
-    return f"{digest[:2]}/{digest[2:40]}.npz"
+    name = hashlib.sha256(repr((FORMAT, os.path.abspath(path), trim, version, recognizer)).encode()).hexdigest()
+    return f"{name[:2]}/{name[2:40]}.npz"

@@ -32,11 +32,20 @@ import numpy as np
 
 from vconv import audio
 from vconv.errors import InputError
-from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, PitchTracker, frame_count, log_mel
-from vconv.files import remove_stale
+from vconv.features import (
+    N_MELS,
+    OUTPUT_HOP,
+    OUTPUT_RATE,
+    SAMPLE_RATE,
+    PitchTracker,
+    code_frames,
+    frame_count,
+    log_mel,
+)
+from vconv.files import digest, remove_stale
 from vconv.manifest import TRAIN, Clip
 from vconv.processes import map_in_order
-from vconv.recognizer import Recognizer, at_places, digest
+from vconv.recognizer import Recognizer, at_places
 from vconv.training import disturb
 
 FORMAT = 2
@@ -55,12 +64,7 @@ class Entry:
 
     @property
     def rows(self) -> int:
-        return rows_of(self.frames)
-
-
-def rows_of(frames: int) -> int:
-    """Frames of the content code that so many frames begin."""
-    return (frames + 1) // 2
+        return code_frames(self.frames)
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Sound:
         rate = disturb.voice_rate(rng)
         wave = disturb.surround(disturb.faster(self.narrow, rate), rng, others)
         wave = audio.normalize(wave, SAMPLE_RATE)
-        frames, rows = np.arange(self.frames) / rate, np.arange(rows_of(self.frames)) / rate
+        frames, rows = np.arange(self.frames) / rate, np.arange(code_frames(self.frames)) / rate
         mel, phonetic = at_places(log_mel(wave).T, frames), at_places(_recognizer(recognizer)(wave).T, rows)
         return mel.astype(np.float16), phonetic.astype(np.float16)
 
@@ -312,7 +316,7 @@ def open_store(folder: Path, recognizer: str = "") -> Store:
     entries, rows = [], 0
     for path, start, frames in index["clips"]:
         entries.append(Entry(path, start, frames, rows))
-        rows += rows_of(frames)
+        rows += code_frames(frames)
     channels = index["phonetic_channels"] if recognizer else 0
     arrays = {
         "phonetic": np.zeros((rows, 0), np.float16),
