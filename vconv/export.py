@@ -68,7 +68,7 @@ def export(
     Raises:
         InputError: a file that is not such a checkpoint, a folder that holds no model, or no recognizer where it was.
     """
-    speaks = saved.load(vocoder)[1] if vocoder.is_dir() else load_vocoder(vocoder)
+    speaks = load_vocoder(vocoder)
     model, hears = load_conversion(conversion, settings), recognizer or recognizer_of(conversion)
     if not model.config.phonetic_channels:
         hears = None

@@ -52,6 +52,7 @@ from vconv.training.common import (
     to_tensors,
 )
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
+from vconv.training.likeness import Listener, likeness, speaker_voices
 from vconv.training.load import load_vocoder, speak
 from vconv.training.losses import (
     code_consistency,
@@ -86,8 +87,10 @@ class LossConfig:
     speaker_information_from: int = 1000  # step
     phones: float = 0.5
     units: float = 0.0  # read off each frame of the code: the manifest's column of that name
+    voice: float = 0.0  # of the embedding: a verifier's mean embedding of the speaker, read off it
+    likeness: float = 0.0  # of the sound of converted ones: a verifier's embedding, against the target's mean
     cycle: float = 0.0  # converted mel encoded again: same content, the target's embedding
-    cycle_items: int = 6  # converted ones, which the discriminator judges as well
+    cycle_items: int = 6  # converted ones, which discriminator and verifier judge as well
     cycle_from: int = 3000  # step
     realism: float = 0.0  # patch discriminator on the mel
     realism_from: int = 4000  # step
@@ -119,7 +122,12 @@ class LossConfig:
         """
         if not self.cycle_items:
             return False
-        return step >= self.cycle_from if self.cycle else self.judges(step)
+        return step >= self.cycle_from if self.cycle else self.judges(step) or self.likeness > 0
+
+    @property
+    def verifies(self) -> bool:
+        """Whether a verifier is needed."""
+        return bool(self.voice or self.likeness)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,8 @@ class ConversionTraining:
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
-    listen: str = ""  # a vocoder checkpoint: validation is then heard in TensorBoard, not only seen
+    listen: str = ""  # a vocoder checkpoint or a model's folder: validation is then heard in TensorBoard, not only seen
+    verifier: str = ""  # of speakers, for losses.voice and losses.likeness; it hears through the vocoder of `listen`
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()
     batch: BatchConfig = BatchConfig()
@@ -142,10 +151,19 @@ class ConversionTraining:
 class Learner(nn.Module):
     """The conversion model with the heads that exist in training only; ``forward`` gives the losses.
 
-    ``labels`` is how many the adversary tells apart, where these are not the speakers.
+    ``labels`` is how many the adversary tells apart, where these are not the speakers; ``voices`` [speakers, E] are
+    their embeddings by a verifier.
     """
 
-    def __init__(self, config: ConversionTraining, speakers: int, phones: int, labels: int = 0, units: int = 0) -> None:
+    def __init__(
+        self,
+        config: ConversionTraining,
+        speakers: int,
+        phones: int,
+        labels: int = 0,
+        units: int = 0,
+        voices: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.weights = weights = config.losses
         model, channels, embedding = config.model, config.model.content_channels, config.model.embedding_channels
@@ -155,12 +173,18 @@ class Learner(nn.Module):
         self.classifier = CodeReader(channels, labels) if named else SpeakerClassifier(channels, embedding)
         self.phone_head = PhoneHead(channels, phones + 1)
         self.unit_head = PhoneHead(channels, units) if weights.units else None
+        self.register_buffer("voices", voices, persistent=False)
+        self.voice_head = nn.Linear(embedding, voices.shape[1]) if weights.voice else None
         self.future = FuturePrediction(channels, weights.cpc_steps) if weights.cpc else None
         self.content_critic = ContentInformation(channels) if weights.content_information else None
         self.speaker_critic = SpeakerInformation(channels, embedding) if weights.speaker_information else None
 
     def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Unweighted losses by name, and what the discriminator needs, if it does: mel and embedding of its fakes."""
+        """Unweighted losses by name, and what is judged elsewhere, if it is.
+
+        For the discriminator mel and embedding of its fakes; for the verifier the ``converted`` mels alone, with
+        their pitch and the speaker whose voice they are to have.
+        """
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
         # What is heard in use is clean speech: the code of that is what must be free of the speaker.
@@ -182,6 +206,9 @@ class Learner(nn.Module):
         if weights.speaker:
             logits = self.speaker_head(embedding, batch["speaker"].clamp(min=0))
             losses["speaker"] = label_cross_entropy(logits, batch["speaker"])
+        if self.voice_head is not None:
+            read = nn.functional.normalize(self.voice_head(embedding).float(), dim=1)
+            losses["voice"] = likeness(read, self.voices, batch["speaker"])
         if weights.has_adversary and step >= weights.adversary_from:
             losses |= self._adversary(twin_q, batch["label"])
         losses |= self._information(batch, twin_q, embedding, step)
@@ -197,15 +224,19 @@ class Learner(nn.Module):
         if weights.converts(step):
             # The last items: those have no twin in another voice.
             some = slice(-weights.cycle_items, None)
-            other, *heard = (x.roll(1, 0)[some].detach() for x in (embedding, *reference))
-            converted = model.decoder(twin_q[some], self._moved_pitch(batch["pitch"])[some], other, *heard)
+            other, *heard = (x.roll(1, 0)[some] for x in (embedding, *reference))
+            wanted = other.detach()
+            pitch = self._moved_pitch(batch["pitch"])[some]
+            converted = model.decoder(twin_q[some], pitch, other, *heard)
             if weights.cycle:  # no recognizer can hear it
                 with frozen(model.content, model.speaker):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
                     if isinstance(model.speaker, SpeakerEncoder):  # a table hears nothing
-                        losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * other).sum(dim=1)).mean()
-            fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], other])}
-        return losses, fakes if weights.judges(step) else {}
+                        losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
+            fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], wanted])}
+            if weights.likeness:
+                fakes |= {"converted": converted, "pitch": pitch, "speaker": batch["speaker"].roll(1, 0)[some]}
+        return losses, fakes if weights.judges(step) or weights.likeness else {}
 
     @torch.no_grad()
     def _reference(self, mel: Tensor, phonetic: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,6 +289,10 @@ def check_settings(config: ConversionTraining) -> None:
     steps, frames = config.losses.cpc_steps, config.batch.frames // 2
     if config.losses.cpc and not 0 < steps < frames:
         raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
+    if config.losses.verifies and not config.verifier:
+        raise InputError("losses.voice, losses.likeness: need a verifier; set verifier")
+    if config.losses.likeness and not config.listen:
+        raise InputError("losses.likeness: the verifier hears through a vocoder; set listen")
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
 
@@ -285,7 +320,15 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         raise InputError(f"losses.units: {config.corpus.manifest} has no column '{UNITS}'; add it, or use 0")
     sampler = ConversionSampler(corpus, config.batch, config.seed)
     torch.manual_seed(config.seed)
-    learner = Learner(config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.unit_count)
+    voices = None
+    if config.losses.verifies:
+        if accelerator.is_main_process:
+            speaker_voices(corpus, config.verifier)  # the others wait until they are on the disk
+        accelerator.wait_for_everyone()
+        voices = speaker_voices(corpus, config.verifier)
+    learner = Learner(
+        config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.unit_count, voices
+    )
     if isinstance(learner.model.speaker, SpeakerTable) and not state:
         measure_registers(learner.model.speaker, corpus)
     learner = learner.to(accelerator.device)
@@ -311,6 +354,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     )
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
     vocoder = load_vocoder(Path(config.listen)) if config.listen else None
+    listener = Listener(config.verifier, config.listen, accelerator.device) if config.losses.likeness else None
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
@@ -327,6 +371,9 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                         losses, fakes = learner(batch, step)
                         if judged:  # bare: its own gradients are not wanted here, in no process
                             losses |= realism_losses(bare_discriminator, batch["clean"], fakes, config.losses)
+                        if listener and "converted" in fakes:
+                            heard = listener(fakes["converted"], fakes["pitch"])
+                            losses["likeness"] = likeness(heard, bare.voices, fakes["speaker"])
                     accelerator.backward(weigh(losses, config.losses))
                     if judged:
                         with accelerator.autocast():

@@ -12,6 +12,7 @@ import torch
 from vconv.config import ConversionConfig, VocoderConfig, build, override
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
+from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
@@ -42,7 +43,9 @@ def recognizer_of(path: Path) -> Path | None:
 
 
 def load_vocoder(path: Path) -> Vocoder:
-    """Raises InputError where there is no checkpoint of a vocoder."""
+    """Of a checkpoint, or of a model's folder. Raises InputError where there is none."""
+    if path.is_dir():
+        return saved.load(path)[1]
     state = _load(path, "vocoder")
     model = Vocoder(build(VocoderConfig, state["config"]["model"], str(path)))
     model.load_state_dict(state["ema"])

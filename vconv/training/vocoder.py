@@ -16,6 +16,7 @@ from vconv.config import Precision, VocoderConfig
 from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators
+from vconv.models.verifier import Verifier, load_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 from vconv.training.batches import Corpus, WaveBatchConfig, WaveSampler, full_band_items
@@ -43,6 +44,7 @@ from vconv.training.common import (
     start_from,
     to_tensors,
 )
+from vconv.training.likeness import to_analysis_rate
 from vconv.training.load import load_conversion
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
 from vconv.training.predict import predict_mels
@@ -66,6 +68,7 @@ class VocoderLossConfig:
     n_ffts: tuple[int, ...] = (2048, 1024, 512, 256)
     realism: float = 0.3
     matching: float = 1.0
+    likeness: float = 0.0  # feature maps of a verifier, of what is made against the real ones
     adversarial_from: int = 2000  # step
 
 
@@ -78,6 +81,7 @@ class VocoderTraining:
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
     start_from: str = ""  # a vocoder checkpoint whose weights and discriminators to begin with
     conversion: str = ""  # a conversion checkpoint: train on the mels that it predicts, too
+    verifier: str = ""  # of speakers, for losses.likeness
     corpus: CorpusConfig = CorpusConfig()
     model: VocoderConfig = VocoderConfig()
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
@@ -91,6 +95,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.losses.likeness and not config.verifier:
+        raise InputError("losses.likeness: needs a verifier; set verifier")
     accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
     device, folder = accelerator.device, Path(config.output)
     if accelerator.is_main_process:
@@ -126,6 +132,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
         vocoder, discriminators, optimizer, critic_optimizer
     )
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
+    verifier = load_verifier(config.verifier).to(device) if config.losses.likeness else None
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
@@ -143,6 +150,9 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
                     real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
                     real = with_upper_band(real, fake, batch["narrow"])
                     losses = {"spectral": spectral_distance(fake, real, config.losses.n_ffts)}
+                    if verifier:
+                        with accelerator.autocast():
+                            losses["likeness"] = heard_difference(verifier, real, fake)
                     if adversarial:
                         with accelerator.autocast():  # bare: their own gradients are not wanted here, in no process
                             losses |= realism_losses(bare_discriminators, real, fake)
@@ -207,6 +217,16 @@ def realism_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) -> dic
         "realism": generator_hinge([scores for scores, _ in judged]),
         "matching": feature_matching([maps for _, maps in truth], [maps for _, maps in judged]),
     }
+
+
+def heard_difference(verifier: Verifier, real: Tensor, fake: Tensor) -> Tensor:
+    """How differently a verifier hears waves at 24 kHz, [B, N] each, on the way to its embedding.
+
+    It stands still, and has the crops' voices and words to hear, in finer detail than the embedding keeps.
+    """
+    with torch.no_grad():
+        truth = verifier.features(to_analysis_rate(real))
+    return feature_matching([truth], [verifier.features(to_analysis_rate(fake))])
 
 
 def critic_loss(discriminators: nn.Module, real: Tensor, fake: Tensor) -> Tensor:

@@ -1,0 +1,190 @@
+"""The verifier that listens in training: what it hears, its file, and what training makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from recipes.base import verifier as recipe  # noqa: E402
+from tests.conftest import speech  # noqa: E402
+from tests.synthetic import make_corpus  # noqa: E402
+from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
+from vconv.errors import InputError  # noqa: E402
+from vconv.models.verifier import FBANKS, Verifier, VerifierConfig, fbank, load_verifier, save_verifier  # noqa: E402
+from vconv.training import checkpoint  # noqa: E402
+from vconv.training.likeness import Listener, likeness, to_analysis_rate  # noqa: E402
+from vconv.training.vocoder import heard_difference  # noqa: E402
+
+SMALL = VerifierConfig(maps=4, channels=16, growth=4, hidden=8, layers=(2, 1, 1), embedding_channels=12)
+
+
+def tone(frequency: float, rate: int, samples: int = 24000) -> torch.Tensor:
+    return torch.sin(2 * torch.pi * frequency * torch.arange(samples, dtype=torch.float64) / rate).float()[None]
+
+
+@pytest.fixture(scope="module")
+def verifier_file(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("verifier") / "verifier.safetensors"
+    verifier = Verifier(SMALL)
+    for parameter in verifier.parameters():
+        if parameter.dim() > 2:  # convolutions that let more through than new ones do
+            parameter.data *= 3
+    save_verifier(path, verifier)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """A corpus with its feature store, and the checkpoint of a vocoder."""
+    manifest = make_corpus(tmp_path_factory.mktemp("corpus"))
+    train(manifest.parent, VOCODER, manifest, "optimizer.steps=1")
+    return manifest, manifest.parent / "run" / "checkpoint.safetensors"
+
+
+def test_filterbank_energies_are_kaldis() -> None:
+    wave = 30 * torch.from_numpy(speech(1.0))[None]  # loud: nothing comes near the floor
+    bands = fbank(wave)
+    assert bands.shape == (1, 98, FBANKS)  # (16000 - 400) / 160 + 1
+    edges = np.linspace(1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 8000 / 700), FBANKS + 2)
+    place = 1127 * np.log(1 + np.arange(257) * 31.25 / 700)
+
+    def by_definition(index: int) -> np.ndarray:
+        """Mean off, pre-emphasis, Povey's window, power, triangles of height one on the HTK mel scale from 20 Hz."""
+        frame = wave[0, 160 * index : 160 * index + 400].numpy().astype(float)
+        frame = frame - frame.mean()
+        frame = frame - 0.97 * np.concatenate([frame[:1], frame[:-1]])
+        window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+        power = np.abs(np.fft.rfft(frame * window, 512)) ** 2
+        return np.log([power @ np.interp(place, edges[k : k + 3], [0, 1, 0]) for k in range(FBANKS)])
+
+    # The difference of two frames: each band's mean over time is gone.
+    difference = (bands[0, 50] - bands[0, 20]).numpy()
+    np.testing.assert_allclose(difference, by_definition(50) - by_definition(20), atol=2e-3)
+    torch.testing.assert_close(bands.mean(dim=1), torch.zeros(1, FBANKS), atol=1e-4, rtol=0)
+
+
+def test_loudness_and_a_fixed_filter_do_not_make_another_voice(verifier_file: Path) -> None:
+    verifier = load_verifier(verifier_file)
+    wave = 30 * torch.from_numpy(speech(2.0))[None]
+    voice = verifier(wave)
+    torch.testing.assert_close(voice.norm(dim=1), torch.ones(1))
+    torch.testing.assert_close(verifier(3 * wave), voice, atol=2e-3, rtol=0)
+    assert (verifier(30 * torch.from_numpy(speech(2.0, f0=220.0, seed=5))[None]) - voice).abs().max() > 1e-3
+
+
+def test_a_file_comes_back_and_others_are_refused(verifier_file: Path, tmp_path: Path) -> None:
+    verifier = load_verifier(verifier_file)
+    assert verifier.config == SMALL and not any(p.requires_grad for p in verifier.parameters())
+    again = tmp_path / "again.safetensors"
+    save_verifier(again, verifier)
+    assert again.read_bytes() == verifier_file.read_bytes()
+    (tmp_path / "text").write_text("no weights")
+    checkpoint.save(tmp_path / "other", {"task": "vocoder", "step": 1, "weights": torch.zeros(3)})
+    for name in ("missing", "text", "other"):
+        with pytest.raises(InputError, match=f"{name}: not a verifier"):
+            load_verifier(tmp_path / name)
+
+
+def original(norm_of: dict[str, int]) -> dict[str, torch.Tensor]:
+    """Batch norms as the original checkpoint has them, with statistics of their own."""
+    found = {}
+    for name, channels in norm_of.items():
+        found[f"{name}.weight"], found[f"{name}.bias"] = torch.rand(channels) + 0.5, torch.randn(channels)
+        found[f"{name}.running_mean"], found[f"{name}.running_var"] = torch.randn(channels), torch.rand(channels) + 0.5
+    return found
+
+
+def test_the_recipe_folds_batch_norms() -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv1d(4, 6, 3, bias=False)
+    norm = torch.nn.BatchNorm1d(6).eval()
+    state = original({"norm": 6}) | {"layer.weight": convolution.weight.detach()}
+    norm.load_state_dict({k.removeprefix("norm."): v for k, v in state.items() if k.startswith("norm")}, strict=False)
+    folding = recipe.Folding(state)
+    folding.folded("new", "layer", "norm")
+    folding.alone("affine", "norm")
+    x = torch.randn(2, 4, 9)
+    folded = torch.nn.functional.conv1d(x, folding.found["new.weight"], folding.found["new.bias"])
+    torch.testing.assert_close(folded, norm(convolution(x)))
+    y = torch.randn(2, 6, 9)
+    torch.testing.assert_close(y * folding.found["affine.scale"] + folding.found["affine.shift"], norm(y))
+
+
+def test_the_recipe_refuses_what_is_no_checkpoint_of_campplus(tmp_path: Path, capsys) -> None:
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    for name in ("other.pt", "text.pt", "missing.pt"):
+        assert recipe.main([str(tmp_path / name), "-o", str(tmp_path / "out.safetensors")]) != 0
+        assert f"{name}: not a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_upper_band_is_left_out() -> None:
+    low, high = tone(1000.0, 24000), tone(10000.0, 24000)
+    torch.testing.assert_close(to_analysis_rate(low), tone(1000.0, 16000, 16000), atol=1e-4, rtol=0)
+    assert to_analysis_rate(high).abs().max() < 1e-3
+
+
+def test_likeness_counts_known_speakers_alone() -> None:
+    voices = torch.eye(3)
+    heard = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert likeness(heard, voices, torch.tensor([0, 1, 2])) == 0
+    assert likeness(heard, voices, torch.tensor([1, -1, 2])) == 0.5
+    assert likeness(heard, voices, torch.tensor([-1, -1, -1])) == 0
+
+
+def test_what_is_heard_reaches_the_mel_and_nothing_else(trained: tuple[Path, Path], verifier_file: Path) -> None:
+    listener = Listener(str(verifier_file), str(trained[1]), torch.device("cpu"))
+    mel = torch.full((2, FBANKS, 32), -5.0).add(torch.randn(2, FBANKS, 32)).requires_grad_()
+    pitch = torch.stack([torch.linspace(-1, 1, 32), torch.ones(32)]).expand(2, 2, 32)
+    heard = listener(mel, pitch)
+    assert heard.shape == (2, SMALL.embedding_channels)
+    heard[0, 0].backward()
+    assert mel.grad[0].abs().sum() > 0 and mel.grad[1].abs().sum() == 0
+    assert all(p.grad is None for p in [*listener.verifier.parameters(), *listener.vocoder.parameters()])
+
+
+def test_training_listens(trained: tuple[Path, Path], verifier_file: Path, tmp_path: Path) -> None:
+    manifest, vocoder = trained
+    settings = [f"verifier={verifier_file}", f"listen={vocoder}", "losses.likeness=1", "losses.voice=1"]
+    state = train(tmp_path, CONVERSION, manifest, *settings, "losses.cycle_items=3", "optimizer.steps=30")
+    voice = scalars(tmp_path, "voice")
+    assert voice[-1] < 0.5 * voice[0]
+    assert len(scalars(tmp_path, "likeness")) == 3 and np.isfinite(scalars(tmp_path, "likeness")).all()
+    # The frozen networks are in no checkpoint, and the voices are heard only once.
+    names = {name.partition(".")[0] for name in state["learner"]}
+    assert "voice_head" in names and not names & {"voices", "listener", "verifier"}
+    assert len(list(manifest.with_suffix(".store").glob("voices-*.npy"))) == 1
+
+
+def test_a_verifier_hears_the_difference_of_what_is_made(verifier_file: Path) -> None:
+    verifier = load_verifier(verifier_file)
+    real = torch.from_numpy(np.stack([speech(0.4, 24000), speech(0.4, 24000, 200.0, 3)]))
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    assert heard_difference(verifier, real, real) == 0
+    near, far = real + 0.001 * noise, (real + 0.1 * noise).requires_grad_()
+    assert heard_difference(verifier, real, near) < 0.8 * heard_difference(verifier, real, far)
+    heard_difference(verifier, real, far).backward()
+    closer = far.detach() - 0.002 * far.grad / far.grad.abs().mean()
+    assert heard_difference(verifier, real, closer) < heard_difference(verifier, real, far)
+
+
+def test_a_vocoder_trains_with_a_verifier(trained: tuple[Path, Path], verifier_file: Path, tmp_path: Path) -> None:
+    settings = [f"verifier={verifier_file}", "losses.likeness=1", "losses.adversarial_from=1", "optimizer.steps=10"]
+    state = train(tmp_path, VOCODER, trained[0], *settings, "batch.frames=24")
+    assert np.isfinite(scalars(tmp_path, "likeness")).all()
+    assert not any("verifier" in name for name in state)
+    with pytest.raises(InputError, match="set verifier"):
+        train(tmp_path, VOCODER, trained[0], "losses.likeness=1", f"output={tmp_path / 'other'}")
+
+
+def test_a_verifier_is_asked_for(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    for settings, missing in ((("losses.voice=1",), "verifier"), (("losses.likeness=1", "verifier=x"), "listen")):
+        with pytest.raises(InputError, match=f"set {missing}"):
+            train(tmp_path, CONVERSION, trained[0], *settings)

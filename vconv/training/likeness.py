@@ -1,0 +1,97 @@
+"""What a speaker-verification network hears: of the corpus's speakers, once; of converted mels, through the vocoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vconv import audio
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.features import OUTPUT_RATE, SAMPLE_RATE
+from vconv.files import digest, replacing
+from vconv.models.verifier import Verifier, load_verifier
+from vconv.models.vocoder import Vocoder
+from vconv.training.batches import Corpus
+from vconv.training.load import load_vocoder
+from vconv.training.store import WAVE_SCALE, Entry, Store
+
+CLIP_SECONDS = 4.0  # of each clip
+CLIPS_AT_A_TIME = 16
+
+
+class Listener:
+    """Verifier and vocoder, both frozen. No module: its weights belong in no checkpoint."""
+
+    def __init__(self, verifier: str, vocoder: str, device: torch.device) -> None:
+        self.verifier: Verifier = load_verifier(verifier).to(device)
+        self.vocoder: Vocoder = load_vocoder(Path(vocoder)).to(device).requires_grad_(False)
+
+    def __call__(self, mel: Tensor, pitch: Tensor) -> Tensor:
+        """Whose voice it is: mel [B, N_MELS, T], pitch [B, 2, T] -> embedding [B, E] of unit length.
+
+        Gradients reach the mel.
+        """
+        curves = pitch[:, 0].detach().cpu().numpy()
+        source = np.stack([PulseTrain(curve).samples(0, len(curve)) for curve in curves])
+        source = torch.from_numpy(source).to(mel.device)
+        return self.verifier(to_analysis_rate(self.vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1)))
+
+
+def to_analysis_rate(wave: Tensor) -> Tensor:
+    """24 kHz to 16 kHz by leaving out the upper band of the spectrum: [B, N] -> [B, 2N / 3], N divisible by three."""
+    samples = wave.shape[1] * SAMPLE_RATE // OUTPUT_RATE
+    spectrum = torch.fft.rfft(wave.float())[:, : samples // 2 + 1]
+    return torch.fft.irfft(spectrum, samples) * (SAMPLE_RATE / OUTPUT_RATE)
+
+
+def likeness(heard: Tensor, voices: Tensor, speaker: Tensor) -> Tensor:
+    """One less the cosine of what is heard [B, E] and the wanted speakers' voices [K, E], speaker [B].
+
+    Speakers of -1, who are nobody, do not count.
+    """
+    known = speaker >= 0
+    distance = 1 - (heard * voices[speaker.clamp(min=0)]).sum(dim=1)
+    return (distance * known).sum() / known.sum().clamp(min=1)
+
+
+def speaker_voices(corpus: Corpus, verifier: str) -> Tensor:
+    """The mean voice of each of the corpus's speakers: [K, E] of unit length.
+
+    What the clips sound like is kept beside the feature store's arrays.
+
+    Raises:
+        InputError: the corpus is not a feature store, or the file no verifier.
+    """
+    if not isinstance(corpus.store, Store):
+        raise InputError("verifier: listens to clips of a feature store; set corpus.features to store")
+    path = corpus.store.folder / f"voices-{digest(verifier)[:16]}.npy"
+    if not path.exists():
+        heard = _hear_clips(corpus.store, load_verifier(verifier))
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, heard.numpy().astype(np.float16))
+    clips = {entry.path: row for entry, row in zip(corpus.store.entries, np.load(path).astype(np.float32))}
+    rows = torch.from_numpy(np.stack([clips[item.entry.path] for item in corpus.items]))
+    speakers = torch.tensor([item.speaker for item in corpus.items])
+    sums = torch.zeros(len(corpus.speakers), rows.shape[1]).index_add_(0, speakers, rows)
+    return F.normalize(sums, dim=1)
+
+
+@torch.no_grad()
+def _hear_clips(store: Store, verifier: Verifier) -> Tensor:
+    """Of each clip, in order: [clips, E]"""
+    groups = range(0, len(store.entries), CLIPS_AT_A_TIME)
+    waves = (np.stack([_middle(store, entry) for entry in store.entries[k : k + CLIPS_AT_A_TIME]]) for k in groups)
+    return torch.cat([verifier(torch.from_numpy(batch)) for batch in waves])
+
+
+def _middle(store: Store, entry: Entry) -> np.ndarray:
+    """``CLIP_SECONDS`` of a clip at 16 kHz, from its middle; shorter ones are repeated."""
+    wave, wanted = store.clip_wave(entry).reshape(-1), round(CLIP_SECONDS * OUTPUT_RATE)
+    at = max(0, len(wave) - wanted) // 2
+    wave = np.resize(wave[at : at + wanted], wanted).astype(np.float32) / WAVE_SCALE
+    return audio.resample(wave, OUTPUT_RATE, SAMPLE_RATE).astype(np.float32)
