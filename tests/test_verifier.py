@@ -116,6 +116,54 @@ def test_the_recipe_folds_batch_norms() -> None:
     torch.testing.assert_close(y * folding.found["affine.scale"] + folding.found["affine.shift"], norm(y))
 
 
+def campplus(layers: tuple[int, int, int], embedding: int) -> dict[str, torch.Tensor]:
+    """A checkpoint of CAM++ with random weights, under the names that 3D-Speaker gives them."""
+    norms = {"head.bn1": 32, "head.bn2": 32, "xvector.tdnn.nonlinear.batchnorm": 128}
+    weights = {"head.conv1": (32, 1, 3, 3), "head.conv2": (32, 32, 3, 3), "xvector.tdnn.linear": (128, 320, 5)}
+    for place in ("layer1.0", "layer1.1", "layer2.0", "layer2.1"):
+        for k in (1, 2):
+            weights[f"head.{place}.conv{k}"], norms[f"head.{place}.bn{k}"] = (32, 32, 3, 3), 32
+        if place.endswith("0"):
+            weights[f"head.{place}.shortcut.0"], norms[f"head.{place}.shortcut.1"] = (32, 32, 1, 1), 32
+    channels, biased = 128, set()
+    for block, count in enumerate(layers, 1):
+        for k in range(1, count + 1):
+            name = f"xvector.block{block}.tdnnd{k}"
+            norms |= {f"{name}.nonlinear1.batchnorm": channels, f"{name}.nonlinear2.batchnorm": 128}
+            weights |= {f"{name}.linear1": (128, channels, 1), f"{name}.cam_layer.linear_local": (32, 128, 3)}
+            weights |= {f"{name}.cam_layer.linear1": (64, 128, 1), f"{name}.cam_layer.linear2": (32, 64, 1)}
+            biased |= {f"{name}.cam_layer.linear1", f"{name}.cam_layer.linear2"}
+            channels += 32
+        norms[f"xvector.transit{block}.nonlinear.batchnorm"] = channels
+        weights[f"xvector.transit{block}.linear"] = (channels // 2, channels, 1)
+        channels //= 2
+    norms |= {"xvector.out_nonlinear.batchnorm": channels, "xvector.dense.nonlinear.batchnorm": embedding}
+    weights["xvector.dense.linear"] = (embedding, 2 * channels, 1)
+    state = {f"{name}.weight": torch.randn(shape) / np.prod(shape[1:]) ** 0.5 for name, shape in weights.items()}
+    state |= original(norms) | {f"{name}.bias": torch.randn(weights[name][0]) for name in biased}
+    for part in ("weight", "bias"):  # the last norm has none of its own
+        del state[f"xvector.dense.nonlinear.batchnorm.{part}"]
+    return state
+
+
+def test_the_recipe_converts_a_whole_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = campplus((2, 1, 3), 16)
+    torch.save(state, tmp_path / "campplus.pt")
+    assert recipe.main([str(tmp_path / "campplus.pt"), "-o", str(tmp_path / "verifier.safetensors")]) == 0
+    verifier = load_verifier(tmp_path / "verifier.safetensors")
+    assert (verifier.config.layers, verifier.config.embedding_channels) == ((2, 1, 3), 16)
+    # The first layer by hand, convolution and batch norm apart.
+    wave = torch.from_numpy(speech(1.0))[None]
+    image = fbank(wave).transpose(1, 2)[:, None]
+    plain = torch.nn.functional.conv2d(image, state["head.conv1.weight"], padding=1)
+    running = (state["head.bn1.running_mean"], state["head.bn1.running_var"])
+    normed = torch.nn.functional.batch_norm(plain, *running, state["head.bn1.weight"], state["head.bn1.bias"])
+    torch.testing.assert_close(verifier.input(image), normed, atol=0.05, rtol=0.01)  # half precision
+    assert [x.shape[1] for x in verifier.features(wave)] == [32, 128, 96, 64, 80]
+    assert torch.isfinite(verifier(wave)).all()
+
+
 def test_the_recipe_refuses_what_is_no_checkpoint_of_campplus(tmp_path: Path, capsys) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("no weights")

@@ -64,7 +64,8 @@ def fbank(wave: Tensor) -> Tensor:
     frames = frames - PREEMPHASIS * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
     window = torch.hann_window(WINDOW, periodic=False, device=wave.device) ** 0.85
     power = torch.fft.rfft(frames * window, N_FFT).abs().square()
-    energies = (power @ torch.from_numpy(_filterbank()).to(wave.device).T).clamp(min=ENERGY_FLOOR).log()
+    with torch.autocast(wave.device.type, enabled=False):
+        energies = (power @ torch.from_numpy(_filterbank()).to(wave.device).T).clamp(min=ENERGY_FLOOR).log()
     return energies - energies.mean(dim=1, keepdim=True)
 
 
