@@ -18,6 +18,7 @@ from vconv.errors import InputError  # noqa: E402
 from vconv.models.verifier import FBANKS, Verifier, VerifierConfig, fbank, load_verifier, save_verifier  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
 from vconv.training.likeness import Listener, likeness, to_analysis_rate  # noqa: E402
+from vconv.training.load import load_vocoder  # noqa: E402
 from vconv.training.vocoder import heard_difference  # noqa: E402
 
 SMALL = VerifierConfig(maps=4, channels=16, growth=4, hidden=8, layers=(2, 1, 1), embedding_channels=12)
@@ -188,7 +189,7 @@ def test_likeness_counts_known_speakers_alone() -> None:
 
 
 def test_what_is_heard_reaches_the_mel_and_nothing_else(trained: tuple[Path, Path], verifier_file: Path) -> None:
-    listener = Listener(str(verifier_file), str(trained[1]), torch.device("cpu"))
+    listener = Listener(load_verifier(verifier_file), load_vocoder(trained[1]))
     mel = torch.full((2, FBANKS, 32), -5.0).add(torch.randn(2, FBANKS, 32)).requires_grad_()
     pitch = torch.stack([torch.linspace(-1, 1, 32), torch.ones(32)]).expand(2, 2, 32)
     heard = listener(mel, pitch)

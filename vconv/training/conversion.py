@@ -24,6 +24,7 @@ from vconv.models.layers import GradientReversal
 from vconv.models.speaker_classifier import CodeReader, PhoneHead, SpeakerClassifier, SpeakerHead
 from vconv.models.speaker_encoder import SpeakerEncoder
 from vconv.models.speaker_table import SpeakerTable
+from vconv.models.verifier import load_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 from vconv.training.batches import UNITS, BatchConfig, ConversionSampler, Corpus
@@ -116,9 +117,9 @@ class LossConfig:
         return bool(self.reconstruction or self.realism or self.cycle)
 
     def converts(self, step: int) -> bool:
-        """Whether some items are said in another voice, too: for the cycle, or else for the discriminator.
+        """Whether some items are said in another voice, too: for the cycle, or else for discriminator or verifier.
 
-        With both, it judges them from where the cycle begins.
+        With a cycle, these judge them from where it begins.
         """
         if not self.cycle_items:
             return False
@@ -322,10 +323,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     torch.manual_seed(config.seed)
     voices = None
     if config.losses.verifies:
-        if accelerator.is_main_process:
-            speaker_voices(corpus, config.verifier)  # the others wait until they are on the disk
-        accelerator.wait_for_everyone()
-        voices = speaker_voices(corpus, config.verifier)
+        with accelerator.main_process_first():  # the others then find them on the disk
+            voices = speaker_voices(corpus, config.verifier)
     learner = Learner(
         config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.unit_count, voices
     )
@@ -353,8 +352,10 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         learner, discriminator, optimizer, critic_optimizer
     )
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
-    vocoder = load_vocoder(Path(config.listen)) if config.listen else None
-    listener = Listener(config.verifier, config.listen, accelerator.device) if config.losses.likeness else None
+    vocoder = load_vocoder(Path(config.listen)).to(accelerator.device) if config.listen else None
+    listener = None
+    if config.losses.likeness:
+        listener = Listener(load_verifier(config.verifier).to(accelerator.device), vocoder)
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)

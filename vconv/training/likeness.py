@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +15,6 @@ from vconv.files import digest, replacing
 from vconv.models.verifier import Verifier, load_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.training.batches import Corpus
-from vconv.training.load import load_vocoder
 from vconv.training.store import WAVE_SCALE, Entry, Store
 
 CLIP_SECONDS = 4.0  # of each clip
@@ -25,11 +22,10 @@ CLIPS_AT_A_TIME = 16
 
 
 class Listener:
-    """Verifier and vocoder, both frozen. No module: its weights belong in no checkpoint."""
+    """Verifier and vocoder, both frozen, on one device. No module: its weights belong in no checkpoint."""
 
-    def __init__(self, verifier: str, vocoder: str, device: torch.device) -> None:
-        self.verifier: Verifier = load_verifier(verifier).to(device)
-        self.vocoder: Vocoder = load_vocoder(Path(vocoder)).to(device).requires_grad_(False)
+    def __init__(self, verifier: Verifier, vocoder: Vocoder) -> None:
+        self.verifier, self.vocoder = verifier, vocoder.requires_grad_(False)
 
     def __call__(self, mel: Tensor, pitch: Tensor) -> Tensor:
         """Whose voice it is: mel [B, N_MELS, T], pitch [B, 2, T] -> embedding [B, E] of unit length.

@@ -64,5 +64,6 @@ def speak(vocoder: Vocoder, mel: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     """mel [N_MELS, T], pitch [2, T] -> 24 kHz wave [T * OUTPUT_HOP]"""
     source = PulseTrain(pitch[0]).samples(0, pitch.shape[1])
     noise = np.random.default_rng(0).uniform(-1, 1, source.shape).astype(np.float32)
-    inputs = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (mel, pitch, source, noise))
-    return vocoder(*inputs)[0].numpy()
+    device = next(vocoder.parameters()).device
+    inputs = (torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (mel, pitch, source, noise))
+    return vocoder(*inputs)[0].cpu().numpy()
