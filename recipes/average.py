@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, run_script
 from vconv.training import checkpoint
 
 AVERAGED = ("learner", "vocoder", "ema")  # whichever of them a checkpoint has
@@ -51,12 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--share", type=float, default=0.5, help="of the way to the later one, 0 to 1")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    try:
-        average(options.earlier, options.later, options.share, options.output)
-    except VconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_script("error", lambda: average(options.earlier, options.later, options.share, options.output))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, run_script
 from vconv.evaluation import probe, statistics
 from vconv.features import N_MELS
 from vconv.manifest import TRAIN, Clip, read_manifest
@@ -92,13 +92,8 @@ def main() -> int:
     parser.add_argument("--speakers", type=int, default=50)
     parser.add_argument("--clips", type=int, default=20)
     arguments = parser.parse_args()
-    try:
-        choice = probe.Choice("valid", arguments.speakers, arguments.clips)
-        probe.write(measure(arguments.manifest, choice), arguments.output)
-    except VconvError as error:
-        print(f"kmeans: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    choice = probe.Choice("valid", arguments.speakers, arguments.clips)
+    return run_script("kmeans", lambda: probe.write(measure(arguments.manifest, choice), arguments.output))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ say where its frames lie. README.md beside this file says where the recognizer o
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, run_script
 from vconv.export import SMALLEST_HALF, store_in_half
 from vconv.files import replacing
 from vconv.recognizer import CENTRE, STRIDE
@@ -50,6 +49,15 @@ def round_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return store_in_half(model)
 
 
+def make(encoder: Path, output: Path, stride: int, centre: int) -> None:
+    model = round_weights(read(encoder))
+    helper.set_model_props(model, {STRIDE: str(stride), CENTRE: str(centre)})
+    with replacing(output) as partial:
+        onnx.save(model, partial)
+        partial.chmod(0o644)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder", type=Path)
@@ -57,17 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame")
     parser.add_argument("--centre", type=int, default=447, help="samples to the middle of the first frame")
     options = parser.parse_args(arguments)
-    try:
-        model = round_weights(read(options.encoder))
-        helper.set_model_props(model, {STRIDE: str(options.stride), CENTRE: str(options.centre)})
-        with replacing(options.output) as partial:
-            onnx.save(model, partial)
-            partial.chmod(0o644)
-    except VconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
-    return 0
+    return run_script("error", lambda: make(options.encoder, options.output, options.stride, options.centre))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, run_script
 from vconv.models.verifier import Verifier, VerifierConfig, save_verifier
 
 EPSILON = 1e-5  # of its batch norms
@@ -94,18 +93,17 @@ def convert(state: dict[str, Tensor]) -> Verifier:
     return verifier
 
 
+def make(checkpoint: Path, output: Path) -> None:
+    save_verifier(output, convert(read(checkpoint)))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    try:
-        save_verifier(options.output, convert(read(options.checkpoint)))
-    except VconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
-    return 0
+    return run_script("error", lambda: make(options.checkpoint, options.output))
 
 
 if __name__ == "__main__":

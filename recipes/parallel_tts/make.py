@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, VconvError, run_script
 from vconv.files import remove_stale, write_text
 from vconv.processes import map_in_order
 
@@ -322,12 +322,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except VconvError as error:
-        print(f"make.py: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_script("make.py", lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":
