@@ -60,6 +60,24 @@ def test_noise_has_no_f0() -> None:
     assert (features.PitchTracker()(noise) > 0).mean() < 0.1
 
 
+def test_f0_of_a_crowd_behind_is_not_the_speakers() -> None:
+    time = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
+    pause = (time % 1.0) > 0.6
+    spoken = speech(4.0, f0=120.0) * ~pause
+    behind = sum(
+        speech(6.0, f0=f0, seed=k)[k * 3000 :][: len(time)] for k, f0 in enumerate((95.0, 140.0, 170.0, 215.0, 260.0))
+    )
+    behind *= 10 ** (-15 / 20) * np.sqrt(np.mean(spoken**2) / np.mean(behind**2))
+    tracker, inside = features.PitchTracker(), np.convolve(pause[::HOP_LENGTH], np.ones(9), "same") == 9
+    alone, beside = tracker(spoken), tracker((spoken + behind).astype(np.float32))
+    # It can be heard, and is found where nobody is louder.
+    assert (tracker(behind)[inside] > 0).mean() > 0.8
+    assert (beside[inside] > 0).mean() < 0.35
+    both = (alone > 0) & (beside > 0)
+    assert both.sum() > 0.65 * (alone > 0).sum()
+    np.testing.assert_allclose(np.median(beside[both] / alone[both]), 1.0, atol=0.02)
+
+
 def test_f0_is_bridged_over_unvoiced_frames() -> None:
     curve, voiced = features.continuous_log_f0(np.array([0, 200, 0, 0, 0, 400, 0], np.float32))
     np.testing.assert_allclose(curve, [0, 0, 0.25, 0.5, 0.75, 1, 1], atol=1e-6)

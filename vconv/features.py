@@ -25,6 +25,9 @@ LOG_MEL_MIN = float(np.log(LOG_FLOOR))
 LOG_MEL_MIDDLE, LOG_MEL_SPREAD = -6.0, 3.0  # nepers: roughly the mean and deviation of any speech
 F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices; swift-f0 itself reaches 2 kHz
 F0_REFERENCE = 200.0  # Hz, where the log2-F0 feature is zero
+CONFIDENCE, HIGH_CONFIDENCE = 0.5, 0.8  # of swift-f0 in what it finds, 0 to 1
+LOW_BANDS = 26  # of the mel, below 1 kHz: where voices are strongest
+BACKGROUND_MARGIN, LOUD_MARGIN = 8.0, 12.0  # dB over the background, and below the loudest
 
 
 def frame_count(samples: int) -> int:
@@ -80,7 +83,11 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
 
 
 class PitchTracker:
-    """F0 by swift-f0 on the mel's own frame grid."""
+    """F0 by swift-f0 on the mel's own frame grid.
+
+    In the speaker's pauses it finds the F0 of people talking behind: what hardly stands out of the background counts as
+    unvoiced, unless it is found with much confidence.
+    """
 
     def __init__(self, threads: int = 1) -> None:
         from swift_f0 import SwiftF0  # onnxruntime takes 0.1 s to import: only when it is needed
@@ -93,7 +100,18 @@ class PitchTracker:
         padded = np.zeros(frames * HOP_LENGTH, np.float32)
         padded[: len(wave)] = wave
         pitch = self._detector.detect(padded, SAMPLE_RATE, F0_MIN, F0_MAX)
-        return np.where(pitch.confidence >= 0.5, pitch.pitch_hz, 0.0).astype(np.float32)
+        voiced = (pitch.confidence >= CONFIDENCE) & (stands_out(wave) | (pitch.confidence >= HIGH_CONFIDENCE))
+        return np.where(voiced, pitch.pitch_hz, 0.0).astype(np.float32)
+
+
+def stands_out(wave: np.ndarray) -> np.ndarray:
+    """Frames of a 16 kHz mono wave louder than what is always there, in the bands below 1 kHz: [N] -> [T] bool.
+
+    The background is what a tenth of the frames is no louder than. A wave without pauses has none to be seen.
+    """
+    level = 10 * np.log10(np.exp(2 * log_mel(wave)[:LOW_BANDS]).sum(axis=0))
+    background, loud = np.percentile(level, [10, 95])
+    return level > min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN)
 
 
 def continuous_log_f0(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
