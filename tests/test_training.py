@@ -116,6 +116,17 @@ def test_batches_depend_on_seed_step_and_rank_only(corpus: Path) -> None:
     np.testing.assert_array_equal(batch.label, batch.speaker)
 
 
+def test_false_voicing_adds_to_f0_where_there_is_none(corpus: Path) -> None:
+    training, _ = load_corpus(open_store(corpus.with_suffix(".store")), read_manifest(corpus))
+    config = BatchConfig(items=12, frames=32, reference_frames=(32, 48))
+    plain = ConversionSampler(training, config, 0).batch(0)
+    np.testing.assert_array_equal(plain.pitch, plain.clean_pitch)
+    batch = ConversionSampler(training, dataclasses.replace(config, false_voicing=1.0), 0).batch(0)
+    voiced = batch.clean_pitch[:, 1] > 0
+    np.testing.assert_array_equal(batch.pitch[:, 0][voiced], batch.clean_pitch[:, 0][voiced])
+    assert batch.pitch[:, 1][voiced].all() and batch.pitch[:, 1].sum() > voiced.sum()
+
+
 def test_labels_are_those_of_the_manifest(corpus: Path) -> None:
     clips = read_manifest(corpus)
     training, validation = load_corpus(open_store(corpus.with_suffix(".store")), clips, "accent")
@@ -358,6 +369,7 @@ def test_a_run_is_never_overwritten(corpus: Path, tmp_path: Path) -> None:
 def test_bad_settings_are_named(corpus: Path, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(tmp_path, CONVERSION, corpus, override)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["reversal", "alternating"])

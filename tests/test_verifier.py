@@ -189,10 +189,10 @@ def test_likeness_counts_known_speakers_alone() -> None:
 
 
 def test_what_is_heard_reaches_the_mel_and_nothing_else(trained: tuple[Path, Path], verifier_file: Path) -> None:
-    listener = Listener(load_verifier(verifier_file), load_vocoder(trained[1]))
+    listener = Listener(load_vocoder(trained[1]), load_verifier(verifier_file))
     mel = torch.full((2, FBANKS, 32), -5.0).add(torch.randn(2, FBANKS, 32)).requires_grad_()
     pitch = torch.stack([torch.linspace(-1, 1, 32), torch.ones(32)]).expand(2, 2, 32)
-    heard = listener(mel, pitch)
+    heard = listener.verifier(listener.wave(mel, pitch))
     assert heard.shape == (2, SMALL.embedding_channels)
     heard[0, 0].backward()
     assert mel.grad[0].abs().sum() > 0 and mel.grad[1].abs().sum() == 0

@@ -586,6 +586,7 @@ def export(
     """Make a model folder from two checkpoints: half-precision weights and the ONNX graphs.
 
     Of a model that learned a table of speakers, the folder `voices` holds each one's voice for `convert --target`.
+    With --overwrite, the voices in the output's folder `voices` go with the model they belonged to.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ class InputError(VconvError):
 
 
 def run_script(name: str, work: Callable[[], int | None]) -> int:
-    """A script's exit code: that of its work (None is 0), or of the error that ended it, told on stderr after ``name``."""
+    """A script's exit code: that of its work (None is 0), or of the error that ended it, told on stderr."""
     try:
         return work() or 0
     except VconvError as error:

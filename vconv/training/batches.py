@@ -155,6 +155,7 @@ class BatchConfig:
     parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
     disturbed_share: float = 0.6  # of the disturbed sources, those that were so before a recognizer heard them
     phonetic_dropout: float = 0.2  # of all sources, the share that no recognizer hears
+    false_voicing: float = 0.0  # share of the items where F0 is found that is not theirs, as in a crowd
     other_voice: float = 0.0  # share of the items whose voice is made another's, in all that is heard of it
     other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
 
@@ -165,7 +166,8 @@ class ConversionBatch:
     source_phonetic: np.ndarray  # [B, R, T / 2] of a recognizer; R is 0 without one
     clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
     clean_phonetic: np.ndarray  # [B, R, T / 2]
-    pitch: np.ndarray  # [B, 2, T]
+    pitch: np.ndarray  # [B, 2, T] as it may be found in disturbed speech
+    clean_pitch: np.ndarray  # [B, 2, T]
     reference: np.ndarray  # [B, N_MELS, 2K] other speech of the target
     reference_phonetic: np.ndarray  # [B, R, K]
     speaker: np.ndarray  # [B] of the target, -1 where the voice is nobody's
@@ -257,7 +259,7 @@ class ConversionSampler:
         pairs += [(int(i), int(i)) for i in singles]
         reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
         items, store = self.corpus.items, self.corpus.store
-        source, clean, pitch, reference, units, voices = [], [], [], [], [], []
+        source, clean, pitch, clean_pitch, reference, units, voices = [], [], [], [], [], [], []
         for a, b in pairs:
             entry = items[b].entry
             whole = self._speech(entry)
@@ -267,9 +269,9 @@ class ConversionSampler:
             clean.append(_in_voice(own, octaves))
             disturb = a == b or rng.random() < config.parallel_perturb
             source.append(self._source(rng, items[a].entry, start, config.frames, disturb))
-            curve, voiced = continuous_log_f0(store.clip_f0(entry))
-            curve = curve + np.float32(octaves)
-            pitch.append(np.stack([_crop(curve, start, config.frames), _crop(voiced, start, config.frames)]))
+            f0 = store.clip_f0(entry)
+            clean_pitch.append(self._pitch(f0, start, octaves))
+            pitch.append(self._pitch(self._as_tracked(rng, f0), start, octaves))
             reference.append(_in_voice(self._reference(rng, b, start, reference_frames), octaves))
             units.append(self._units(b, start))
             voices.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
@@ -277,6 +279,7 @@ class ConversionSampler:
             *stack(source),
             *stack(clean),
             np.stack(pitch),
+            np.stack(clean_pitch),
             *stack(reference),
             np.array([speaker for speaker, _ in voices]),
             np.array([items[a].speaker for a, _ in pairs]),
@@ -284,6 +287,20 @@ class ConversionSampler:
             np.stack(units),
             *self._phone_part(rng),
         )
+
+    def _pitch(self, f0: np.ndarray, start: int, octaves: float) -> np.ndarray:
+        """A crop of a clip's curve, so much higher, and of its voiced flags: [2, frames]"""
+        curve, voiced = continuous_log_f0(f0)
+        curve = curve + np.float32(octaves)
+        return np.stack([_crop(x, start, self.config.frames) for x in (curve, voiced)])
+
+    def _as_tracked(self, rng: np.random.Generator, f0: np.ndarray) -> np.ndarray:
+        """F0 of a clip [T] in Hz; if this one is drawn, with what is found of others where the clip is unvoiced."""
+        if not (self.config.false_voicing and rng.random() < self.config.false_voicing):
+            return f0
+        items = self.corpus.items
+        other = self.corpus.store.clip_f0(items[int(rng.integers(len(items)))].entry)
+        return np.where(f0 > 0, f0, np.resize(np.roll(other, rng.integers(len(other))), len(f0)))
 
     def _parallel_pair(self, rng: np.random.Generator) -> tuple[int, int]:
         members = self.corpus.by_group[self._groups[rng.integers(len(self._groups))]]

@@ -21,6 +21,7 @@ from vconv.features import LOG_MEL_MIDDLE, OUTPUT_RATE
 from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import MelDiscriminator
 from vconv.models.layers import GradientReversal
+from vconv.models.moonshine import load_moonshine
 from vconv.models.speaker_classifier import CodeReader, PhoneHead, SpeakerClassifier, SpeakerHead
 from vconv.models.speaker_encoder import SpeakerEncoder
 from vconv.models.speaker_table import SpeakerTable
@@ -90,8 +91,9 @@ class LossConfig:
     units: float = 0.0  # read off each frame of the code: the manifest's column of that name
     voice: float = 0.0  # of the embedding: a verifier's mean embedding of the speaker, read off it
     likeness: float = 0.0  # of the sound of converted ones: a verifier's embedding, against the target's mean
+    words: float = 0.0  # of the sound of converted ones: the recognizer's features, against those of the source
     cycle: float = 0.0  # converted mel encoded again: same content, the target's embedding
-    cycle_items: int = 6  # converted ones, which discriminator and verifier judge as well
+    cycle_items: int = 6  # converted ones, which discriminator, verifier and recognizer judge as well
     cycle_from: int = 3000  # step
     realism: float = 0.0  # patch discriminator on the mel
     realism_from: int = 4000  # step
@@ -117,13 +119,18 @@ class LossConfig:
         return bool(self.reconstruction or self.realism or self.cycle)
 
     def converts(self, step: int) -> bool:
-        """Whether some items are said in another voice, too: for the cycle, or else for discriminator or verifier.
+        """Whether some items are said in another voice, too: for the cycle, or else for those who judge them.
 
         With a cycle, these judge them from where it begins.
         """
         if not self.cycle_items:
             return False
-        return step >= self.cycle_from if self.cycle else self.judges(step) or self.likeness > 0
+        return step >= self.cycle_from if self.cycle else self.judges(step) or self.listens
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody hears the sound of what is converted."""
+        return bool(self.likeness or self.words)
 
     @property
     def verifies(self) -> bool:
@@ -183,8 +190,7 @@ class Learner(nn.Module):
     def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Unweighted losses by name, and what is judged elsewhere, if it is.
 
-        For the discriminator mel and embedding of its fakes; for the verifier the ``converted`` mels alone, with
-        their pitch and the speaker whose voice they are to have.
+        For the discriminator mel and embedding of its fakes; for a ``Listener`` what it takes.
         """
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
@@ -228,16 +234,19 @@ class Learner(nn.Module):
             other, *heard = (x.roll(1, 0)[some] for x in (embedding, *reference))
             wanted = other.detach()
             pitch = self._moved_pitch(batch["pitch"])[some]
-            converted = model.decoder(twin_q[some], pitch, other, *heard)
+            # The recognizer knows the words of what is disturbed, too: it hears the clean clip.
+            content = self._every_other(z_q, twin_q) if weights.words else twin_q
+            converted = model.decoder(content[some], pitch, other, *heard)
             if weights.cycle:  # no recognizer can hear it
                 with frozen(model.content, model.speaker):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
                     if isinstance(model.speaker, SpeakerEncoder):  # a table hears nothing
                         losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
             fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], wanted])}
-            if weights.likeness:
+            if weights.listens:
                 fakes |= {"converted": converted, "pitch": pitch, "speaker": batch["speaker"].roll(1, 0)[some]}
-        return losses, fakes if weights.judges(step) or weights.likeness else {}
+                fakes |= {"source": batch["clean"][some], "source_pitch": batch["clean_pitch"][some]}
+        return losses, fakes if weights.judges(step) or weights.listens else {}
 
     @torch.no_grad()
     def _reference(self, mel: Tensor, phonetic: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,6 +254,12 @@ class Learner(nn.Module):
         content = self.model.encode(mel, phonetic).z_q
         dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
         return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)
+
+    @staticmethod
+    def _every_other(first: Tensor, second: Tensor) -> Tensor:
+        """Items of one batch and of another in turn: [B, ...]"""
+        odd = torch.arange(len(first), device=first.device) % 2 == 1
+        return torch.where(odd.reshape(-1, *[1] * (first.dim() - 1)), second, first)
 
     def _adversary(self, z_q: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The classifier's loss; with reversal the encoder gets its negative, else a loss of its own.
@@ -292,8 +307,10 @@ def check_settings(config: ConversionTraining) -> None:
         raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
     if config.losses.verifies and not config.verifier:
         raise InputError("losses.voice, losses.likeness: need a verifier; set verifier")
-    if config.losses.likeness and not config.listen:
-        raise InputError("losses.likeness: the verifier hears through a vocoder; set listen")
+    if config.losses.listens and not config.listen:
+        raise InputError("losses.likeness, losses.words: what is converted is heard through a vocoder; set listen")
+    if config.losses.words and not config.corpus.recognizer:
+        raise InputError("losses.words: heard by the recognizer; set corpus.recognizer")
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
 
@@ -309,12 +326,12 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         torch.set_num_threads(config.threads)
     accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
     folder = Path(config.output)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
     state = resume_state(folder, resume)
     corpus, validation = require_corpus(
         config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, config.losses.label
     )
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
     model = dataclasses.replace(config.model, phonetic_channels=corpus.store.phonetic_channels)
     config = dataclasses.replace(config, model=with_speakers(model, corpus, state))
     if config.losses.units and not corpus.unit_count:
@@ -354,8 +371,10 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
     vocoder = load_vocoder(Path(config.listen)).to(accelerator.device) if config.listen else None
     listener = None
-    if config.losses.likeness:
-        listener = Listener(load_verifier(config.verifier).to(accelerator.device), vocoder)
+    if config.losses.listens:
+        verifier = load_verifier(config.verifier).to(accelerator.device) if config.losses.likeness else None
+        recognizer = load_moonshine(config.corpus.recognizer).to(accelerator.device) if config.losses.words else None
+        listener = Listener(vocoder, verifier, recognizer)
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
@@ -373,8 +392,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                         if judged:  # bare: its own gradients are not wanted here, in no process
                             losses |= realism_losses(bare_discriminator, batch["clean"], fakes, config.losses)
                         if listener and "converted" in fakes:
-                            heard = listener(fakes["converted"], fakes["pitch"])
-                            losses["likeness"] = likeness(heard, bare.voices, fakes["speaker"])
+                            losses |= listener(fakes, bare.voices)
                     accelerator.backward(weigh(losses, config.losses))
                     if judged:
                         with accelerator.autocast():

@@ -1,4 +1,4 @@
-"""What a speaker-verification network hears: of the corpus's speakers, once; of converted mels, through the vocoder."""
+"""What networks that others trained hear of converted mels, through the vocoder: whose voice, what words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vconv.errors import InputError
 from vconv.excitation import PulseTrain
 from vconv.features import OUTPUT_RATE, SAMPLE_RATE
 from vconv.files import digest, replacing
+from vconv.models.moonshine import Moonshine
 from vconv.models.verifier import Verifier, load_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.training.batches import Corpus
@@ -22,20 +23,32 @@ CLIPS_AT_A_TIME = 16
 
 
 class Listener:
-    """Verifier and vocoder, both frozen, on one device. No module: its weights belong in no checkpoint."""
+    """Vocoder, verifier and recognizer, all frozen, on one device. No module: their weights belong in no checkpoint."""
 
-    def __init__(self, verifier: Verifier, vocoder: Vocoder) -> None:
-        self.verifier, self.vocoder = verifier, vocoder.requires_grad_(False)
+    def __init__(self, vocoder: Vocoder, verifier: Verifier | None = None, recognizer: Moonshine | None = None) -> None:
+        self.vocoder, self.verifier, self.recognizer = vocoder.requires_grad_(False), verifier, recognizer
 
-    def __call__(self, mel: Tensor, pitch: Tensor) -> Tensor:
-        """Whose voice it is: mel [B, N_MELS, T], pitch [B, 2, T] -> embedding [B, E] of unit length.
-
-        Gradients reach the mel.
-        """
+    def wave(self, mel: Tensor, pitch: Tensor) -> Tensor:
+        """mel [B, N_MELS, T], pitch [B, 2, T] -> wave [B, N] at 16 kHz. Gradients reach the mel."""
         curves = pitch[:, 0].detach().cpu().numpy()
         source = np.stack([PulseTrain(curve).samples(0, len(curve)) for curve in curves])
         source = torch.from_numpy(source).to(mel.device)
-        return self.verifier(to_analysis_rate(self.vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1)))
+        return to_analysis_rate(self.vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1))
+
+    def __call__(self, fakes: dict[str, Tensor], voices: Tensor | None) -> dict[str, Tensor]:
+        """Losses by name: ``likeness`` of what is converted to the voices [K, E], ``words`` against its source's.
+
+        Of ``fakes`` it takes ``converted`` [B, N_MELS, T] with ``pitch`` [B, 2, T] and the wanted ``speaker`` [B], and
+        the clean ``source`` [B, N_MELS, T] with ``source_pitch``.
+        """
+        wave, losses = self.wave(fakes["converted"], fakes["pitch"]), {}
+        if self.verifier is not None:
+            losses["likeness"] = likeness(self.verifier(wave), voices, fakes["speaker"])
+        if self.recognizer is not None:
+            with torch.no_grad():  # of the same stretch, through the same vocoder: the words alone are to differ
+                said = self.recognizer(self.wave(fakes["source"], fakes["source_pitch"]))
+            losses["words"] = words_distance(self.recognizer(wave), said)
+        return losses
 
 
 def to_analysis_rate(wave: Tensor) -> Tensor:
@@ -53,6 +66,12 @@ def likeness(heard: Tensor, voices: Tensor, speaker: Tensor) -> Tensor:
     known = speaker >= 0
     distance = 1 - (heard * voices[speaker.clamp(min=0)]).sum(dim=1)
     return (distance * known).sum() / known.sum().clamp(min=1)
+
+
+def words_distance(heard: Tensor, source: Tensor) -> Tensor:
+    """One less the cosine of both features [B, R, T], of each frame, less what the source's frames have in common."""
+    middle = source.mean(dim=(0, 2), keepdim=True)
+    return (1 - F.cosine_similarity(heard - middle, source - middle, dim=1)).mean()
 
 
 def speaker_voices(corpus: Corpus, verifier: str) -> Tensor:

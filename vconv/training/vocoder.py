@@ -99,10 +99,10 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
         raise InputError("losses.likeness: needs a verifier; set verifier")
     accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
     device, folder = accelerator.device, Path(config.output)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
     state = resume_state(folder, resume)
     corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
     predicted = None
     if config.conversion:
         if config.corpus.features == "live":

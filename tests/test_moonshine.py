@@ -1,0 +1,110 @@
+"""The recognizer that listens in training: its graph once more, with gradients, and what training makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+onnx = pytest.importorskip("onnx")
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from tests.conftest import BASE_MODEL, REPOSITORY  # noqa: E402
+from tests.synthetic import make_corpus, make_recognizer  # noqa: E402
+from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
+from vconv import audio  # noqa: E402
+from vconv.errors import InputError  # noqa: E402
+from vconv.features import N_MELS, SAMPLE_RATE  # noqa: E402
+from vconv.models.moonshine import Moonshine, load_moonshine  # noqa: E402
+from vconv.recognizer import CODE_HOP, RECOGNIZER, Recognizer  # noqa: E402
+from vconv.training.likeness import Listener, words_distance  # noqa: E402
+from vconv.training.load import load_vocoder  # noqa: E402
+
+GRAPH = BASE_MODEL / RECOGNIZER
+
+
+@pytest.fixture(scope="module")
+def moonshine() -> Moonshine:
+    return load_moonshine(GRAPH)
+
+
+@pytest.fixture(scope="module")
+def spoken() -> np.ndarray:
+    wave, rate = soundfile.read(REPOSITORY / "examples" / "source.flac", dtype="float32")
+    return audio.resample(wave, rate, SAMPLE_RATE).astype(np.float32)[: 4 * SAMPLE_RATE]
+
+
+def test_it_hears_what_the_graph_hears(moonshine: Moonshine, spoken: np.ndarray) -> None:
+    for samples in (len(spoken), 2 * SAMPLE_RATE + 77):  # whole frames of the code, and not
+        wave = spoken[:samples]
+        here, there = moonshine(torch.from_numpy(wave)[None])[0], torch.from_numpy(Recognizer(GRAPH)(wave))
+        assert here.shape == there.shape == (288, -(-samples // CODE_HOP))
+        middle = there.mean(dim=1, keepdim=True)
+        alike = torch.cosine_similarity(here - middle, there - middle, dim=0)
+        assert alike.mean() > 0.98 and alike.min() > 0.9  # the graph rounds to eight bits on its way
+        # Later by a frame of the code it would be another matter.
+        late = torch.cosine_similarity(here[:, 1:] - middle, there[:, :-1] - middle, dim=0)
+        assert late.mean() < 0.95
+
+
+def test_each_of_a_batch_is_heard_alone(moonshine: Moonshine, spoken: np.ndarray) -> None:
+    waves = torch.from_numpy(spoken[: 3 * SAMPLE_RATE].reshape(3, -1))
+    together = moonshine(waves)
+    for k in range(3):
+        torch.testing.assert_close(together[k : k + 1], moonshine(waves[k : k + 1]), atol=1e-3, rtol=1e-3)
+
+
+def test_the_distance_of_words_is_none_to_themselves_and_grows(moonshine: Moonshine, spoken: np.ndarray) -> None:
+    real = moonshine(torch.from_numpy(spoken)[None])
+    assert words_distance(real, real) < 1e-6
+    noise = np.random.default_rng(0).standard_normal(len(spoken)).astype(np.float32)
+    waves = [spoken + level * noise for level in (0.003, 0.1)] + [spoken[::-1].copy()]
+    near, far, other = (words_distance(moonshine(torch.from_numpy(wave)[None]), real) for wave in waves)
+    assert near < 0.5 * far and far < other and 0.6 < other < 1.4
+
+
+def test_what_is_heard_of_words_reaches_the_mel_and_nothing_else(moonshine: Moonshine) -> None:
+    torch.manual_seed(0)
+    vocoder = load_vocoder(BASE_MODEL)
+    mel, pitch = torch.randn(2, N_MELS, 32) - 5, torch.stack([torch.zeros(32), torch.ones(32)]).expand(2, 2, 32)
+    converted = (mel + 0.3 * torch.randn(mel.shape)).requires_grad_()
+    listener = Listener(vocoder, recognizer=moonshine)
+    fakes = {"converted": converted, "pitch": pitch, "source": mel.requires_grad_(), "source_pitch": pitch}
+    losses = listener(fakes, None)
+    assert set(losses) == {"words"} and losses["words"] > 0
+    losses["words"].backward()
+    assert converted.grad.abs().sum() > 0 and mel.grad is None
+    assert all(p.grad is None for p in [*moonshine.parameters(), *vocoder.parameters()])
+
+
+def test_other_graphs_are_refused(tmp_path: Path) -> None:
+    make_recognizer(tmp_path / "toy.onnx")
+    (tmp_path / "text.onnx").write_text("no graph")
+    for name in ("toy", "text"):
+        with pytest.raises(InputError, match=f"{name}.onnx: losses.words needs a recognizer of Moonshine's form"):
+            load_moonshine(tmp_path / f"{name}.onnx")
+    with pytest.raises(InputError, match=r"missing\.onnx: no such recognizer"):
+        load_moonshine(tmp_path / "missing.onnx")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"), sentences=3)
+
+
+def test_training_asks_for_words(corpus: Path, tmp_path: Path) -> None:
+    train(corpus.parent, VOCODER, corpus, "optimizer.steps=1", f"corpus.store={tmp_path / 'mel.store'}")
+    vocoder = corpus.parent / "run" / "checkpoint.safetensors"
+    settings = [f"listen={vocoder}", f"corpus.recognizer={GRAPH}", "losses.words=1", "losses.cycle_items=3"]
+    state = train(tmp_path, CONVERSION, corpus, *settings, "optimizer.steps=20")
+    assert len(scalars(tmp_path, "words")) == 2 and np.isfinite(scalars(tmp_path, "words")).all()
+    assert not any("moonshine" in name or "recognizer" in name for name in state["learner"])
+
+
+def test_words_need_a_vocoder_and_a_recognizer(corpus: Path, tmp_path: Path) -> None:
+    for settings, missing in (((), "listen"), (("listen=x",), "corpus.recognizer")):
+        with pytest.raises(InputError, match=f"set {missing}"):
+            train(tmp_path, CONVERSION, corpus, "losses.words=1", *settings)

@@ -1,0 +1,174 @@
+"""What words are said: the encoder of Moonshine, a speech recognizer that others trained, as a listener in training.
+
+``vconv.recognizer`` runs its graph where features are wanted; this is the same network with gradients.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vconv.errors import InputError
+from vconv.features import HOP_LENGTH
+from vconv.recognizer import CENTRE, CODE_HOP, STRIDE
+
+ROTATED = 32  # channels of each head that tell the place; the others do not
+ROTARY_BASE = 10000.0
+HEADS = 8
+EPSILON = 1e-5
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then two layers on each frame, both on normalized input and added to it: [B, T, C]"""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(channels, EPSILON, bias=False)
+        self.query, self.key, self.value, self.output = (nn.Linear(channels, channels, bias=False) for _ in range(4))
+        self.between = nn.LayerNorm(channels, EPSILON, bias=False)
+        self.wide, self.narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        heard = self.before(x)
+        split = lambda y: y.unflatten(2, (HEADS, -1)).transpose(1, 2)  # noqa: E731
+        query, key, value = (split(part(heard)) for part in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value)
+        x = x + self.output(found.transpose(1, 2).flatten(2))
+        return x + self.narrow(F.gelu(self.wide(self.between(x))))
+
+
+def turns(frames: int, device: torch.device) -> Tensor:
+    """The angle of each pair of channels at each place, as complex numbers: [frames, ROTATED / 2]"""
+    rates = ROTARY_BASE ** (-torch.arange(0, ROTATED, 2, device=device) / ROTATED)
+    angles = torch.outer(torch.arange(frames, device=device), rates)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary position embedding of neighbouring channels, of the first ``ROTATED``: [B, H, T, C]
+
+    Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", eq. 34.
+    """
+    first, rest = x.split([ROTATED, x.shape[3] - ROTATED], dim=3)
+    turned = torch.view_as_complex(first.float().unflatten(3, (-1, 2)).contiguous()) * turn
+    return torch.cat([torch.view_as_real(turned).flatten(3).to(x.dtype), rest], dim=3)
+
+
+class Moonshine(nn.Module):
+    """The encoder of Moonshine: wave [B, N] at 16 kHz -> features [B, R, ceil(T / 2)] on the content code's grid.
+
+    Jeffries et al. 2024, "Moonshine: Speech Recognition for Live Transcription and Voice Commands", section 3.1. What
+    ``vconv.recognizer.Recognizer`` makes of the same graph differs by the rounding to 8 bits, which has no gradient.
+    """
+
+    def __init__(self, channels: int, hidden: int, layers: int, stride: float, centre: float) -> None:
+        super().__init__()
+        self.stride, self.centre = stride, centre
+        self.first = nn.Conv1d(1, channels, 127, stride=64, bias=False)
+        self.norm = nn.GroupNorm(1, channels, EPSILON)
+        self.second = nn.Conv1d(channels, 2 * channels, 7, stride=3)
+        self.third = nn.Conv1d(2 * channels, channels, 3, stride=2)
+        self.layers = nn.ModuleList(EncoderLayer(channels, hidden) for _ in range(layers))
+        self.last = nn.LayerNorm(channels, EPSILON, bias=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        with torch.autocast(wave.device.type, enabled=False):  # a wave is more than eight bits
+            x = self.norm(self.first(wave.float().unsqueeze(1)).tanh())
+        x = F.gelu(self.third(F.gelu(self.second(x)))).transpose(1, 2)
+        turn = turns(x.shape[1], x.device)
+        for layer in self.layers:
+            x = layer(x, turn)
+        return self._at_code_frames(self.last(x).transpose(1, 2).float(), wave.shape[1])
+
+    def _at_code_frames(self, x: Tensor, samples: int) -> Tensor:
+        """[B, R, F] -> [B, R, ceil(T / 2)], linearly, the ends held: as in ``vconv.recognizer``."""
+        frames = torch.arange(-(-samples // CODE_HOP), device=x.device)
+        place = ((frames * CODE_HOP + HOP_LENGTH / 2 - self.centre) / self.stride).clamp(0, x.shape[2] - 1)
+        low = place.long().clamp(max=x.shape[2] - 2)
+        return torch.lerp(x[:, :, low], x[:, :, low + 1], place - low)
+
+
+def load_moonshine(path: str | Path) -> Moonshine:
+    """Of a recognizer's graph, frozen, in float32.
+
+    Raises:
+        InputError: the file is missing, damaged, or another network's.
+    """
+    try:
+        model = onnx.load(path)
+        notes = {note.key: note.value for note in model.metadata_props}
+        state = _state(model)
+        channels, hidden = state["layers.0.wide.weight"].shape[::-1]
+        layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+        moonshine = Moonshine(channels, hidden, layers, float(notes[STRIDE]), float(notes[CENTRE]))
+        moonshine.load_state_dict(state)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recognizer; make one with recipes/base/recognizer.py") from None
+    except Exception as error:  # protobuf raises errors of its own, and a graph may differ in any way
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: losses.words needs a recognizer of Moonshine's form ({reason}); use 0") from None
+    return moonshine.requires_grad_(False).eval()
+
+
+# What a part is called there (by the output of the node that has its weights), and here.
+PARTS = {
+    "self_attn/q_proj": "query",
+    "self_attn/k_proj": "key",
+    "self_attn/v_proj": "value",
+    "self_attn/o_proj": "output",
+    "mlp/fc1": "wide",
+    "mlp/fc2": "narrow",
+}
+NORMS = {"input_layernorm": "before", "post_attention_layernorm": "between"}
+
+
+def _state(model: onnx.ModelProto) -> dict[str, Tensor]:
+    arrays = _arrays(model)
+    state = dict(_whole_weights(model, arrays))
+    for node in model.graph.node:
+        if found := re.match(r"/layers\.(\d+)/(self_attn/[qkvo]_proj|mlp/fc[12])/", node.output[0]):
+            layer, part = found.groups()
+            if weight := next((name for name in node.input if name.endswith("_quantized") and name in arrays), None):
+                state[f"layers.{layer}.{PARTS[part]}.weight"] = _dequantized(arrays, weight)
+    return state
+
+
+def _arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The weights that the graph holds, by the names under which its nodes take them."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:  # half precision is made float32 by a cast
+        if node.op_type == "Cast" and node.input[0] in arrays:
+            arrays[node.output[0]] = arrays[node.input[0]].astype(np.float32)
+    return arrays
+
+
+def _whole_weights(model: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, Tensor]]:
+    """What was not rounded to 8 bits: convolutions, norms, biases."""
+    first = next(node for node in model.graph.node if node.op_type in ("Conv", "FusedConv"))
+    names = {first.input[1]: "first.weight", "layer_norm.weight": "last.weight"}
+    for form, name in ((r"onnx::Mul_\d+", "norm.weight"), (r"onnx::Add_\d+", "norm.bias")):
+        names[next(source for source in arrays if re.fullmatch(form, source))] = name
+    for place, name in ((2, "second"), (3, "third")):
+        names |= {f"conv{place}.weight_add_tensor": f"{name}.weight", f"conv{place}.bias": f"{name}.bias"}
+    for source, name in names.items():
+        yield name, torch.tensor(arrays[source]).squeeze(-1) if "norm" in name else torch.tensor(arrays[source])
+    for source in arrays:
+        if found := re.fullmatch(r"layers\.(\d+)\.(\w+layernorm)\.weight", source):
+            yield f"layers.{found[1]}.{NORMS[found[2]]}.weight", torch.tensor(arrays[source])
+        elif found := re.fullmatch(r"layers\.(\d+)\.(mlp\.fc[12])\.bias", source):
+            yield f"layers.{found[1]}.{PARTS[found[2].replace('.', '/')]}.bias", torch.tensor(arrays[source])
+
+
+def _dequantized(arrays: dict[str, np.ndarray], name: str) -> Tensor:
+    """The matrix [in, out] of a product, as that of a linear layer: [out, in]"""
+    stem = name.removesuffix("_quantized")
+    values = arrays[name].astype(np.float32) - arrays[f"{stem}_zero_point"].astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray((values * arrays[f"{stem}_scale"]).T))
