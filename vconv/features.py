@@ -96,22 +96,31 @@ class PitchTracker:
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """F0 in Hz of a 16 kHz mono wave, 0 where unvoiced: [N] -> [T] float32."""
+        return f0_of(self.track(wave))
+
+    def track(self, wave: np.ndarray) -> np.ndarray:
+        """What ``f0_of`` decides on, for each frame of a 16 kHz mono wave: [N] -> [3, T] float32.
+
+        A pitch in Hz, the confidence in it from 0 to 1, and the level below 1 kHz in dB.
+        """
         frames = frame_count(len(wave))
         padded = np.zeros(frames * HOP_LENGTH, np.float32)
         padded[: len(wave)] = wave
         pitch = self._detector.detect(padded, SAMPLE_RATE, F0_MIN, F0_MAX)
-        voiced = (pitch.confidence >= CONFIDENCE) & (stands_out(wave) | (pitch.confidence >= HIGH_CONFIDENCE))
-        return np.where(voiced, pitch.pitch_hz, 0.0).astype(np.float32)
+        level = 10 * np.log10(np.exp(2 * log_mel(wave)[:LOW_BANDS]).sum(axis=0))
+        return np.stack([pitch.pitch_hz, pitch.confidence, level]).astype(np.float32)
 
 
-def stands_out(wave: np.ndarray) -> np.ndarray:
-    """Frames of a 16 kHz mono wave louder than what is always there, in the bands below 1 kHz: [N] -> [T] bool.
+def f0_of(track: np.ndarray) -> np.ndarray:
+    """F0 in Hz, 0 where unvoiced, of a whole recording's ``PitchTracker.track``: [3, T] -> [T] float32.
 
-    The background is what a tenth of the frames is no louder than. A wave without pauses has none to be seen.
+    The background is what a tenth of the frames is no louder than. A recording without pauses has none to be seen.
     """
-    level = 10 * np.log10(np.exp(2 * log_mel(wave)[:LOW_BANDS]).sum(axis=0))
+    pitch, confidence, level = track
     background, loud = np.percentile(level, [10, 95])
-    return level > min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN)
+    stands_out = level > min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN)
+    voiced = (confidence >= CONFIDENCE) & (stands_out | (confidence >= HIGH_CONFIDENCE))
+    return np.where(voiced, pitch, 0.0).astype(np.float32)
 
 
 def continuous_log_f0(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

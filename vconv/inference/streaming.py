@@ -94,16 +94,19 @@ def phonetic_frames(wave: Spool, gain: float, start: int, end: int, recognize: R
     return np.pad(found, ((0, 0), (0, rows - found.shape[1])), mode="edge")
 
 
-def f0_curve(wave: Spool, gain: float, tracker: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """F0 in Hz of the whole 16 kHz ``wave`` times ``gain``, 0 where unvoiced: [T]. A number for 16 ms is small."""
+def f0_curve(wave: Spool, gain: float, track: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """F0 in Hz of the whole 16 kHz ``wave`` times ``gain``, 0 where unvoiced: [T]. Few numbers for 16 ms are small.
+
+    ``track`` is ``PitchTracker.track``.
+    """
     frames = features.frame_count(len(wave))
     parts = []
     for start in range(0, frames, PITCH_FRAMES):
         end = min(start + PITCH_FRAMES, frames)
         left = max(start - PITCH_CONTEXT, 0)
         samples = wave.read(left * HOP_LENGTH, (end + PITCH_CONTEXT) * HOP_LENGTH)
-        parts.append(tracker(samples * np.float32(gain))[start - left : end - left])
-    return np.concatenate(parts)
+        parts.append(track(samples * np.float32(gain))[:, start - left : end - left])
+    return features.f0_of(np.concatenate(parts, axis=1))
 
 
 # ---------------------------------------------------------------- conversion in overlapping chunks
