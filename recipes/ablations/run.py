@@ -32,7 +32,7 @@ from make_pairs import make_pairs, write_pairs
 from make_pairs import write_table as write_pair_table
 
 from vconv.config import load_yaml
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, VconvError, run_script
 from vconv.evaluation.judges import JUDGES, Settings
 from vconv.files import write_text
 from vconv.inference.loading import default_model
@@ -277,24 +277,24 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=Setup.pairs, help="conversions that are judged")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the commands end as well
-    try:
-        names = chosen(arguments.only)
-        for package in ("torch", "sklearn", "matplotlib"):
-            if importlib.util.find_spec(package) is None:
-                raise InputError(f"this needs {package}; install vconv[train] and vconv[eval]")
-        setup = Setup(
-            arguments.manifest.absolute(),
-            arguments.output.absolute(),
-            (arguments.vocoder or default_model()).absolute(),
-            tuple(arguments.settings),
-            arguments.speakers,
-            arguments.clips,
-            arguments.pairs,
-        )
-        problems = run(setup, names, max(1, arguments.jobs))
-    except VconvError as error:
-        print(f"ablations: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_script("ablations", lambda: compare(arguments))
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    names = chosen(arguments.only)
+    for package in ("torch", "sklearn", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"this needs {package}; install vconv[train] and vconv[eval]")
+    setup = Setup(
+        arguments.manifest.absolute(),
+        arguments.output.absolute(),
+        (arguments.vocoder or default_model()).absolute(),
+        tuple(arguments.settings),
+        arguments.speakers,
+        arguments.clips,
+        arguments.pairs,
+    )
+    problems = run(setup, names, max(1, arguments.jobs))
     for problem in problems:
         print(f"ablations: {problem}", file=sys.stderr)
     print(f"wrote {arguments.output / 'table.md'}, table.csv and plot.png")

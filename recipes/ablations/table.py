@@ -178,7 +178,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.5), dpi=90, layout="constrained")
+    figure = Figure(figsize=(13, 6.5), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     named = []
     for axes, (key, label, convert) in zip(figure.subplots(1, len(PANELS)), PANELS):
@@ -190,7 +190,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             x, y = row.figures["speaker_from_code"], row.figures[key]
             place = 100 * (1 - x.value), convert(y.value)
             spread = (_reach(x, lambda share: 100 * (1 - share)), _reach(y, convert))
-            axes.errorbar(*place, xerr=spread[0], yerr=spread[1], fmt="o", ms=5, color=f"C{number % 10}", ecolor="0.8")
+            axes.errorbar(*place, xerr=spread[0], yerr=spread[1], fmt="o", ms=5, color=_color(number), ecolor="0.8")
             places.append(place)
         named.append((axes, [row.name for row in points], places))
     figure.draw_without_rendering()  # until then nobody knows which point of the data is where
@@ -206,7 +206,7 @@ def _reach(estimate: Estimate, convert: Callable[[float], float]) -> list[list[f
 
 
 def _name(axes: Any, names: Sequence[str], places: Sequence[tuple[float, float]]) -> None:
-    """Write each point's name right of it, moved up as far as others' names ask for."""
+    """Write each point's name right of it, moved up as far as others' names ask for, with a line to it."""
     transform, taken = axes.transData.transform, []
     for k in sorted(range(len(names)), key=lambda k: places[k][1]):
         x, y = transform(places[k])
@@ -215,7 +215,14 @@ def _name(axes: Any, names: Sequence[str], places: Sequence[tuple[float, float]]
             y += 1
         taken.append((x, right, y))
         move = (6 * 72 / axes.figure.dpi, (y - transform(places[k])[1]) * 72 / axes.figure.dpi - 3)
-        axes.annotate(names[k].replace("_", " "), places[k], move, textcoords="offset points", fontsize=7.5)
+        line = {"arrowstyle": "-", "lw": 0.5, "color": _color(k), "shrinkA": 0}
+        style = {"textcoords": "offset points", "fontsize": 7.5, "color": _color(k), "arrowprops": line}
+        axes.annotate(names[k].replace("_", " "), places[k], move, **style)
+
+
+def _color(number: int) -> str:
+    """Of a point and its name"""
+    return f"C{number % 10}"
 
 
 def _save(figure: Any, path: Path) -> None:

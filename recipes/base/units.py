@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, run_script
 from vconv.manifest import TRAIN, Clip, open_table, read_manifest, write_manifest
 from vconv.manifest.table import extra_columns
 from vconv.recognizer import Recognizer
@@ -77,33 +77,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clusters", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    try:
-        if not options.output.parent.is_dir():
-            raise InputError(f"{options.output.parent}: no such folder; make it, or choose another")
-        clips = read_manifest(options.manifest)
-        extra = [name for name in extra_columns(open_table(options.manifest), {}) if name != UNITS]
-        recognizer = Recognizer(options.recognizer, options.threads)
-        with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
-            file = Path(folder) / "features.raw"
-            heard = list(listen(recognizer, clips, file))
-            if not heard:
-                raise InputError(f"{options.manifest}: no clip could be read")
-            counts = [count for _, count in heard]
-            features = np.memmap(file, np.float16, "r").reshape(sum(counts), -1)
-            trained = np.repeat([clip.split == TRAIN for clip, _ in heard], counts).nonzero()[0]
-            chosen = np.random.default_rng(0).choice(trained, min(FITTED_FRAMES, len(trained)), replace=False)
-            units = cluster(features, np.sort(chosen), options.clusters)
-        parts = np.split(units, np.cumsum(counts)[:-1])
-        texts = {clip.path: " ".join(map(str, part)) for (clip, _), part in zip(heard, parts)}
-        labelled = (_with_units(clip, texts.get(clip.path, "")) for clip in clips)
-        write_manifest(options.output, labelled, [*extra, UNITS])
-    except VconvError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_script("error", lambda: make(options))
+
+
+def make(options: argparse.Namespace) -> None:
+    if not options.output.parent.is_dir():
+        raise InputError(f"{options.output.parent}: no such folder; make it, or choose another")
+    clips = read_manifest(options.manifest)
+    extra = [name for name in extra_columns(open_table(options.manifest), {}) if name != UNITS]
+    recognizer = Recognizer(options.recognizer, options.threads)
+    with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
+        file = Path(folder) / "features.raw"
+        heard = list(listen(recognizer, clips, file))
+        if not heard:
+            raise InputError(f"{options.manifest}: no clip could be read")
+        counts = [count for _, count in heard]
+        features = np.memmap(file, np.float16, "r").reshape(sum(counts), -1)
+        trained = np.repeat([clip.split == TRAIN for clip, _ in heard], counts).nonzero()[0]
+        chosen = np.random.default_rng(0).choice(trained, min(FITTED_FRAMES, len(trained)), replace=False)
+        units = cluster(features, np.sort(chosen), options.clusters)
+    parts = np.split(units, np.cumsum(counts)[:-1])
+    texts = {clip.path: " ".join(map(str, part)) for (clip, _), part in zip(heard, parts)}
+    labelled = (_with_units(clip, texts.get(clip.path, "")) for clip in clips)
+    write_manifest(options.output, labelled, [*extra, UNITS])
     print(f"{options.output}: {len(texts)} clips with {sum(counts)} units of {options.clusters} kinds")
     if (same := agreement([clip for clip, _ in heard], parts)) is not None:
         print(f"the same unit in two voices of a group: {100 * same:.0f} % of the frames")
-    return 0
 
 
 def _with_units(clip: Clip, units: str) -> Clip:

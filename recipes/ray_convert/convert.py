@@ -22,7 +22,7 @@ import ray
 from pyarrow import csv
 
 from vconv.config import build, load_yaml
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, VconvError, run_script
 from vconv.inference.batch import Conversion, Folders, Job, Plan, attempt
 from vconv.manifest import scan_manifest
 
@@ -193,11 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path, help="YAML file; see config.yaml")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args(arguments)
-    try:
-        counts = convert(build(Config, load_yaml(options.config, options.settings), str(options.config)))
-    except VconvError as error:
-        print(f"convert.py: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_script("convert.py", lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    counts = convert(build(Config, load_yaml(options.config, options.settings), str(options.config)))
     print(f"made {counts['made']}, there already {counts['there']}, failed {counts['failed']}")
     return 1 if counts["failed"] else 0
 
