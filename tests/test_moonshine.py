@@ -84,7 +84,7 @@ def test_other_graphs_are_refused(tmp_path: Path) -> None:
     make_recognizer(tmp_path / "toy.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
     for name in ("toy", "text"):
-        with pytest.raises(InputError, match=f"{name}.onnx: losses.words needs a recognizer of Moonshine's form"):
+        with pytest.raises(InputError, match=f"{name}.onnx: no recognizer of Moonshine's form"):
             load_moonshine(tmp_path / f"{name}.onnx")
     with pytest.raises(InputError, match=r"missing\.onnx: no such recognizer"):
         load_moonshine(tmp_path / "missing.onnx")
@@ -95,13 +95,27 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_corpus(tmp_path_factory.mktemp("corpus"), sentences=3)
 
 
-def test_training_asks_for_words(corpus: Path, tmp_path: Path) -> None:
-    train(corpus.parent, VOCODER, corpus, "optimizer.steps=1", f"corpus.store={tmp_path / 'mel.store'}")
-    vocoder = corpus.parent / "run" / "checkpoint.safetensors"
+@pytest.fixture(scope="module")
+def vocoder(corpus: Path) -> Path:
+    train(corpus.parent, VOCODER, corpus, "optimizer.steps=1", f"corpus.store={corpus.parent / 'mel.store'}")
+    return corpus.parent / "run" / "checkpoint.safetensors"
+
+
+def test_training_asks_for_words(corpus: Path, vocoder: Path, tmp_path: Path) -> None:
     settings = [f"listen={vocoder}", f"corpus.recognizer={GRAPH}", "losses.words=1", "losses.cycle_items=3"]
     state = train(tmp_path, CONVERSION, corpus, *settings, "optimizer.steps=20")
     assert len(scalars(tmp_path, "words")) == 2 and np.isfinite(scalars(tmp_path, "words")).all()
     assert not any("moonshine" in name or "recognizer" in name for name in state["learner"])
+
+
+def test_another_recognizer_may_listen_than_the_one_that_is_heard_with(
+    corpus: Path, vocoder: Path, tmp_path: Path
+) -> None:
+    store = f"corpus.store={corpus.parent / 'mel.store'}"
+    settings = [f"listen={vocoder}", store, "losses.words=1", "losses.cycle_items=3"]
+    state = train(tmp_path, CONVERSION, corpus, *settings, f"words_by={GRAPH}", "optimizer.steps=10")
+    assert np.isfinite(scalars(tmp_path, "words")).all()
+    assert state["config"]["model"]["phonetic_channels"] == 0
 
 
 def test_words_need_a_vocoder_and_a_recognizer(corpus: Path, tmp_path: Path) -> None:

@@ -553,7 +553,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
-    """Train the conversion model or the vocoder.
+    """Train the conversion model, the vocoder, or what hears before them.
 
     \b
     Examples:

@@ -115,6 +115,8 @@ class ConversionConfig:
     content_blocks: tuple[int, int] = (2, 5)  # at the frame rate, at half of it
     content_channels: int = 64  # of the code
     phonetic_channels: int = 0  # of the recognizer that the content encoder hears with; 0: it has the mel alone
+    denoiser_channels: int = 256
+    denoiser_blocks: int = 0  # that clean the mel before the content encoder hears it; 0: it hears it as it is
     speaker_blocks: int = 3
     embedding_channels: int = 192
     decoder_channels: int = 224

@@ -3,7 +3,7 @@
 The recognizer is the encoder of a network trained on very much speech, as an ONNX file. A content encoder may take its
 features beside the mel: bottleneck features, as in Liu et al. 2021, "Any-to-Many Voice Conversion with
 Location-Relative Sequence-to-Sequence Modeling", section III-A. Like the pitch tracker it is used as it is, by training
-and by every engine, and is never trained itself.
+and by every engine; ``vconv.training.hearing`` makes another of it, that hears better in noise.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE, code_frames, frame_count, log_mel
 from vconv.graphs import open_graph
+
+if TYPE_CHECKING:
+    import torch
 
 RECOGNIZER = "recognizer.onnx"  # in a model folder
 CODE_HOP = 2 * HOP_LENGTH  # samples from one frame of the content code to the next
@@ -29,6 +33,7 @@ SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
 STRIDE, CENTRE = "stride", "centre"
 
 
+Frames = TypeVar("Frames", np.ndarray, "torch.Tensor")
 Recognize = Callable[[np.ndarray], np.ndarray]  # wave [N] at 16 kHz -> features [R, ceil(T / 2)]
 
 
@@ -75,9 +80,7 @@ class Recognizer:
         heard[0, : len(wave)] = wave
         masks = {name: np.ones(heard.shape, np.int64) for name in self._masks}
         given = self._session.run(None, {self._wave: heard, **masks})[0][0]
-        # The middle of the two mel frames that a frame of the code spans.
-        place = (frames * CODE_HOP + HOP_LENGTH / 2 - self._centre) / self._stride
-        return at_places(given, place).T
+        return at_places(given, places(frames, self._stride, self._centre)).T
 
 
 class FolderRecognizer:
@@ -125,6 +128,14 @@ def encoder_input(wave: np.ndarray, recognize: Recognize) -> tuple[np.ndarray, n
 def _check(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such recognizer; export or download the model again")
+
+
+def places(frames: Frames, stride: float, centre: float) -> Frames:
+    """Where frames [F] of the code lie among a recognizer's own frames: [F], of an array or a tensor.
+
+    That is the middle of the two mel frames that a frame of the code spans.
+    """
+    return (frames * CODE_HOP + HOP_LENGTH / 2 - centre) / stride
 
 
 def at_places(rows: np.ndarray, place: np.ndarray) -> np.ndarray:

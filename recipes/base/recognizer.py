@@ -1,10 +1,13 @@
 """The encoder of a speech recognizer as the ``recognizer.onnx`` that a conversion model may hear with.
 
     python recipes/base/recognizer.py encoder_model.ort -o recognizer.onnx
+    python recipes/base/recognizer.py recognizer.onnx --trained runs/base/hearing/checkpoint.safetensors -o hearing.onnx
 
 The input hears a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
 Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
-say where its frames lie. README.md beside this file says where the recognizer of pretrained/base came from.
+say where its frames lie. With --trained the input is such a recognizer.onnx, and the result has the weights that a
+training with `task: hearing` made of its own. README.md beside this file says where the recognizer of pretrained/base
+came from.
 """
 
 from __future__ import annotations
@@ -49,9 +52,23 @@ def round_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return store_in_half(model)
 
 
-def make(encoder: Path, output: Path, stride: int, centre: int) -> None:
+def make(encoder: Path, stride: int, centre: int) -> onnx.ModelProto:
     model = round_weights(read(encoder))
     helper.set_model_props(model, {STRIDE: str(stride), CENTRE: str(centre)})
+    return model
+
+
+def trained(recognizer: Path, checkpoint: Path) -> onnx.ModelProto:
+    """A recognizer with the weights of a training. Raises InputError where one is not of the other."""
+    from vconv.models.moonshine import load_moonshine, with_weights
+    from vconv.training.hearing import load_hearing
+
+    weights = load_hearing(checkpoint)["recognizer"]
+    load_moonshine(recognizer)  # says so if it is none
+    return with_weights(onnx.load(recognizer), weights)
+
+
+def save(model: onnx.ModelProto, output: Path) -> None:
     with replacing(output) as partial:
         onnx.save(model, partial)
         partial.chmod(0o644)
@@ -64,8 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame")
     parser.add_argument("--centre", type=int, default=447, help="samples to the middle of the first frame")
+    parser.add_argument("--trained", type=Path, metavar="CHECKPOINT", help="whose weights it is to have")
     options = parser.parse_args(arguments)
-    return run_script("error", lambda: make(options.encoder, options.output, options.stride, options.centre))
+    return run_script("error", lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.trained:
+        model = trained(options.encoder, options.trained)
+    else:
+        model = make(options.encoder, options.stride, options.centre)
+    save(model, options.output)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vconv.config import ConversionConfig
 from vconv.features import N_MELS
+from vconv.models.denoiser import Denoiser
 from vconv.models.layers import ChannelNorm, InstanceNorm, blocks, normalize_mel
 
 
@@ -13,9 +14,9 @@ class ContentEncoder(nn.Module):
     """ConvNeXt blocks with instance norm, halving the rate once: mel [B, N_MELS, T] -> [B, C, T / 2].
 
     T is even. With ``phonetic_channels`` it also hears a recognizer's features [B, R, T / 2], normalized like the rest,
-    where the rate is halved; zeros, or None, stand for none. The bottleneck that follows is a module of its own. Layer
-    norm (``content_norm: channel``) instead lets what is constant over the utterance through, to see what instance
-    norm does.
+    where the rate is halved; zeros, or None, stand for none. With ``denoiser_blocks`` it hears the mel denoised. The
+    bottleneck that follows is a module of its own. Layer norm (``content_norm: channel``) instead lets what is constant
+    over the utterance through, to see what instance norm does.
     """
 
     def __init__(self, config: ConversionConfig) -> None:
@@ -23,6 +24,7 @@ class ContentEncoder(nn.Module):
         fine, coarse = config.content_blocks
         width = config.channels
         norm = InstanceNorm if config.content_norm == "instance" else lambda: ChannelNorm(width)
+        self.denoiser = Denoiser(config) if config.denoiser_blocks else None
         self.input = nn.Conv1d(N_MELS, width, 5, padding=2)
         self.fine = blocks(fine, width, config.expansion, norm)
         self.halve = nn.Conv1d(width, width, 4, stride=2, padding=1)
@@ -36,6 +38,8 @@ class ContentEncoder(nn.Module):
         self.output = nn.Conv1d(width, config.content_channels, 1)
 
     def forward(self, mel: Tensor, phonetic: Tensor | None = None) -> Tensor:
+        if self.denoiser is not None:
+            mel = self.denoiser(mel, phonetic)
         x = self.input(normalize_mel(mel))
         for block in self.fine:
             x = block(x)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vconv.errors import InputError
-from vconv.features import HOP_LENGTH
-from vconv.recognizer import CENTRE, CODE_HOP, STRIDE
+from vconv.features import code_frames, frame_count
+from vconv.recognizer import CENTRE, STRIDE, places
 
 ROTATED = 32  # channels of each head that tell the place; the others do not
 ROTARY_BASE = 10000.0
@@ -71,7 +71,7 @@ class Moonshine(nn.Module):
 
     def __init__(self, channels: int, hidden: int, layers: int, stride: float, centre: float) -> None:
         super().__init__()
-        self.stride, self.centre = stride, centre
+        self.channels, self.stride, self.centre = channels, stride, centre
         self.first = nn.Conv1d(1, channels, 127, stride=64, bias=False)
         self.norm = nn.GroupNorm(1, channels, EPSILON)
         self.second = nn.Conv1d(channels, 2 * channels, 7, stride=3)
@@ -90,8 +90,8 @@ class Moonshine(nn.Module):
 
     def _at_code_frames(self, x: Tensor, samples: int) -> Tensor:
         """[B, R, F] -> [B, R, ceil(T / 2)], linearly, the ends held: as in ``vconv.recognizer``."""
-        frames = torch.arange(-(-samples // CODE_HOP), device=x.device)
-        place = ((frames * CODE_HOP + HOP_LENGTH / 2 - self.centre) / self.stride).clamp(0, x.shape[2] - 1)
+        frames = torch.arange(code_frames(frame_count(samples)), device=x.device)
+        place = places(frames, self.stride, self.centre).clamp(0, x.shape[2] - 1)
         low = place.long().clamp(max=x.shape[2] - 2)
         return torch.lerp(x[:, :, low], x[:, :, low + 1], place - low)
 
@@ -114,7 +114,9 @@ def load_moonshine(path: str | Path) -> Moonshine:
         raise InputError(f"{path}: no such recognizer; make one with recipes/base/recognizer.py") from None
     except Exception as error:  # protobuf raises errors of its own, and a graph may differ in any way
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: losses.words needs a recognizer of Moonshine's form ({reason}); use 0") from None
+        raise InputError(
+            f"{path}: no recognizer of Moonshine's form, through which alone others can be trained ({reason})"
+        ) from None
     return moonshine.requires_grad_(False).eval()
 
 
@@ -127,48 +129,93 @@ PARTS = {
     "mlp/fc1": "wide",
     "mlp/fc2": "narrow",
 }
+QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"  # endings of what makes up a matrix of 8 bits
 NORMS = {"input_layernorm": "before", "post_attention_layernorm": "between"}
 
 
 def _state(model: onnx.ModelProto) -> dict[str, Tensor]:
     arrays = _arrays(model)
-    state = dict(_whole_weights(model, arrays))
-    for node in model.graph.node:
-        if found := re.match(r"/layers\.(\d+)/(self_attn/[qkvo]_proj|mlp/fc[12])/", node.output[0]):
-            layer, part = found.groups()
-            if weight := next((name for name in node.input if name.endswith("_quantized") and name in arrays), None):
-                state[f"layers.{layer}.{PARTS[part]}.weight"] = _dequantized(arrays, weight)
-    return state
+    whole = {name: torch.tensor(arrays[source]) for name, source in _whole_weights(model, arrays)}
+    state = {name: value.squeeze(-1) if "norm" in name else value for name, value in whole.items()}
+    return state | {name: _dequantized(arrays, stem) for name, stem in _products(model)}
 
 
 def _arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """The weights that the graph holds, by the names under which its nodes take them."""
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:  # half precision is made float32 by a cast
-        if node.op_type == "Cast" and node.input[0] in arrays:
-            arrays[node.output[0]] = arrays[node.input[0]].astype(np.float32)
+    for half, name in _halves(model).items():
+        arrays[name] = arrays[half].astype(np.float32)
     return arrays
 
 
-def _whole_weights(model: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, Tensor]]:
-    """What was not rounded to 8 bits: convolutions, norms, biases."""
+def _halves(model: onnx.ModelProto) -> dict[str, str]:
+    """What is stored in half precision and made float32 by a cast: its name, and that of the result."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    casts = (node for node in model.graph.node if node.op_type == "Cast")
+    return {node.input[0]: node.output[0] for node in casts if node.input[0] in stored}
+
+
+def _products(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Matrices of 8 bits: the name here, and there without the ending."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if found := re.match(r"/layers\.(\d+)/(self_attn/[qkvo]_proj|mlp/fc[12])/", node.output[0]):
+            layer, part = found.groups()
+            if weight := next((name for name in node.input if name.endswith(QUANTIZED) and name in stored), None):
+                yield f"layers.{layer}.{PARTS[part]}.weight", weight.removesuffix(QUANTIZED)
+
+
+def _whole_weights(model: onnx.ModelProto, arrays: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What was not rounded to 8 bits, convolutions, norms and biases: the name here, and there."""
     first = next(node for node in model.graph.node if node.op_type in ("Conv", "FusedConv"))
-    names = {first.input[1]: "first.weight", "layer_norm.weight": "last.weight"}
+    yield "first.weight", first.input[1]
+    yield "last.weight", "layer_norm.weight"
     for form, name in ((r"onnx::Mul_\d+", "norm.weight"), (r"onnx::Add_\d+", "norm.bias")):
-        names[next(source for source in arrays if re.fullmatch(form, source))] = name
+        yield name, next(source for source in arrays if re.fullmatch(form, source))
     for place, name in ((2, "second"), (3, "third")):
-        names |= {f"conv{place}.weight_add_tensor": f"{name}.weight", f"conv{place}.bias": f"{name}.bias"}
-    for source, name in names.items():
-        yield name, torch.tensor(arrays[source]).squeeze(-1) if "norm" in name else torch.tensor(arrays[source])
+        yield f"{name}.weight", f"conv{place}.weight_add_tensor"
+        yield f"{name}.bias", f"conv{place}.bias"
     for source in arrays:
         if found := re.fullmatch(r"layers\.(\d+)\.(\w+layernorm)\.weight", source):
-            yield f"layers.{found[1]}.{NORMS[found[2]]}.weight", torch.tensor(arrays[source])
+            yield f"layers.{found[1]}.{NORMS[found[2]]}.weight", source
         elif found := re.fullmatch(r"layers\.(\d+)\.(mlp\.fc[12])\.bias", source):
-            yield f"layers.{found[1]}.{PARTS[found[2].replace('.', '/')]}.bias", torch.tensor(arrays[source])
+            yield f"layers.{found[1]}.{PARTS[found[2].replace('.', '/')]}.bias", source
 
 
-def _dequantized(arrays: dict[str, np.ndarray], name: str) -> Tensor:
+def _dequantized(arrays: dict[str, np.ndarray], stem: str) -> Tensor:
     """The matrix [in, out] of a product, as that of a linear layer: [out, in]"""
-    stem = name.removesuffix("_quantized")
-    values = arrays[name].astype(np.float32) - arrays[f"{stem}_zero_point"].astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray((values * arrays[f"{stem}_scale"]).T))
+    values = arrays[stem + QUANTIZED].astype(np.float32) - arrays[stem + ZERO_POINT].astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray((values * arrays[stem + SCALE]).T))
+
+
+def with_weights(model: onnx.ModelProto, weights: dict[str, Tensor]) -> onnx.ModelProto:
+    """The graph with the weights of a ``Moonshine``, its ``state_dict``, in place of its own, as exact as those were.
+
+    Matrices are rounded to 8 bits, with a scale for each column.
+
+    Raises:
+        InputError: they are of another network.
+    """
+    arrays = _arrays(model)
+    stored = {name: half for half, name in _halves(model).items()}
+    new: dict[str, np.ndarray] = {}
+    try:
+        for name, source in _whole_weights(model, arrays):
+            new[stored.get(source, source)] = weights[name].float().numpy().reshape(arrays[source].shape)
+        for name, stem in _products(model):
+            new |= {stem + ending: value for ending, value in _quantized(weights[name].float().numpy().T).items()}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"these weights are not of the graph's network ({error}); give others") from None
+    for tensor in model.graph.initializer:
+        if tensor.name in new:
+            kind = numpy_helper.to_array(tensor).dtype
+            tensor.CopyFrom(numpy_helper.from_array(new[tensor.name].astype(kind), tensor.name))
+    return model
+
+
+def _quantized(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """A matrix [in, out] as unsigned numbers of 8 bits, each column between its least and its greatest value."""
+    low, high = np.minimum(matrix.min(axis=0), 0), np.maximum(matrix.max(axis=0), 0)
+    scale = np.maximum(high - low, 1e-12) / 255
+    zero = np.round(-low / scale)
+    return {QUANTIZED: np.clip(np.round(matrix / scale + zero), 0, 255), SCALE: scale, ZERO_POINT: zero}

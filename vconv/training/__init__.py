@@ -10,7 +10,7 @@ from vconv.errors import InputError
 
 
 def run(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
-    """Train what ``task`` in the YAML file says, ``conversion`` or ``vocoder``; returns the checkpoint's path.
+    """Train what ``task`` in the YAML file says, conversion, vocoder or hearing; returns the checkpoint's path.
 
     Raises:
         InputError: a bad config (the line names the key), no corpus, or a run that exists and is not resumed.
@@ -25,4 +25,8 @@ def run(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -
         from vconv.training.vocoder import VocoderTraining, train
 
         return train(build(VocoderTraining, mapping, str(path)), resume)
-    raise InputError(f"{path}: task: expected conversion or vocoder, got {task!r}")
+    if task == "hearing":
+        from vconv.training.hearing import HearingTraining, train
+
+        return train(build(HearingTraining, mapping, str(path)), resume)
+    raise InputError(f"{path}: task: expected conversion, vocoder or hearing, got {task!r}")

@@ -270,8 +270,9 @@ class ConversionSampler:
             disturb = a == b or rng.random() < config.parallel_perturb
             source.append(self._source(rng, items[a].entry, start, config.frames, disturb))
             f0 = store.clip_f0(entry)
+            tracked = self._as_tracked(rng, f0)
             clean_pitch.append(self._pitch(f0, start, octaves))
-            pitch.append(self._pitch(self._as_tracked(rng, f0), start, octaves))
+            pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves))
             reference.append(_in_voice(self._reference(rng, b, start, reference_frames), octaves))
             units.append(self._units(b, start))
             voices.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))

@@ -361,7 +361,8 @@ def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
         taken = {k: given[k] for k in own if k.rpartition(".")[0] not in layers}
         module.load_state_dict({**own, **taken})
         if layers:
-            print(f"{path}: not taken, as the shape is another: {', '.join(sorted(f'{name}.{k}' for k in layers))}")
+            left = ", ".join(sorted(f"{name}.{layer}" for layer in layers))
+            print(f"{path}: not taken, as it is missing there or of another shape: {left}")
 
 
 class SaveClock:

@@ -53,6 +53,7 @@ from vconv.training.common import (
     start_from,
     to_tensors,
 )
+from vconv.training.hearing import load_hearing
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
 from vconv.training.likeness import Listener, likeness, speaker_voices
 from vconv.training.load import load_vocoder, speak
@@ -143,11 +144,13 @@ class ConversionTraining:
     task: Literal["conversion"] = "conversion"
     output: str = "runs/conversion"
     start_from: str = ""  # a conversion checkpoint whose weights to begin with, where they fit
+    hearing: str = ""  # a hearing checkpoint whose denoiser to begin with
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
     listen: str = ""  # a vocoder checkpoint or a model's folder: validation is then heard in TensorBoard, not only seen
     verifier: str = ""  # of speakers, for losses.voice and losses.likeness; it hears through the vocoder of `listen`
+    words_by: str = ""  # the recognizer that listens to conversions, for losses.words; default: that of the corpus
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()
     batch: BatchConfig = BatchConfig()
@@ -234,10 +237,12 @@ class Learner(nn.Module):
             other, *heard = (x.roll(1, 0)[some] for x in (embedding, *reference))
             wanted = other.detach()
             pitch = self._moved_pitch(batch["pitch"])[some]
-            # The recognizer knows the words of what is disturbed, too: it hears the clean clip.
-            content = self._every_other(z_q, twin_q) if weights.words else twin_q
+            content = twin_q
+            if weights.words:  # of what is disturbed, too: the recognizer hears the words in the clean clip
+                content = twin_q.clone()
+                content[::2] = z_q[::2]
             converted = model.decoder(content[some], pitch, other, *heard)
-            if weights.cycle:  # no recognizer can hear it
+            if weights.cycle:  # heard by the mel alone
                 with frozen(model.content, model.speaker):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
                     if isinstance(model.speaker, SpeakerEncoder):  # a table hears nothing
@@ -254,12 +259,6 @@ class Learner(nn.Module):
         content = self.model.encode(mel, phonetic).z_q
         dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
         return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)
-
-    @staticmethod
-    def _every_other(first: Tensor, second: Tensor) -> Tensor:
-        """Items of one batch and of another in turn: [B, ...]"""
-        odd = torch.arange(len(first), device=first.device) % 2 == 1
-        return torch.where(odd.reshape(-1, *[1] * (first.dim() - 1)), second, first)
 
     def _adversary(self, z_q: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The classifier's loss; with reversal the encoder gets its negative, else a loss of its own.
@@ -309,10 +308,24 @@ def check_settings(config: ConversionTraining) -> None:
         raise InputError("losses.voice, losses.likeness: need a verifier; set verifier")
     if config.losses.listens and not config.listen:
         raise InputError("losses.likeness, losses.words: what is converted is heard through a vocoder; set listen")
-    if config.losses.words and not config.corpus.recognizer:
-        raise InputError("losses.words: heard by the recognizer; set corpus.recognizer")
+    if config.losses.words and not (config.words_by or config.corpus.recognizer):
+        raise InputError("losses.words: heard by the recognizer; set corpus.recognizer or words_by")
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
+
+
+def give_denoiser(model: ConversionModel, path: Path) -> None:
+    """Let the content encoder begin with the denoiser of a hearing training. Raises InputError where it has no such."""
+    weights, denoiser = load_hearing(path)["denoiser"], model.content.denoiser
+    try:
+        if denoiser is None:
+            raise RuntimeError("the model has none")
+        denoiser.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: its denoiser does not fit the model ({reason}); set model.denoiser_blocks and denoiser_channels"
+        ) from None
 
 
 def weigh(losses: dict[str, Tensor], weights: LossConfig) -> Tensor:
@@ -351,7 +364,6 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     discriminator = MelDiscriminator(config.model.embedding_channels).to(accelerator.device)
     optimizer = make_optimizer(learner, config.optimizer)
     critic_optimizer = make_optimizer(discriminator, config.optimizer)
-    ema = Ema(learner.model, config.optimizer.ema)
     parts = {
         "learner": learner,
         "discriminator": discriminator,
@@ -361,7 +373,9 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     if config.start_from and not state:
         begin = {"learner": learner, "ema": learner.model, "discriminator": discriminator}
         start_from(Path(config.start_from), config.task, begin)
-        ema = Ema(learner.model, config.optimizer.ema)
+    if config.hearing and not state:
+        give_denoiser(learner.model, Path(config.hearing))
+    ema = Ema(learner.model, config.optimizer.ema)
     first = restore_state(state, ema, accelerator.device, parts) if state else 0
     check_agreement(first, folder, accelerator)
     bare, bare_discriminator = learner, discriminator
@@ -373,7 +387,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     listener = None
     if config.losses.listens:
         verifier = load_verifier(config.verifier).to(accelerator.device) if config.losses.likeness else None
-        recognizer = load_moonshine(config.corpus.recognizer).to(accelerator.device) if config.losses.words else None
+        words_by = config.words_by or config.corpus.recognizer
+        recognizer = load_moonshine(words_by).to(accelerator.device) if config.losses.words else None
         listener = Listener(vocoder, verifier, recognizer)
     averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,12 +15,22 @@ from vconv.disturbances import band_limited, clipped, colored, crowd, mix, rever
 from vconv.features import SAMPLE_RATE
 
 VOICE_OCTAVES = 0.25  # by which formants, pitch and tempo together are higher or lower at most
-CLEAN_SHARE = 0.25  # of the clips, whose voice alone is moved
-BABBLE, NOISE, REVERB, BAND_LIMIT, CLIPPING = 0.4, 0.35, 0.2, 0.15, 0.12  # shares of the others
 BABBLE_VOICES = 6  # at most
 SNR_DB = (4.0, 25.0)
 REVERB_SECONDS = (0.2, 0.8)  # to -60 dB
 DIRECT_DB = (0.0, 8.0)  # above the room
+
+
+@dataclass(frozen=True)
+class DisturbConfig:
+    """Shares of the clips."""
+
+    clean: float = 0.25  # whose voice alone is moved; the following are shares of the others
+    reverb: float = 0.2
+    babble: float = 0.5
+    noise: float = 0.35
+    clipping: float = 0.12
+    band_limit: float = 0.15
 
 
 def voice_rate(rng: np.random.Generator) -> float:
@@ -32,19 +43,24 @@ def faster(wave: np.ndarray, rate: float) -> np.ndarray:
     return audio.resample(wave, round(SAMPLE_RATE * rate), SAMPLE_RATE)
 
 
-def surround(wave: np.ndarray, rng: np.random.Generator, others: Sequence[np.ndarray]) -> np.ndarray:
+def surround(
+    wave: np.ndarray,
+    rng: np.random.Generator,
+    others: Sequence[np.ndarray],
+    shares: DisturbConfig = DisturbConfig(),
+) -> np.ndarray:
     """A wave [N] at 16 kHz in a random room, noise or crowd, over a random line; ``others`` are the crowd's voices."""
-    if rng.random() < CLEAN_SHARE:
+    if rng.random() < shares.clean:
         return wave
-    if rng.random() < REVERB:
+    if rng.random() < shares.reverb:
         wave = reverberant(wave, rng.uniform(*REVERB_SECONDS), rng.uniform(*DIRECT_DB), rng)
-    if others and rng.random() < BABBLE:
+    if others and rng.random() < shares.babble:
         behind = crowd(others[: rng.integers(1, BABBLE_VOICES + 1)], len(wave), rng)
         wave = mix(wave, behind, rng.uniform(*SNR_DB))
-    if rng.random() < NOISE:
+    if rng.random() < shares.noise:
         wave = mix(wave, colored(len(wave), rng.uniform(-0.5, 1.0), rng), rng.uniform(*SNR_DB))
-    if rng.random() < CLIPPING:
+    if rng.random() < shares.clipping:
         wave = clipped(wave, rng.uniform(0.1, 0.5))
-    if rng.random() < BAND_LIMIT:
+    if rng.random() < shares.band_limit:
         wave = band_limited(wave, rng.uniform(100, 400), rng.uniform(3000, 4500))
     return wave.astype(np.float32)

@@ -1,0 +1,275 @@
+"""Training of what hears first: a recognizer that others trained, and a denoiser, learn to look through noise.
+
+The recognizer learns from itself: of a disturbed wave it is to hear what it hears of the clean one before it is
+trained. That needs no transcripts and leaves its features what they were, so that a conversion model which knows them
+can go on with the new recognizer at once (as the student of clean speech in Li et al. 2017, "Large-Scale Domain
+Adaptation via Teacher-Student Learning", section 2). The denoiser hears with it, and is to say the clean mel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vconv import audio
+from vconv.config import ConversionConfig, Precision
+from vconv.errors import InputError
+from vconv.features import OUTPUT_RATE, SAMPLE_RATE, log_mel
+from vconv.models.denoiser import Denoiser
+from vconv.models.layers import normalize_mel
+from vconv.models.moonshine import Moonshine, load_moonshine
+from vconv.training import checkpoint, disturb
+from vconv.training.batches import Corpus
+from vconv.training.common import (
+    CHECKPOINT,
+    Averages,
+    CorpusConfig,
+    Ema,
+    LogConfig,
+    Monitor,
+    OptimizerConfig,
+    SaveClock,
+    averaged,
+    check_agreement,
+    draw,
+    learning_rate,
+    make_accelerator,
+    pack_state,
+    require_corpus,
+    restore_state,
+    resume_state,
+    to_tensors,
+)
+from vconv.training.disturb import DisturbConfig
+from vconv.training.likeness import words_distance
+from vconv.training.store import WAVE_SCALE, Entry
+
+PARTS = ("recognizer", "denoiser")  # of what is trained
+
+
+@dataclass(frozen=True)
+class HearingBatchConfig:
+    items: int = 8
+    seconds: float = 5.0  # of a crop
+    voices: float = 0.5  # share of the crops that are played faster or slower
+    phonetic_dropout: float = 0.1  # share of the mels that are denoised without a recognizer
+    disturb: DisturbConfig = DisturbConfig()
+
+
+@dataclass(frozen=True)
+class HearingLossConfig:
+    """Weights."""
+
+    words: float = 1.0  # one less the cosine of the recognizer's features
+    features: float = 0.3  # their squared difference, by the variance that they have
+    mel: float = 1.0  # absolute difference of the denoised mel
+
+
+@dataclass(frozen=True)
+class HearingTraining:
+    task: Literal["hearing"] = "hearing"
+    output: str = "runs/hearing"
+    seed: int = 0
+    precision: Precision = "no"
+    threads: int = 0  # of torch on the CPU; 0 leaves its own choice
+    recognizer: str = ""  # ONNX file to begin with, and to learn from
+    corpus: CorpusConfig = CorpusConfig()
+    model: ConversionConfig = ConversionConfig()  # the denoiser's part of it
+    batch: HearingBatchConfig = HearingBatchConfig()
+    losses: HearingLossConfig = HearingLossConfig()
+    recognizer_rate: float = 0.2  # its learning rate, as a multiple of the denoiser's
+    optimizer: OptimizerConfig = OptimizerConfig()
+    log: LogConfig = LogConfig()
+
+
+@dataclass
+class HearingBatch:
+    clean: np.ndarray  # [B, N] at 16 kHz, each at the loudness that models expect
+    disturbed: np.ndarray  # [B, N]
+    clean_mel: np.ndarray  # [B, N_MELS, T], T even
+    disturbed_mel: np.ndarray  # [B, N_MELS, T]
+
+
+class HearingSampler:
+    """Crops of the corpus's clips, clean and disturbed anew each time."""
+
+    def __init__(self, corpus: Corpus, config: HearingBatchConfig, seed: int) -> None:
+        self.corpus, self.config, self.seed = corpus, config, seed
+        self._samples = round(config.seconds * SAMPLE_RATE)
+        lengths = np.array([item.entry.frames for item in corpus.items], float)
+        self._weights = lengths / lengths.sum()
+
+    def batch(self, step: int, rank: int = 0) -> HearingBatch:
+        rng = np.random.default_rng([self.seed, step, rank])
+        chosen = rng.choice(len(self.corpus.items), self.config.items, p=self._weights)
+        pairs = [self._pair(rng, self.corpus.items[index].entry) for index in chosen]
+        clean, disturbed = (np.stack(waves) for waves in zip(*pairs))
+        return HearingBatch(clean, disturbed, *(_even_mels(waves) for waves in (clean, disturbed)))
+
+    def _pair(self, rng: np.random.Generator, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+        wave = self._crop(rng, entry)
+        if rng.random() < self.config.voices:
+            wave = self._filled(disturb.faster(wave, disturb.voice_rate(rng)))
+        crowd = rng.integers(len(self.corpus.items), size=disturb.BABBLE_VOICES)
+        others = [self._crop(rng, self.corpus.items[index].entry) for index in crowd]
+        noisy = disturb.surround(wave, rng, others, self.config.disturb)
+        return tuple(audio.normalize(one, SAMPLE_RATE).astype(np.float32) for one in (wave, noisy))
+
+    def _crop(self, rng: np.random.Generator, entry: Entry) -> np.ndarray:
+        """A random place in a clip, or all of it and silence: [N]"""
+        whole = self.corpus.store.clip_wave(entry).reshape(-1)
+        wide = audio.scaled_length(self._samples, SAMPLE_RATE, OUTPUT_RATE)
+        start = int(rng.integers(0, max(1, len(whole) - wide + 1)))
+        wave = whole[start : start + wide].astype(np.float32) / WAVE_SCALE
+        return self._filled(audio.resample(wave, OUTPUT_RATE, SAMPLE_RATE))
+
+    def _filled(self, wave: np.ndarray) -> np.ndarray:
+        return np.pad(wave[: self._samples], (0, max(0, self._samples - len(wave))))
+
+
+def _even_mels(waves: np.ndarray) -> np.ndarray:
+    """[B, N] -> [B, N_MELS, T], T even"""
+    mels = np.stack([log_mel(wave) for wave in waves])
+    return mels[:, :, : mels.shape[2] // 2 * 2]
+
+
+class Hearing(nn.Module):
+    """Recognizer and denoiser, with the recognizer as it was, from which both learn."""
+
+    def __init__(self, config: HearingTraining) -> None:
+        super().__init__()
+        self.weights, self.dropout = config.losses, config.batch.phonetic_dropout
+        self.recognizer = load_moonshine(config.recognizer).requires_grad_(True)
+        self.denoiser = Denoiser(config.model)
+
+    def forward(self, batch: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:
+        """Losses by name; ``wanted`` [B, R, T / 2] is what is to be heard."""
+        heard = self.recognizer(batch["disturbed"])
+        spread = wanted.var(dim=(0, 2), keepdim=True) + 1e-5
+        mel = batch["disturbed_mel"]
+        known = torch.rand(len(mel), 1, 1, device=mel.device) >= (self.dropout if self.training else 0)
+        # It takes the features as they are: those must stay what the content encoder knows.
+        denoised = self.denoiser(mel, heard.detach()[:, :, : mel.shape[2] // 2] * known)
+        return {
+            "words": words_distance(heard, wanted),
+            "features": ((heard - wanted).square() / spread).mean(),
+            "mel": (normalize_mel(denoised) - normalize_mel(batch["clean_mel"])).abs().mean(),
+        }
+
+
+def load_hearing(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The averaged weights of a checkpoint by their part: recognizer, denoiser.
+
+    Raises:
+        InputError: there is no checkpoint of such a training.
+    """
+    state = checkpoint.load(path)
+    if state.get("task") != "hearing":
+        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a hearing one")
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, value in state["ema"].items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    return parts
+
+
+def train(config: HearingTraining, resume: bool = False) -> Path:
+    """Run (or go on with) a training; returns the checkpoint's path."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if not config.recognizer:
+        raise InputError("recognizer: not set; make one with recipes/base/recognizer.py")
+    if not config.model.denoiser_blocks:
+        raise InputError("model.denoiser_blocks: 0 is no denoiser; use 1 or more")
+    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
+    device, folder = accelerator.device, Path(config.output)
+    state = resume_state(folder, resume)
+    teacher = load_moonshine(config.recognizer).to(device)
+    config = with_channels(config, teacher)
+    corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    hearing = Hearing(config).to(device)
+    optimizer = make_optimizer(hearing, config)
+    ema = Ema(hearing, config.optimizer.ema)
+    parts = {"hearing": hearing, "optimizer": optimizer}
+    first = restore_state(state, ema, device, parts) if state else 0
+    check_agreement(first, folder, accelerator)
+    bare = hearing
+    hearing, optimizer = accelerator.prepare(hearing, optimizer)
+    monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
+    averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+    steps = range(first, config.optimizer.steps)
+    sampler = HearingSampler(corpus, config.batch, config.seed)
+    batches = draw(sampler, steps, accelerator, config.corpus.workers)
+    try:
+        for step in steps:
+            set_rates(optimizer, learning_rate(step, config.optimizer), config)
+            for batch in islice(batches, config.optimizer.accumulate):
+                with accelerator.accumulate(hearing), accelerator.autocast():
+                    with torch.no_grad():
+                        wanted = teacher(batch["clean"])
+                    losses = hearing(batch, wanted)
+                    accelerator.backward(sum(getattr(config.losses, name) * loss for name, loss in losses.items()))
+                    averages.add(losses)
+            # Apart: what the one gets wrong is no reason for the other to learn less.
+            clip = config.optimizer.clip
+            norms = {part: accelerator.clip_grad_norm_(getattr(bare, part).parameters(), clip) for part in PARTS}
+            if all(torch.isfinite(norm) for norm in norms.values()):
+                optimizer.step()
+            optimizer.zero_grad()
+            ema.update(bare, step)
+
+            averages.add({f"gradient/{part}": norm for part, norm in norms.items()})
+            done = step + 1
+            if done % config.log.every == 0:
+                monitor.losses(done, averages.take(accelerator))
+            if done % config.log.validate_every == 0 and validation.items and accelerator.is_main_process:
+                with averaged(bare, ema):
+                    validate(bare, teacher, validation, config, monitor, done)
+            if clock.due(done) and accelerator.is_main_process:
+                checkpoint.save(folder / CHECKPOINT, pack_state(config, done, ema, parts))
+    finally:
+        monitor.close()
+    return folder / CHECKPOINT
+
+
+def with_channels(config: HearingTraining, recognizer: Moonshine) -> HearingTraining:
+    """The config with a denoiser for what the recognizer hears."""
+    return replace(config, model=replace(config.model, phonetic_channels=recognizer.channels))
+
+
+def make_optimizer(hearing: Hearing, config: HearingTraining) -> torch.optim.AdamW:
+    groups = [{"params": list(getattr(hearing, part).parameters())} for part in PARTS]
+    own = config.optimizer
+    return torch.optim.AdamW(groups, own.learning_rate, betas=own.betas, weight_decay=own.weight_decay)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float, config: HearingTraining) -> None:
+    for group, factor in zip(optimizer.param_groups, (config.recognizer_rate, 1.0)):
+        group["lr"] = factor * rate
+
+
+@torch.no_grad()
+def validate(
+    hearing: Hearing, teacher: Moonshine, corpus: Corpus, config: HearingTraining, monitor: Monitor, step: int
+) -> None:
+    """Losses on held-out clips, always the same ones, and pictures of two mels before and after."""
+    sampler = HearingSampler(corpus, config.batch, config.seed + 1)
+    device, found = next(hearing.parameters()).device, []
+    for index in range(4):
+        batch = to_tensors(sampler.batch(index), device)
+        found.append(hearing(batch, teacher(batch["clean"])))
+    monitor.losses(step, {f"validation/{name}": np.mean([one[name].item() for one in found]) for name in found[0]})
+    heard = hearing.recognizer(batch["disturbed"])[:, :, : batch["clean_mel"].shape[2] // 2]
+    denoised = hearing.denoiser(batch["disturbed_mel"], heard)
+    for k in range(min(2, len(denoised))):
+        rows = [mel[k].cpu().numpy() for mel in (batch["clean_mel"], batch["disturbed_mel"], denoised)]
+        monitor.picture(step, f"clean, disturbed, denoised/{k}", rows)
