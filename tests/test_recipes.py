@@ -242,10 +242,12 @@ CONFIGS = sorted(path for recipe in TRAINING for path in (RECIPES / recipe).glob
 def test_the_settings_of_every_recipe_are_known(path: Path) -> None:
     pytest.importorskip("torch")
     from vconv.training.conversion import ConversionTraining
+    from vconv.training.hearing import HearingTraining
     from vconv.training.vocoder import VocoderTraining
 
     mapping = load_yaml(path)
-    config = build({"conversion": ConversionTraining, "vocoder": VocoderTraining}[mapping["task"]], mapping)
+    kinds = {"conversion": ConversionTraining, "vocoder": VocoderTraining, "hearing": HearingTraining}
+    config = build(kinds[mapping["task"]], mapping)
     assert config.output and config.optimizer.steps > 0
 
 

@@ -362,7 +362,7 @@ def test_a_run_is_never_overwritten(corpus: Path, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("optimiser.steps=1", "did you mean 'optimizer'"),
-        ("task=singing", "expected conversion or vocoder"),
+        ("task=singing", "expected conversion, vocoder or hearing"),
         ("corpus.manifest=/nowhere/manifest.tsv", "/nowhere/manifest.tsv"),
     ],
 )
