@@ -136,6 +136,16 @@ def test_write_then_read_gives_the_same_length_and_sound(tmp_path: Path, suffix:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_signal_while_the_file_is_opened_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(audio.soundfile, "SoundFile", interrupted)
+    with pytest.raises(SystemExit):
+        audio.AudioWriter(tmp_path / "out.wav", 24000)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     audio.write(path, tone(1000, 24000), 24000)

@@ -383,6 +383,9 @@ class AudioWriter:
         except soundfile.LibsndfileError as error:
             self._discard()
             raise VconvError(f"{self.path}: cannot be written ({_reason(error)})") from error
+        except BaseException:  # a signal came just now
+            self._discard()
+            raise
 
     def write(self, block: np.ndarray) -> None:
         """Append samples, [n]; beyond full scale they are clipped."""
