@@ -408,6 +408,12 @@ class WaveBatch:
     narrow: np.ndarray  # [B] whether the recording ends at 8 kHz
 
 
+def by_length(items: Sequence[Item]) -> np.ndarray:
+    """Probabilities with which all of their speech is drawn alike: [K]"""
+    frames = np.array([item.entry.frames for item in items], float)
+    return frames / frames.sum()
+
+
 def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
     """Indices of the clips that a vocoder can learn from: long enough, and with an upper band."""
     return [i for i in _long_enough(corpus, config) if _has_upper_band(corpus.items[i], config)]
@@ -445,13 +451,9 @@ class WaveSampler:
         self._items = full_band_items(corpus, config)
         if not self._items:
             raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
-        self._weights = self._by_length(self._items)
+        self._weights = by_length([corpus.items[i] for i in self._items])
         self._narrow = narrow_items(corpus, config)
-        self._narrow_weights = self._by_length(self._narrow)
-
-    def _by_length(self, items: list[int]) -> np.ndarray:
-        weights = np.array([self.corpus.items[i].entry.frames for i in items], float)
-        return weights / weights.sum()
+        self._narrow_weights = by_length([corpus.items[i] for i in self._narrow])
 
     def batch(self, step: int, rank: int = 0) -> WaveBatch:
         rng = np.random.default_rng([self.seed, step, rank])

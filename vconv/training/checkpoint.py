@@ -71,3 +71,11 @@ def load(path: Path) -> dict[str, Any]:
             return _restore(json.loads(file.metadata()["state"]), tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a vconv checkpoint, or damaged ({error})") from None
+
+
+def load_task(path: Path, task: str) -> dict[str, Any]:
+    """As ``load``, of a training of that task. Raises InputError if it is of another."""
+    state = load(path)
+    if state.get("task") != task:
+        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
+    return state

@@ -1,4 +1,4 @@
-"""What the two training loops share: plain functions and small objects, no base class."""
+"""What the training loops share: plain functions and small objects, no base class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -320,6 +320,46 @@ def pack_state(config: Any, step: int, ema: Ema, parts: dict[str, Any]) -> dict[
     }
 
 
+class Training(Protocol):
+    """What the configs of all trainings have."""
+
+    task: str
+    output: str
+    precision: Precision
+    threads: int
+    corpus: CorpusConfig
+    optimizer: OptimizerConfig
+    log: LogConfig
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with."""
+
+    accelerator: Accelerator
+    folder: Path
+    state: dict[str, Any] | None  # of the run that it goes on with
+    corpus: Corpus
+    validation: Corpus
+
+
+def begin(config: Training, resume: bool, label: str = "speaker") -> Start:
+    """The first things that every training does; its folder is made when nothing of that went wrong.
+
+    Raises:
+        InputError: no corpus, or a run that exists and is not resumed.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
+    folder = Path(config.output)
+    state = resume_state(folder, resume)
+    corpora = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, label)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    return Start(accelerator, folder, state, *corpora)
+
+
 def restore_state(state: dict[str, Any], ema: Ema, device: torch.device, parts: dict[str, Any]) -> int:
     """Put a packed state back; returns the step to go on with.
 
@@ -351,9 +391,7 @@ def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
     Raises:
         InputError: the file is missing, no checkpoint, or of another task.
     """
-    state = checkpoint.load(path)
-    if state.get("task") != task:
-        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
+    state = checkpoint.load_task(path, task)
     for name, module in modules.items():
         own, given = module.state_dict(), state.get(name, {})
         unfit = {k for k, v in own.items() if k not in given or given[k].shape != v.shape}
@@ -378,3 +416,38 @@ class SaveClock:
             return False
         self._saved = time.monotonic()
         return True
+
+
+class Journal:
+    """What a run leaves behind while it is running: lines, scalars and pictures, and checkpoints of its ``parts``.
+
+    ``ema`` averages the weights of ``module``.
+    """
+
+    def __init__(
+        self, config: Training, start: Start, module: nn.Module, ema: Ema, parts: dict[str, Any], first: int
+    ) -> None:
+        self._config, self._start, self._module, self._ema, self._parts = config, start, module, ema, parts
+        self._averages, self._clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+        self.monitor = Monitor(start.folder, config.optimizer.steps, first, start.accelerator.is_main_process)
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """To the means of which the next line will tell."""
+        self._averages.add(values)
+
+    def end_step(self, step: int, validate: Callable[[int], None]) -> None:
+        """Write and save what is due. ``validate`` is called with the steps done, while the module has the averages."""
+        done, accelerator, log = step + 1, self._start.accelerator, self._config.log
+        if done % log.every == 0:
+            self.monitor.losses(done, self._averages.take(accelerator))
+        if not accelerator.is_main_process:
+            return
+        if done % log.validate_every == 0 and self._start.validation.items:
+            with averaged(self._module, self._ema):
+                validate(done)
+        if self._clock.due(done):
+            state = pack_state(self._config, done, self._ema, self._parts)
+            checkpoint.save(self._start.folder / CHECKPOINT, state)
+
+    def close(self) -> None:
+        self.monitor.close()

@@ -27,28 +27,22 @@ from vconv.models.speaker_encoder import SpeakerEncoder
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.verifier import load_verifier
 from vconv.models.vocoder import Vocoder
-from vconv.training import checkpoint
 from vconv.training.batches import UNITS, BatchConfig, ConversionSampler, Corpus
 from vconv.training.common import (
     CHECKPOINT,
-    Averages,
     CorpusConfig,
     Ema,
+    Journal,
     LogConfig,
     Monitor,
     OptimizerConfig,
-    SaveClock,
-    averaged,
+    begin,
     check_agreement,
     draw,
     frozen,
     learning_rate,
-    make_accelerator,
     make_optimizer,
-    pack_state,
-    require_corpus,
     restore_state,
-    resume_state,
     set_rate,
     start_from,
     to_tensors,
@@ -335,16 +329,8 @@ def weigh(losses: dict[str, Tensor], weights: LossConfig) -> Tensor:
 def train(config: ConversionTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
     check_settings(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
-    folder = Path(config.output)
-    state = resume_state(folder, resume)
-    corpus, validation = require_corpus(
-        config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, config.losses.label
-    )
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
+    start = begin(config, resume, config.losses.label)
+    accelerator, state, corpus = start.accelerator, start.state, start.corpus
     model = dataclasses.replace(config.model, phonetic_channels=corpus.store.phonetic_channels)
     config = dataclasses.replace(config, model=with_speakers(model, corpus, state))
     if config.losses.units and not corpus.unit_count:
@@ -371,18 +357,18 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         "critic_optimizer": critic_optimizer,
     }
     if config.start_from and not state:
-        begin = {"learner": learner, "ema": learner.model, "discriminator": discriminator}
-        start_from(Path(config.start_from), config.task, begin)
+        modules = {"learner": learner, "ema": learner.model, "discriminator": discriminator}
+        start_from(Path(config.start_from), config.task, modules)
     if config.hearing and not state:
         give_denoiser(learner.model, Path(config.hearing))
     ema = Ema(learner.model, config.optimizer.ema)
     first = restore_state(state, ema, accelerator.device, parts) if state else 0
-    check_agreement(first, folder, accelerator)
+    check_agreement(first, start.folder, accelerator)
     bare, bare_discriminator = learner, discriminator
     learner, discriminator, optimizer, critic_optimizer = accelerator.prepare(
         learner, discriminator, optimizer, critic_optimizer
     )
-    monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
+    journal = Journal(config, start, bare.model, ema, parts, first)
     vocoder = load_vocoder(Path(config.listen)).to(accelerator.device) if config.listen else None
     listener = None
     if config.losses.listens:
@@ -390,7 +376,6 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         words_by = config.words_by or config.corpus.recognizer
         recognizer = load_moonshine(words_by).to(accelerator.device) if config.losses.words else None
         listener = Listener(vocoder, verifier, recognizer)
-    averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
@@ -413,7 +398,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                         with accelerator.autocast():
                             losses["critic"] = critic_loss(discriminator, batch["clean"], fakes)
                         accelerator.backward(losses["critic"])
-                    averages.add(losses)
+                    journal.add(losses)
 
             norm = accelerator.clip_grad_norm_(learner.parameters(), config.optimizer.clip)
             if torch.isfinite(norm):  # one bad batch must not poison the weights
@@ -424,18 +409,13 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                 critic_optimizer.step()
                 critic_optimizer.zero_grad()
 
-            averages.add({"gradient": norm})
-            done = step + 1
-            if done % config.log.every == 0:
-                monitor.losses(done, averages.take(accelerator))
-            if done % config.log.validate_every == 0 and validation.items and accelerator.is_main_process:
-                with averaged(bare.model, ema):
-                    validate(bare.model, vocoder, validation, config, monitor, done)
-            if clock.due(done) and accelerator.is_main_process:
-                checkpoint.save(folder / CHECKPOINT, pack_state(config, done, ema, parts))
+            journal.add({"gradient": norm})
+            journal.end_step(
+                step, lambda done: validate(bare.model, vocoder, start.validation, config, journal.monitor, done)
+            )
     finally:
-        monitor.close()
-    return folder / CHECKPOINT
+        journal.close()
+    return start.folder / CHECKPOINT
 
 
 def realism_losses(

@@ -25,25 +25,20 @@ from vconv.models.denoiser import Denoiser
 from vconv.models.layers import normalize_mel
 from vconv.models.moonshine import Moonshine, load_moonshine
 from vconv.training import checkpoint, disturb
-from vconv.training.batches import Corpus
+from vconv.training.batches import Corpus, by_length
 from vconv.training.common import (
     CHECKPOINT,
-    Averages,
     CorpusConfig,
     Ema,
+    Journal,
     LogConfig,
     Monitor,
     OptimizerConfig,
-    SaveClock,
-    averaged,
+    begin,
     check_agreement,
     draw,
     learning_rate,
-    make_accelerator,
-    pack_state,
-    require_corpus,
     restore_state,
-    resume_state,
     to_tensors,
 )
 from vconv.training.disturb import DisturbConfig
@@ -102,8 +97,7 @@ class HearingSampler:
     def __init__(self, corpus: Corpus, config: HearingBatchConfig, seed: int) -> None:
         self.corpus, self.config, self.seed = corpus, config, seed
         self._samples = round(config.seconds * SAMPLE_RATE)
-        lengths = np.array([item.entry.frames for item in corpus.items], float)
-        self._weights = lengths / lengths.sum()
+        self._weights = by_length(corpus.items)
 
     def batch(self, step: int, rank: int = 0) -> HearingBatch:
         rng = np.random.default_rng([self.seed, step, rank])
@@ -169,9 +163,7 @@ def load_hearing(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         InputError: there is no checkpoint of such a training.
     """
-    state = checkpoint.load(path)
-    if state.get("task") != "hearing":
-        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a hearing one")
+    state = checkpoint.load_task(path, "hearing")
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for name, value in state["ema"].items():
         part, _, rest = name.partition(".")
@@ -181,31 +173,26 @@ def load_hearing(path: Path) -> dict[str, dict[str, Tensor]]:
 
 def train(config: HearingTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
     if not config.recognizer:
         raise InputError("recognizer: not set; make one with recipes/base/recognizer.py")
     if not config.model.denoiser_blocks:
         raise InputError("model.denoiser_blocks: 0 is no denoiser; use 1 or more")
-    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
-    device, folder = accelerator.device, Path(config.output)
-    state = resume_state(folder, resume)
-    teacher = load_moonshine(config.recognizer).to(device)
+    teacher = load_moonshine(config.recognizer)  # before the corpus, which may take long
     config = with_channels(config, teacher)
-    corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
+    start = begin(config, resume)
+    accelerator, state, corpus = start.accelerator, start.state, start.corpus
+    device = accelerator.device
+    teacher = teacher.to(device)
     torch.manual_seed(config.seed)
     hearing = Hearing(config).to(device)
     optimizer = make_optimizer(hearing, config)
     ema = Ema(hearing, config.optimizer.ema)
     parts = {"hearing": hearing, "optimizer": optimizer}
     first = restore_state(state, ema, device, parts) if state else 0
-    check_agreement(first, folder, accelerator)
+    check_agreement(first, start.folder, accelerator)
     bare = hearing
     hearing, optimizer = accelerator.prepare(hearing, optimizer)
-    monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
-    averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+    journal = Journal(config, start, bare, ema, parts, first)
     steps = range(first, config.optimizer.steps)
     sampler = HearingSampler(corpus, config.batch, config.seed)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
@@ -213,12 +200,13 @@ def train(config: HearingTraining, resume: bool = False) -> Path:
         for step in steps:
             set_rates(optimizer, learning_rate(step, config.optimizer), config)
             for batch in islice(batches, config.optimizer.accumulate):
-                with accelerator.accumulate(hearing), accelerator.autocast():
-                    with torch.no_grad():
-                        wanted = teacher(batch["clean"])
-                    losses = hearing(batch, wanted)
+                with accelerator.accumulate(hearing):
+                    with accelerator.autocast():
+                        with torch.no_grad():
+                            wanted = teacher(batch["clean"])
+                        losses = hearing(batch, wanted)
                     accelerator.backward(sum(getattr(config.losses, name) * loss for name, loss in losses.items()))
-                    averages.add(losses)
+                    journal.add(losses)
             # Apart: what the one gets wrong is no reason for the other to learn less.
             clip = config.optimizer.clip
             norms = {part: accelerator.clip_grad_norm_(getattr(bare, part).parameters(), clip) for part in PARTS}
@@ -227,18 +215,13 @@ def train(config: HearingTraining, resume: bool = False) -> Path:
             optimizer.zero_grad()
             ema.update(bare, step)
 
-            averages.add({f"gradient/{part}": norm for part, norm in norms.items()})
-            done = step + 1
-            if done % config.log.every == 0:
-                monitor.losses(done, averages.take(accelerator))
-            if done % config.log.validate_every == 0 and validation.items and accelerator.is_main_process:
-                with averaged(bare, ema):
-                    validate(bare, teacher, validation, config, monitor, done)
-            if clock.due(done) and accelerator.is_main_process:
-                checkpoint.save(folder / CHECKPOINT, pack_state(config, done, ema, parts))
+            journal.add({f"gradient/{part}": norm for part, norm in norms.items()})
+            journal.end_step(
+                step, lambda done: validate(bare, teacher, start.validation, config, journal.monitor, done)
+            )
     finally:
-        monitor.close()
-    return folder / CHECKPOINT
+        journal.close()
+    return start.folder / CHECKPOINT
 
 
 def with_channels(config: HearingTraining, recognizer: Moonshine) -> HearingTraining:

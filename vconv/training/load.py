@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
     Raises:
         InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
     """
-    state = _load(path, "conversion")
+    state = checkpoint.load_task(path, "conversion")
     model = ConversionModel(override(build(ConversionConfig, state["config"]["model"], str(path)), settings))
     try:
         model.load_state_dict(state["ema"])
@@ -38,7 +37,7 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
 
 def recognizer_of(path: Path) -> Path | None:
     """The file of the recognizer that a checkpoint's model hears with, if it does."""
-    found = _load(path, "conversion")["config"].get("corpus", {}).get("recognizer")
+    found = checkpoint.load_task(path, "conversion")["config"].get("corpus", {}).get("recognizer")
     return Path(found) if found else None
 
 
@@ -46,17 +45,10 @@ def load_vocoder(path: Path) -> Vocoder:
     """Of a checkpoint, or of a model's folder. Raises InputError where there is none."""
     if path.is_dir():
         return saved.load(path)[1]
-    state = _load(path, "vocoder")
+    state = checkpoint.load_task(path, "vocoder")
     model = Vocoder(build(VocoderConfig, state["config"]["model"], str(path)))
     model.load_state_dict(state["ema"])
     return model.eval()
-
-
-def _load(path: Path, task: str) -> dict[str, Any]:
-    state = checkpoint.load(path)
-    if state.get("task") != task:
-        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
-    return state
 
 
 @torch.no_grad()

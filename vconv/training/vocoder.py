@@ -18,28 +18,22 @@ from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators
 from vconv.models.verifier import Verifier, load_verifier
 from vconv.models.vocoder import Vocoder
-from vconv.training import checkpoint
 from vconv.training.batches import Corpus, WaveBatchConfig, WaveSampler, full_band_items
 from vconv.training.common import (
     CHECKPOINT,
-    Averages,
     CorpusConfig,
     Ema,
+    Journal,
     LogConfig,
     Monitor,
     OptimizerConfig,
-    SaveClock,
-    averaged,
+    begin,
     check_agreement,
     draw,
     frozen,
     learning_rate,
-    make_accelerator,
     make_optimizer,
-    pack_state,
-    require_corpus,
     restore_state,
-    resume_state,
     set_rate,
     start_from,
     to_tensors,
@@ -93,16 +87,11 @@ class VocoderTraining:
 
 def train(config: VocoderTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
     if config.losses.likeness and not config.verifier:
         raise InputError("losses.likeness: needs a verifier; set verifier")
-    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
-    device, folder = accelerator.device, Path(config.output)
-    state = resume_state(folder, resume)
-    corpus, validation = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
+    start = begin(config, resume)
+    accelerator, state, corpus = start.accelerator, start.state, start.corpus
+    device = accelerator.device
     predicted = None
     if config.conversion:
         if config.corpus.features == "live":
@@ -126,14 +115,13 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
         "critic_optimizer": critic_optimizer,
     }
     first = restore_state(state, ema, device, parts) if state else 0
-    check_agreement(first, folder, accelerator)
+    check_agreement(first, start.folder, accelerator)
     bare, bare_discriminators = vocoder, discriminators
     vocoder, discriminators, optimizer, critic_optimizer = accelerator.prepare(
         vocoder, discriminators, optimizer, critic_optimizer
     )
-    monitor = Monitor(folder, config.optimizer.steps, first, accelerator.is_main_process)
+    journal = Journal(config, start, bare, ema, parts, first)
     verifier = load_verifier(config.verifier).to(device) if config.losses.likeness else None
-    averages, clock = Averages(), SaveClock(config.log, config.optimizer.steps)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
@@ -161,7 +149,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
                         with accelerator.autocast():
                             losses["critic"] = critic_loss(discriminators, real, fake.detach())
                         accelerator.backward(losses["critic"])
-                    averages.add(losses)
+                    journal.add(losses)
 
             norm = accelerator.clip_grad_norm_(vocoder.parameters(), config.optimizer.clip)
             if torch.isfinite(norm):
@@ -173,18 +161,11 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
                 critic_optimizer.step()
                 critic_optimizer.zero_grad()
 
-            averages.add({"gradient": norm})
-            done = step + 1
-            if done % config.log.every == 0:
-                monitor.losses(done, averages.take(accelerator))
-            if done % config.log.validate_every == 0 and validation.items and accelerator.is_main_process:
-                with averaged(bare, ema):
-                    validate(bare, validation, config, monitor, done)
-            if clock.due(done) and accelerator.is_main_process:
-                checkpoint.save(folder / CHECKPOINT, pack_state(config, done, ema, parts))
+            journal.add({"gradient": norm})
+            journal.end_step(step, lambda done: validate(bare, start.validation, config, journal.monitor, done))
     finally:
-        monitor.close()
-    return folder / CHECKPOINT
+        journal.close()
+    return start.folder / CHECKPOINT
 
 
 def inner(wave: Tensor, config: WaveBatchConfig) -> Tensor:
