@@ -157,7 +157,8 @@ def test_a_training_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> No
 def test_a_recognizer_is_made_of_it(trained: Path, tmp_path: Path, capsys) -> None:
     made = tmp_path / "hearing.onnx"
     main = script(RECIPE).main
-    assert main([str(GRAPH), "--trained", str(trained / "checkpoint.safetensors"), "-o", str(made)]) == 0
+    given = [str(GRAPH), "--trained", str(trained / "checkpoint.safetensors")]
+    assert main([*given, "-o", str(made)]) == 0
     weights = load_hearing(trained / "checkpoint.safetensors")["recognizer"]
     wave = np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE).astype(np.float32)
     moonshine = load_moonshine(GRAPH)
@@ -172,6 +173,15 @@ def test_a_recognizer_is_made_of_it(trained: Path, tmp_path: Path, capsys) -> No
     again = load_moonshine(made).state_dict()  # and may be trained further
     for name, value in weights.items():
         assert (again[name] - value).abs().max() < 0.01 * value.abs().max()
+    # Half of the way there, and none of it.
+    ends = load_moonshine(GRAPH).state_dict(), again
+    for share, (one, other) in (("0.5", (0.5, 0.5)), ("0", (1, 0))):
+        half = tmp_path / f"{share}.onnx"
+        assert main([*given, "--share", share, "-o", str(half)]) == 0
+        for name, value in load_moonshine(half).state_dict().items():
+            assert (value - one * ends[0][name] - other * ends[1][name]).abs().max() < 0.01 * value.abs().max()
+    assert main([*given, "--share", "2", "-o", str(made)]) == 2
+    assert "--share 2: use 0 to 1" in capsys.readouterr().err
     (tmp_path / "other.safetensors").write_bytes(b"none")
     assert main([str(GRAPH), "--trained", str(tmp_path / "other.safetensors"), "-o", str(made)]) == 2
     assert "other.safetensors" in capsys.readouterr().err

@@ -347,6 +347,22 @@ def test_a_run_begins_with_the_weights_of_another_where_they_fit(
     assert "not taken" in printed and "model.decoder.early" in printed and "model.decoder.output" not in printed
 
 
+def test_a_model_that_gets_deeper_is_what_it_was(corpus: Path, tmp_path: Path) -> None:
+    initial = corpus.parent / "first" / "checkpoint.safetensors"
+    before = load_conversion(initial)
+    fine, coarse = before.config.content_blocks
+    deeper = f"model.content_blocks=[{fine},{coarse + 1}]"
+    overrides = f"start_from={initial}", "optimizer.steps=1", "optimizer.learning_rate=0", "optimizer.final_rate=0"
+    train(tmp_path, CONVERSION, corpus, deeper, *overrides, "optimizer.weight_decay=0")
+    after = load_conversion(tmp_path / "run" / "checkpoint.safetensors")
+    mel = torch.randn(1, N_MELS, 32)
+    assert len(after.content.coarse) == coarse + 1
+    torch.testing.assert_close(after.content(mel), before.content(mel))
+    (tmp_path / "on").mkdir()
+    train(tmp_path / "on", CONVERSION, corpus, deeper, *overrides[:2])
+    assert load_conversion(tmp_path / "on" / "run" / "checkpoint.safetensors").content.coarse[-1].scale.abs().max() > 0
+
+
 def test_vocoder_trains_on_predicted_mels(corpus: Path, tmp_path: Path) -> None:
     conversion = corpus.parent / "first" / "checkpoint.safetensors"
     assert train(tmp_path, VOCODER, corpus, f"conversion={conversion}", "optimizer.steps=2")["step"] == 2

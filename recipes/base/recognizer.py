@@ -1,13 +1,15 @@
 """The encoder of a speech recognizer as the ``recognizer.onnx`` that a conversion model may hear with.
 
     python recipes/base/recognizer.py encoder_model.ort -o recognizer.onnx
-    python recipes/base/recognizer.py recognizer.onnx --trained runs/base/hearing/checkpoint.safetensors -o hearing.onnx
+    python recipes/base/recognizer.py recognizer.onnx --trained runs/base/hearing/checkpoint.safetensors \\
+        --share 0.5 -o hearing.onnx
 
 The input hears a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
 Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
 say where its frames lie. With --trained the input is such a recognizer.onnx, and the result has the weights that a
-training with `task: hearing` made of its own. README.md beside this file says where the recognizer of pretrained/base
-came from.
+training with `task: hearing` made of its own; with --share those that lie on the line between the two, which may hear
+better than either (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md beside this
+file says where the recognizer of pretrained/base came from.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from vconv.errors import InputError, run_script
@@ -58,14 +61,24 @@ def make(encoder: Path, stride: int, centre: int) -> onnx.ModelProto:
     return model
 
 
-def trained(recognizer: Path, checkpoint: Path) -> onnx.ModelProto:
-    """A recognizer with the weights of a training. Raises InputError where one is not of the other."""
+def trained(recognizer: Path, checkpoint: Path, share: float = 1.0) -> onnx.ModelProto:
+    """A recognizer whose weights are that far on the way to those of a training: 0 as they were, 1 all of the way.
+
+    Raises:
+        InputError: one is not of the other, or the share not from 0 to 1.
+    """
     from vconv.models.moonshine import load_moonshine, with_weights
     from vconv.training.hearing import load_hearing
 
+    if not 0 <= share <= 1:
+        raise InputError(f"--share {share:g}: use 0 to 1")
     weights = load_hearing(checkpoint)["recognizer"]
-    load_moonshine(recognizer)  # says so if it is none
-    return with_weights(onnx.load(recognizer), weights)
+    before = load_moonshine(recognizer).state_dict()
+    try:
+        between = {name: torch.lerp(before[name], value, share) for name, value in weights.items()}
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{checkpoint}: trained from another recognizer than {recognizer} ({error})") from None
+    return with_weights(onnx.load(recognizer), between)
 
 
 def save(model: onnx.ModelProto, output: Path) -> None:
@@ -82,13 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame")
     parser.add_argument("--centre", type=int, default=447, help="samples to the middle of the first frame")
     parser.add_argument("--trained", type=Path, metavar="CHECKPOINT", help="whose weights it is to have")
+    parser.add_argument("--share", type=float, default=1.0, help="of the way to these weights, from 0 to 1; default 1")
     options = parser.parse_args(arguments)
     return run_script("error", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
     if options.trained:
-        model = trained(options.encoder, options.trained)
+        model = trained(options.encoder, options.trained, options.share)
     else:
         model = make(options.encoder, options.stride, options.centre)
     save(model, options.output)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from vconv.config import Precision
 from vconv.errors import InputError
 from vconv.manifest import TEST, read_manifest
+from vconv.models.layers import ConvNeXtBlock
 from vconv.processes import die_with_parent
 from vconv.training import checkpoint
 from vconv.training.batches import Corpus, load_corpus, values_of
@@ -386,7 +387,8 @@ def check_agreement(first: int, folder: Path, accelerator: Accelerator) -> None:
 def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
     """Give modules the weights that a checkpoint has under their names, where the shapes agree.
 
-    "ema" are the averaged weights. A layer is taken as a whole or not at all, and what is not taken is printed.
+    "ema" are the averaged weights. A layer is taken as a whole or not at all, and what is not taken is printed. A
+    ConvNeXt block that the checkpoint does not have adds nothing at first: a model that gets deeper is what it was.
 
     Raises:
         InputError: the file is missing, no checkpoint, or of another task.
@@ -398,6 +400,9 @@ def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
         layers = {k.rpartition(".")[0] for k in unfit}
         taken = {k: given[k] for k in own if k.rpartition(".")[0] not in layers}
         module.load_state_dict({**own, **taken})
+        for block, part in module.named_modules():
+            if isinstance(part, ConvNeXtBlock) and f"{block}.scale" not in given:
+                nn.init.zeros_(part.scale)
         if layers:
             left = ", ".join(sorted(f"{name}.{layer}" for layer in layers))
             print(f"{path}: not taken, as it is missing there or of another shape: {left}")
