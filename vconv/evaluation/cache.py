@@ -21,9 +21,10 @@ def default_place() -> Path:
 
 @functools.cache
 def folder_digest(folder: Path, suffixes: tuple[str, ...]) -> str:
-    """Of the names and contents of the files of these suffixes in a folder, as a model's files."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
-    return hashlib.sha256("".join(f"{path.name} {digest(path)}\n" for path in files).encode()).hexdigest()
+    """Of the names and contents of the files of these suffixes in a folder and those below, as a model's files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in suffixes)
+    lines = (f"{path.relative_to(folder).as_posix()} {digest(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Cache:

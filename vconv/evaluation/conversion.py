@@ -94,7 +94,8 @@ def _model_digest(engine: Engine) -> str:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such model folder; check --model")
     files = folder_digest(folder, (".json", ".onnx", ".safetensors"))
-    return f"{vconv.__version__} {engine.device} {engine.threads} {files}"  # the time depends on the threads
+    code = folder_digest(Path(vconv.__file__).parent, (".py",))  # which somebody may be working on
+    return f"{code} {engine.device} {engine.threads} {files}"  # the time depends on the threads
 
 
 def _reuse(to_make: list[tuple[Pair, Path, str]], answers: Answers, done: Converted) -> None:
