@@ -25,7 +25,7 @@ LOG_MEL_MIN = float(np.log(LOG_FLOOR))
 LOG_MEL_MIDDLE, LOG_MEL_SPREAD = -6.0, 3.0  # nepers: roughly the mean and deviation of any speech
 F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices; swift-f0 itself reaches 2 kHz
 F0_REFERENCE = 200.0  # Hz, where the log2-F0 feature is zero
-CONFIDENCE, HIGH_CONFIDENCE = 0.5, 0.8  # of swift-f0 in what it finds, 0 to 1
+CONFIDENCE = 0.5  # of swift-f0 in what it finds, 0 to 1
 LOW_BANDS = 26  # of the mel, below 1 kHz: where voices are strongest
 BACKGROUND_MARGIN, LOUD_MARGIN = 8.0, 12.0  # dB over the background, and below the loudest
 
@@ -85,8 +85,8 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
 class PitchTracker:
     """F0 by swift-f0 on the mel's own frame grid.
 
-    In the speaker's pauses it finds the F0 of people talking behind: what hardly stands out of the background counts as
-    unvoiced, unless it is found with much confidence.
+    In the speaker's pauses it finds the F0 of people talking behind: what hardly stands out of the background
+    counts as unvoiced.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -119,7 +119,7 @@ def f0_of(track: np.ndarray) -> np.ndarray:
     pitch, confidence, level = track
     background, loud = np.percentile(level, [10, 95])
     stands_out = level > min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN)
-    voiced = (confidence >= CONFIDENCE) & (stands_out | (confidence >= HIGH_CONFIDENCE))
+    voiced = (confidence >= CONFIDENCE) & stands_out
     return np.where(voiced, pitch, 0.0).astype(np.float32)
 
 
