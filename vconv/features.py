@@ -28,6 +28,7 @@ F0_REFERENCE = 200.0  # Hz, where the log2-F0 feature is zero
 CONFIDENCE = 0.5  # of swift-f0 in what it finds, 0 to 1
 LOW_BANDS = 26  # of the mel, below 1 kHz: where voices are strongest
 BACKGROUND_MARGIN, LOUD_MARGIN = 8.0, 12.0  # dB over the background, and below the loudest
+LEVEL_FRAMES = 5  # odd, 80 ms
 
 
 def frame_count(samples: int) -> int:
@@ -115,8 +116,10 @@ def f0_of(track: np.ndarray) -> np.ndarray:
     """F0 in Hz, 0 where unvoiced, of a whole recording's ``PitchTracker.track``: [3, T] -> [T] float32.
 
     The background is what a tenth of the frames is no louder than. A recording without pauses has none to be seen.
+    Levels are means over ``LEVEL_FRAMES``: for an instant somebody behind stands out as well.
     """
     pitch, confidence, level = track
+    level = np.convolve(np.pad(level, LEVEL_FRAMES // 2, mode="edge"), np.full(LEVEL_FRAMES, 1 / LEVEL_FRAMES), "valid")
     background, loud = np.percentile(level, [10, 95])
     stands_out = level > min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN)
     voiced = (confidence >= CONFIDENCE) & stands_out
