@@ -65,7 +65,7 @@ class ToyEngine:
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         return np.concatenate([np.eye(40, dtype=np.float32)[row].T for row in codes])
 
-    def speaker(self, mel: np.ndarray) -> np.ndarray:
+    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
         bands = mel.mean(axis=1).reshape(4, -1).mean(axis=1)
         return (bands / np.linalg.norm(bands)).astype(np.float32)
 

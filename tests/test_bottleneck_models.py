@@ -140,7 +140,7 @@ def with_bottleneck(folder: Path, small_model: Path, bottleneck: BottleneckConfi
     torch.manual_seed(0)
     model = ConversionModel(dataclasses.replace(old.config, bottleneck=bottleneck))
     model.bottleneck.train()(torch.randn(4, old.config.content_channels, 100))  # codebooks begin with the first batch
-    saved.round_to_half(model.eval())
+    saved.round_weights(model.eval())
     saved.save(folder, model, vocoder)
     (folder / "units.onnx").unlink(missing_ok=True)
     found = export.networks(model, vocoder)

@@ -581,6 +581,10 @@ def export(
         Path | None,
         typer.Option(metavar="FILE", help="What the model hears with; default: where training had it, if it did."),
     ] = None,
+    verifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What it hears speakers with; default: where training had it, if it did."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make a model folder from two checkpoints: half-precision weights and the ONNX graphs.
@@ -601,7 +605,7 @@ def export(
     with _needs_extra():
         from vconv.export import export
 
-        export(conversion, vocoder, output, set_ or (), recognizer)
+        export(conversion, vocoder, output, set_ or (), recognizer, verifier)
     print(f"wrote {output}")
 
 

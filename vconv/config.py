@@ -21,7 +21,7 @@ T = TypeVar("T")
 BottleneckKind = Literal["identity", "sparse", "vae", "vq", "gumbel", "binary", "fsq"]
 ContentNorm = Literal["instance", "channel"]
 Conditioning = Literal["adain", "concat"]
-SpeakerSource = Literal["encoder", "table"]
+SpeakerSource = Literal["encoder", "verifier", "table"]
 Adversary = Literal["reversal", "alternating", "off"]
 Precision = Literal["no", "bf16"]
 
@@ -126,12 +126,19 @@ class ConversionConfig:
     bottleneck: BottleneckConfig = BottleneckConfig()
     content_norm: ContentNorm = "instance"  # channel leaves what is constant in a recording, such as the speaker
     conditioning: Conditioning = "adain"  # or the embedding beside each frame of the decoder
-    speaker: SpeakerSource = "encoder"  # of the embedding: heard in a clip, or learned for each speaker in training
+    # Of the embedding: heard in a clip, heard there by a verifier, or learned for each speaker in training.
+    speaker: SpeakerSource = "encoder"
+    voice_channels: int = 0  # with `verifier`: of what it hears; training asks it
     speakers: tuple[str, ...] = ()  # with `table`: its rows' names, which training takes from the manifest
     style_rank: int = 0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
 
     def __post_init__(self) -> None:
         self.bottleneck.check(self.content_channels)
+
+    @property
+    def hears_speakers(self) -> bool:
+        """Whether it can take anybody's voice from a clip, and not only those that it has learned."""
+        return self.speaker != "table"
 
     @property
     def style_shape(self) -> tuple[int, int]:

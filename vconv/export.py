@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vconv.errors import InputError
@@ -26,12 +27,15 @@ from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.speaker_table import SpeakerTable
+from vconv.models.verifier import Verifier, fbank, load_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.recognizer import RECOGNIZER, Recognizer
-from vconv.training.load import load_conversion, load_vocoder, recognizer_of
+from vconv.training.load import load_conversion, load_vocoder, recognizer_of, verifier_of
+from vconv.verifier import VERIFIER, WINDOW_SAMPLES
 
 OPSET = 18
 SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
+SMALLEST_ROW = 16  # elements; tensors of shorter rows are not rounded to 8 bits
 EXAMPLE_FRAMES = 64  # of the inputs that the tracer runs on
 STYLE_RANK = 8  # of the matrices that `vconv finetune` may add; more makes larger voices and slower conversions
 
@@ -47,6 +51,15 @@ class ContentGraph(nn.Module):
         return code.z_q, codes
 
 
+class VerifierGraph(nn.Module):
+    def __init__(self, verifier: Verifier) -> None:
+        super().__init__()
+        self.verifier = verifier
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        return self.verifier.embed(fbank)
+
+
 class UnitsGraph(nn.Module):
     def __init__(self, model: ConversionModel) -> None:
         super().__init__()
@@ -57,16 +70,23 @@ class UnitsGraph(nn.Module):
 
 
 def export(
-    conversion: Path, vocoder: Path, output: Path, settings: Sequence[str] = (), recognizer: Path | None = None
+    conversion: Path,
+    vocoder: Path,
+    output: Path,
+    settings: Sequence[str] = (),
+    recognizer: Path | None = None,
+    verifier: Path | None = None,
 ) -> None:
     """Write a model folder from a conversion and a vocoder checkpoint, with their averaged weights.
 
     ``vocoder`` may be another model folder, whose vocoder is then taken over. ``settings`` are ``key=value`` of the
     conversion model's config that concern its use, such as ``bottleneck.softness=0.1``. A conversion model that hears
-    with a recognizer gets the one it was trained with, or ``recognizer``, where that has moved.
+    with a recognizer gets the one it was trained with, or ``recognizer``, where that has moved; likewise one that
+    hears its speakers with a verifier.
 
     Raises:
-        InputError: a file that is not such a checkpoint, a folder that holds no model, or no recognizer where it was.
+        InputError: a file that is not such a checkpoint, a folder that holds no model, or no recognizer or verifier
+            where it was.
     """
     speaks = load_vocoder(vocoder)
     model, hears = load_conversion(conversion, settings), recognizer or recognizer_of(conversion)
@@ -74,13 +94,29 @@ def export(
         hears = None
     elif hears is None or Recognizer(hears).channels != model.config.phonetic_channels:
         raise InputError(f"{conversion}: was trained with another recognizer than {hears}; give that one")
-    write_model(output, model, speaks, hears)
+    write_model(output, model, speaks, hears, _verifier(model, conversion, verifier or verifier_of(conversion)))
 
 
-def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder, recognizer: Path | None = None) -> None:
-    """Write config, weights and graphs, the recognizer if there is one, and with a table of speakers the voice of each.
+def _verifier(model: ConversionModel, checkpoint: Path, file: Path | None) -> Verifier | None:
+    """What a model hears its speakers with, if it does. Raises InputError where that is another than in training."""
+    if model.config.speaker != "verifier":
+        return None
+    verifier = load_verifier(file) if file else None
+    if verifier is None or verifier.config.embedding_channels != model.config.voice_channels:
+        raise InputError(f"{checkpoint}: was trained with another verifier than {file}; give that one")
+    return verifier
 
-    The models' weights are rounded to half precision in place, and the decoder gets room for tuned matrices. The
+
+def write_model(
+    folder: Path,
+    conversion: ConversionModel,
+    vocoder: Vocoder,
+    recognizer: Path | None = None,
+    verifier: Verifier | None = None,
+) -> None:
+    """Write config, weights and graphs, with them a recognizer and a verifier, and of a table of speakers the voices.
+
+    The models' weights are rounded in place to what the files hold, and the decoder gets room for tuned matrices. The
     graphs read their weights from the safetensors files beside them. Graphs and voices of another model that was in the
     folder go first: what a kill leaves is incomplete and says so, and never two models mixed.
     """
@@ -89,14 +125,17 @@ def write_model(folder: Path, conversion: ConversionModel, vocoder: Vocoder, rec
         if recognizer is None or stale.resolve() != recognizer.resolve():
             stale.unlink()
     conversion.config = dataclasses.replace(conversion.config, style_rank=STYLE_RANK)
-    saved.round_to_half(conversion.eval())
-    saved.round_to_half(vocoder.eval())
+    saved.round_weights(conversion.eval())
+    saved.round_weights(vocoder.eval())
     saved.save(folder, conversion, vocoder)
     weights = places(folder)
     if recognizer is not None and recognizer.resolve() != (folder / RECOGNIZER).resolve():
         saved.replace(folder / RECOGNIZER, lambda path: path.write_bytes(recognizer.read_bytes()))
+    if verifier is not None:
+        graph = store_in_bytes(trace(verifier_network(verifier)))
+        saved.replace(folder / VERIFIER, lambda path: onnx.save(graph, path))
     for name, network in networks(conversion, vocoder).items():
-        graph = refer(trace(network), weights)
+        graph = refer(store_in_half(trace(network)), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
     if isinstance(conversion.speaker, SpeakerTable):
         write_voices(folder / "voices", conversion.config.speakers, conversion.speaker)
@@ -172,14 +211,23 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
     }
     if config.speaker == "encoder":
         found["speaker"] = Network(conversion.speaker, {"mel": mel}, ["embedding"], {"mel": {2: full}})
+    if config.speaker == "verifier":
+        voice = {"voice": torch.randn(1, config.voice_channels)}
+        found["speaker"] = Network(conversion.speaker, voice, ["embedding"], {"voice": None})
     if config.bottleneck.codes_per_frame:
         codes = conversion.encode(mel).codes
         found["units"] = Network(UnitsGraph(conversion), {"codes": codes}, ["content"], {"codes": {2: half}})
     return found
 
 
+def verifier_network(verifier: Verifier) -> Network:
+    """From ``fbank`` of one window, the length that the verifier is always given, to a voice."""
+    energies = fbank(torch.zeros(1, WINDOW_SAMPLES))
+    return Network(VerifierGraph(verifier), {"fbank": energies}, ["voice"], {"fbank": None})
+
+
 def trace(network: Network) -> onnx.ModelProto:
-    """The module as an ONNX graph with its large weights stored in half precision."""
+    """The module as an ONNX graph."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
@@ -194,13 +242,40 @@ def trace(network: Network) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
         )
-    return store_in_half(program.model_proto)
+    return program.model_proto
+
+
+def store_in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Round large weights to 8 bits, each row to a scale of its own, and keep the others in half precision.
+
+    A row is what makes one output of a convolution. The result differs: this is for networks that allow for it.
+    """
+    graph, nodes = model.graph, []
+    for tensor in list(graph.initializer):
+        rows = math.prod(tensor.dims[:1])
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_ROW * rows:
+            continue
+        name = tensor.name
+        steps, scale = (part.numpy() for part in saved.to_bytes(torch.from_numpy(numpy_helper.to_array(tensor).copy())))
+        tensor.CopyFrom(numpy_helper.from_array(steps, f"{name}.steps"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+        nodes += _dequantized(f"{name}.steps", f"{name}.scale", name)
+    _begin_with(graph, nodes)
+    return store_in_half(model)
+
+
+def _dequantized(steps: str, scale: str, output: str) -> list[onnx.NodeProto]:
+    """Nodes that make float32 weights of steps and the scale of each row in half precision."""
+    return [
+        helper.make_node("Cast", [scale], [f"{scale}.single"], to=TensorProto.FLOAT),
+        helper.make_node("DequantizeLinear", [steps, f"{scale}.single"], [output], axis=0),
+    ]
 
 
 def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Keep large weights as float16, cast to float32 when the graph is loaded: half the size, the same result.
 
-    Only weights that float16 holds exactly, as those of ``round_to_half``; a table like the DFT's stays.
+    Only weights that float16 holds exactly, as most of ``round_weights``; a table like the DFT's stays.
     """
     graph, casts = model.graph, []
     for tensor in list(graph.initializer):
@@ -221,44 +296,70 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def places(folder: Path) -> dict[bytes, tuple[str, int, int]]:
-    """Where the tensors of a folder's safetensors files lie, by digests of their bytes: file, offset, length."""
+class Place(NamedTuple):
+    """Where a tensor lies: file, offset, length; and the scale of its rows, where these are steps of 8 bits."""
+
+    file: str
+    start: int
+    length: int
+    scale: Place | None = None
+
+
+def places(folder: Path) -> dict[bytes, Place]:
+    """Where the tensors of a folder's safetensors files lie, by digests of what they hold in half or, from 8 bits,
+    single precision."""
     found = {}
-    for name in WEIGHTS:
-        data = (folder / name).read_bytes()
+    for file in WEIGHTS:
+        data = (folder / file).read_bytes()
         header = int.from_bytes(data[:8], "little")
         tensors = json.loads(data[8 : 8 + header])
         tensors.pop("__metadata__", None)
-        for start, end in (tensor["data_offsets"] for tensor in tensors.values()):
-            start, length = 8 + header + start, end - start
-            found[hashlib.sha256(data[start : start + length]).digest()] = (name, start, length)
+        spans = {name: tensor["data_offsets"] for name, tensor in tensors.items()}
+        places = {name: Place(file, 8 + header + start, end - start) for name, (start, end) in spans.items()}
+        read = load_file(folder / file)
+        for name, place in places.items():
+            value, scale = read[name], places.get(name + saved.SCALE)
+            if scale is not None:
+                value, place = saved.from_bytes(value, read[name + saved.SCALE]), place._replace(scale=scale)
+            found[_digest(value.numpy())] = place
     return found
 
 
-def refer(model: onnx.ModelProto, weights: dict[bytes, tuple[str, int, int]]) -> onnx.ModelProto:
+def refer(model: onnx.ModelProto, weights: dict[bytes, Place]) -> onnx.ModelProto:
     """Have large weights that lie in the folder already be read from there: ONNX's external data.
 
     A matrix that the exporter has transposed is transposed back when the graph is loaded.
     """
     graph, nodes = model.graph, []
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT16:
+    for tensor in list(graph.initializer):
+        if tensor.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
             continue
         value, name = numpy_helper.to_array(tensor), tensor.name
         turned = value.ndim == 2 and _digest(value) not in weights
         place = weights.get(_digest(value.T if turned else value))
         if place is None:
             continue
+        kept = f"{name}.turned" if turned else name
+        if place.scale:
+            scale = graph.initializer.add(name=f"{name}.scale", data_type=TensorProto.FLOAT16)
+            _lie_at(scale, place.scale, [len(value.T if turned else value)])
+            nodes += _dequantized(f"{name}.steps", scale.name, kept)
+            tensor.data_type, tensor.name = TensorProto.INT8, f"{name}.steps"
+        else:
+            tensor.name = kept
         if turned:
-            tensor.dims[:] = value.T.shape
-            tensor.name = f"{name}.turned"
-            nodes.append(helper.make_node("Transpose", [tensor.name], [name], perm=[1, 0]))
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, entry in zip(("location", "offset", "length"), place):
-            tensor.external_data.add(key=key, value=str(entry))
+            nodes.append(helper.make_node("Transpose", [kept], [name], perm=[1, 0]))
+        _lie_at(tensor, place, value.T.shape if turned else value.shape)
     _begin_with(graph, nodes)
     return model
+
+
+def _lie_at(tensor: onnx.TensorProto, place: Place, shape: Sequence[int]) -> None:
+    tensor.dims[:] = shape
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, entry in (("location", place.file), ("offset", place.start), ("length", place.length)):
+        tensor.external_data.add(key=key, value=str(entry))
 
 
 def _begin_with(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -1,4 +1,4 @@
-"""CAM++ as 3D-Speaker trained it, as the ``verifier.safetensors`` that listens in training.
+"""CAM++ as 3D-Speaker trained it, as a ``verifier.safetensors`` that listens in training and hears a model's speakers.
 
     python recipes/base/verifier.py campplus_cn_en_common.pt -o verifier.safetensors
 

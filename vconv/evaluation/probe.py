@@ -114,7 +114,7 @@ def probe(
     rows = config.bottleneck.codes_of(stages)
     chosen = choose(read_manifest(manifest), choice)
     engine = OnnxEngine(model, threads)
-    hears = config.speaker == "encoder"
+    hears = config.hears_speakers
     seen = look(chosen, engine, report, hears)
     if len({clip.speaker for clip in seen.clips}) < 2:
         why = f"; the first problem: {seen.bad[0]}" if seen.bad else ""
@@ -188,7 +188,7 @@ def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: No
         seen.content.append(content)
         seen.codes.append(codes)
         if hears:
-            seen.embeddings.append(engine.speaker(mel))
+            seen.embeddings.append(engine.speaker(wave, mel))
         seen.spectra.append(spectra(mel))
         report(done, len(clips))
     return seen
@@ -432,7 +432,7 @@ def rebuilt_figures(
         (mel, phonetic), (voice, voice_phonetic) = (encoder_input(w, engine.recognize) for w in (wave, heard))
         pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : mel.shape[1]]
         reference = Reference(engine.content(voice, voice_phonetic)[0], voice)
-        made = engine.decode(engine.content(mel, phonetic)[0], pitch, engine.speaker(voice), reference, style)
+        made = engine.decode(engine.content(mel, phonetic)[0], pitch, engine.speaker(heard, voice), reference, style)
         errors.append(float(np.abs(made - mel).mean()) * DB_PER_NEPER)
     if not errors:
         return []

@@ -182,7 +182,7 @@ class Converter:
         bottleneck = self._config.bottleneck
         rows = bottleneck.codes_of(stages)
         with self._analyse(source) as analysis:
-            heard = self._config.speaker == "encoder"  # with a table of speakers there is no telling who speaks
+            heard = self._config.hears_speakers  # with a table of speakers there is no telling who speaks
             return Units(
                 codes=self._codes(analysis)[:rows],
                 melody=Melody.of(analysis.even_f0),
@@ -272,7 +272,7 @@ class Converter:
         mel, phonetic = encoder_input(wave, self._engine.recognize)
         f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
         f0 = np.pad(f0, (0, mel.shape[1] - len(f0)))
-        embedding = self._engine.speaker(mel)
+        embedding = self._engine.speaker(wave, mel)
         content, codes = self._engine.content(mel, phonetic)
         pitch = np.stack(features.continuous_log_f0(f0))
         style = np.zeros(self._config.style_shape, np.float32)
@@ -361,8 +361,9 @@ class Converter:
         for start, end in streaming.chunk_bounds(analysis.frames):
             wave = audio.trim_silence(analysis.wave.read(start * HOP_LENGTH, end * HOP_LENGTH), SAMPLE_RATE)
             if len(wave):
-                mel = features.log_mel(wave * np.float32(analysis.gain))
-                embeddings.append(self._engine.speaker(mel[:, : mel.shape[1] // 2 * 2]))
+                wave = wave * np.float32(analysis.gain)
+                mel = features.log_mel(wave)
+                embeddings.append(self._engine.speaker(wave, mel[:, : mel.shape[1] // 2 * 2]))
                 voiced.append(np.count_nonzero(analysis.f0[start:end]))
         return np.average(embeddings, axis=0, weights=voiced if any(voiced) else None)
 

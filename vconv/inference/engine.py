@@ -15,6 +15,7 @@ from vconv.errors import InputError
 from vconv.features import LOG_MEL_MIDDLE, N_MELS
 from vconv.graphs import open_graph
 from vconv.recognizer import FolderRecognizer
+from vconv.verifier import FolderVerifier
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -51,8 +52,8 @@ class Engine(Protocol):
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         """codes [G, T / 2] -> content [C, T / 2]"""
 
-    def speaker(self, mel: np.ndarray) -> np.ndarray:
-        """mel [N_MELS, T] -> unit-length embedding [E]
+    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
+        """wave [N] at 16 kHz and its mel [N_MELS, T] -> unit-length embedding [E]
 
         Raises:
             InputError: the model has a table of speakers, and cannot hear any other.
@@ -72,8 +73,9 @@ class OnnxEngine:
 
     def __init__(self, folder: Path, threads: int) -> None:
         config = read_config(folder)[0]
-        self._hears, self._recognizes = config.speaker == "encoder", config.phonetic_channels > 0
+        self._hears, self._recognizes = config.hears_speakers, config.phonetic_channels > 0
         self.recognize = FolderRecognizer(folder, config.phonetic_channels, threads)
+        self._verify = FolderVerifier(folder, config.voice_channels, threads) if config.speaker == "verifier" else None
         graphs = [f"{graph}.onnx" for graph in GRAPHS if self._hears or graph != "speaker"]
         check_files(folder, [*graphs, *WEIGHTS])
         self._folder = folder
@@ -89,10 +91,11 @@ class OnnxEngine:
         check_files(self._folder, ["units.onnx"])  # which a model without codes has not
         return self._run("units", codes=codes)[0]
 
-    def speaker(self, mel: np.ndarray) -> np.ndarray:
+    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
         if not self._hears:
             raise no_encoder()
-        return self._run("speaker", mel=mel)[0]
+        heard = {"voice": self._verify(wave)} if self._verify else {"mel": mel}
+        return self._run("speaker", **heard)[0]
 
     def decode(
         self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray

@@ -12,6 +12,7 @@ from vconv.errors import InputError
 from vconv.inference.engine import Reference, no_encoder
 from vconv.models import saved
 from vconv.recognizer import FolderRecognizer
+from vconv.verifier import FolderVerifier
 
 
 class TorchEngine:
@@ -27,7 +28,9 @@ class TorchEngine:
         torch.set_num_threads(threads)
         self._device = torch.device("cpu" if device == "torch" else device)
         conversion, vocoder = saved.load(folder)
-        self.recognize = FolderRecognizer(folder, conversion.config.phonetic_channels, threads)
+        config = conversion.config
+        self.recognize = FolderRecognizer(folder, config.phonetic_channels, threads)
+        self._verify = FolderVerifier(folder, config.voice_channels, threads) if config.speaker == "verifier" else None
         self._conversion, self._vocoder = conversion.to(self._device), vocoder.to(self._device)
 
     def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -40,10 +43,10 @@ class TorchEngine:
         with torch.inference_mode():
             return _array(self._conversion.bottleneck.decode(torch.from_numpy(codes[None]).to(self._device)))
 
-    def speaker(self, mel: np.ndarray) -> np.ndarray:
-        if self._conversion.config.speaker != "encoder":
+    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
+        if not self._conversion.config.hears_speakers:
             raise no_encoder()
-        return self._run(self._conversion.speaker, mel)
+        return self._run(self._conversion.speaker, self._verify(wave) if self._verify else mel)
 
     def decode(
         self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray

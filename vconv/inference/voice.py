@@ -117,8 +117,9 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
     embeddings, frames, f0, contents, mels = [], [], [], [], []
     missing = REFERENCE_FRAMES
     for clip in clips:
-        mel, clip_f0, phonetic = speech_features(clip, tracker, engine.recognize if missing else no_recognizer)
-        embeddings.append(engine.speaker(mel))
+        wave = speech_of(clip)
+        mel, clip_f0, phonetic = _features(clip, wave, tracker, engine.recognize if missing else no_recognizer)
+        embeddings.append(engine.speaker(wave, mel))
         frames.append(mel.shape[1])
         f0.append(clip_f0)
         if missing:
@@ -139,14 +140,25 @@ def speech_features(
     clip: audio.Source, tracker: features.PitchTracker, recognize: Recognize
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of a clip without the silence around it: mel [N_MELS, T], T even, F0 [T'], a recognizer's features [R, T / 2]."""
+    return _features(clip, speech_of(clip), tracker, recognize)
+
+
+def speech_of(clip: audio.Source) -> np.ndarray:
+    """A clip without the silence around it, at the reference loudness: [N] at 16 kHz"""
     name = audio.source_name(clip)
     wave = audio.trim_silence(audio.join(_beginning(clip)), features.SAMPLE_RATE)
     if not len(wave):
         raise InputError(f"{name}: only silence; give a recording of the target's speech")
     check_length(name, len(wave), features.SAMPLE_RATE, "of speech")
-    wave = audio.normalize(wave, features.SAMPLE_RATE)
+    return audio.normalize(wave, features.SAMPLE_RATE)
+
+
+def _features(
+    clip: audio.Source, wave: np.ndarray, tracker: features.PitchTracker, recognize: Recognize
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     f0 = tracker(wave)
     if not f0.any():
+        name = audio.source_name(clip)
         raise InputError(f"{name}: no voiced speech found; give a clear recording of the target speaking")
     mel, phonetic = encoder_input(wave, recognize)
     return mel, f0, phonetic

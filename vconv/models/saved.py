@@ -1,4 +1,4 @@
-"""A model folder's torch side: half-precision safetensors beside one config.json."""
+"""A model folder's torch side: safetensors in half precision and 8 bits beside one config.json."""
 
 from __future__ import annotations
 
@@ -19,24 +19,59 @@ from vconv.files import replacing
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 
+# Networks whose matrices are kept in 8 bits: what the content encoder says is rounded anyway.
+IN_BYTES = ("content.",)
+SCALE = ".scale8"  # after a matrix' name: what one step of each of its rows is
 
-def round_to_half(module: nn.Module) -> nn.Module:
-    """Round all weights to what half precision can hold, in place, so that every engine computes with the same."""
-    for tensor in [*module.parameters(), *_saved_buffers(module)]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.half().to(tensor.dtype)
+
+def to_bytes(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [O, ...] as steps of 8 bits, and the size of a step for each of the O, in half precision."""
+    largest = weights.flatten(1).abs().amax(dim=1) / 127
+    scale = largest.clamp(min=torch.finfo(torch.float16).tiny).half()
+    return (weights / _column(scale, weights)).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def from_bytes(steps: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The float32 weights that ``to_bytes`` rounded to: [O, ...], scale [O]"""
+    return steps.float() * _column(scale, steps)
+
+
+def _column(scale: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return scale.float().reshape(-1, *[1] * (weights.dim() - 1))
+
+
+def _stored(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as the files hold them."""
+    found = {}
+    for name, value in module.state_dict().items():
+        if value.dim() == 2 and name.startswith(IN_BYTES):
+            found[name], found[name + SCALE] = to_bytes(value)
+        else:
+            found[name] = value.half() if value.is_floating_point() else value
+    return found
+
+
+def _restored(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What ``_stored`` made, in float32."""
+    found = {}
+    for name, value in stored.items():
+        if name + SCALE in stored:
+            found[name] = from_bytes(value, stored[name + SCALE])
+        elif not name.endswith(SCALE):
+            found[name] = value.float() if value.is_floating_point() else value
+    return found
+
+
+def round_weights(module: nn.Module) -> nn.Module:
+    """Round all weights to what the files can hold, in place, so that every engine computes with the same."""
+    module.load_state_dict(_restored(_stored(module)))
     return module
-
-
-def _saved_buffers(module: nn.Module) -> list[torch.Tensor]:
-    saved = module.state_dict().keys()
-    return [buffer for name, buffer in module.named_buffers() if name in saved]
 
 
 def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
     """Write config.json, conversion.safetensors and vocoder.safetensors, each atomically."""
     for name, module in (("conversion", conversion), ("vocoder", vocoder)):
-        state = _half(module)
+        state = _stored(module)
         replace(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     config = {
         "format": MODEL_FORMAT,
@@ -47,14 +82,10 @@ def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
     replace(folder / MODEL_CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
 
 
-def _half(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-
-
 def digest(module: nn.Module) -> str:
     """Of the weights as they are saved: it tells a model from others of its shape, however often it is exported."""
     found = hashlib.sha256()
-    for name, tensor in sorted(_half(module).items()):
+    for name, tensor in sorted(_stored(module).items()):
         found.update(name.encode())
         found.update(tensor.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:32]
@@ -88,8 +119,7 @@ def load(folder: Path) -> tuple[ConversionModel, Vocoder]:
 
 def _load_weights(path: Path, module: nn.Module) -> None:
     try:
-        state = load_file(path)
-        module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        module.load_state_dict(_restored(load_file(path)))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: missing, damaged or not of this model ({reason}); export the model again") from None

@@ -1,4 +1,4 @@
-"""Who says it: log-mel to one unit-length embedding."""
+"""Who says it, as one unit-length embedding: of a log-mel, or of what a verifier has heard."""
 
 from __future__ import annotations
 
@@ -28,3 +28,19 @@ class SpeakerEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return nn.functional.normalize(self.output(pool_statistics(x)).float(), dim=1)
+
+
+class VoiceProjection(nn.Module):
+    """What a verifier hears of somebody, as the decoder is to have it: voice [B, V] -> [B, E] of unit length.
+
+    Linear, as the verifier has heard many thousands of people and a corpus has hundreds: there is no more to learn
+    about who is like whom. After Jia et al. 2018, "Transfer Learning from Speaker Verification to Multispeaker
+    Text-To-Speech Synthesis", section 2.1.
+    """
+
+    def __init__(self, config: ConversionConfig) -> None:
+        super().__init__()
+        self.projection = nn.Linear(config.voice_channels, config.embedding_channels)
+
+    def forward(self, voice: Tensor) -> Tensor:
+        return nn.functional.normalize(self.projection(voice).float(), dim=1)

@@ -1,17 +1,16 @@
-"""Whose voice is this: CAM++, a speaker-verification network that others trained, as a listener in training.
+"""Whose voice is this: CAM++, a speaker-verification network that others trained.
 
-It takes no part in conversion, and no weights of it are in a model. ``recipes/base/verifier.py`` makes its file.
+It listens in training, and a model may hear its speakers with it (``vconv.verifier``). ``recipes/base/verifier.py``
+makes its file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,14 +19,9 @@ from torch.nn import functional as F
 
 from vconv.config import build
 from vconv.errors import InputError
-from vconv.features import SAMPLE_RATE
 from vconv.models.saved import replace
+from vconv.verifier import ENERGY_FLOOR, FBANKS, FRAME_HOP, FRAME_SAMPLES, N_FFT, PREEMPHASIS, filterbank
 
-FBANKS = 80
-WINDOW, HOP, N_FFT = 400, 160, 512  # samples at 16 kHz
-LOWEST = 20.0  # Hz
-PREEMPHASIS = 0.97
-ENERGY_FLOOR = 1.1920929e-07
 SEGMENT = 100  # frames of the network, at half the rate of the features, whose mean is context
 DILATIONS = (1, 2, 2)
 CONFIG = "verifier"  # in the file's metadata
@@ -43,29 +37,15 @@ class VerifierConfig:
     embedding_channels: int = 192
 
 
-@functools.lru_cache(1)
-def _filterbank() -> np.ndarray:
-    """Kaldi's triangular filters, of height one on the HTK mel scale: [FBANKS, N_FFT // 2 + 1]"""
-    mel = lambda hz: 1127.0 * np.log1p(hz / 700.0)  # noqa: E731
-    edges = np.linspace(mel(LOWEST), mel(SAMPLE_RATE / 2), FBANKS + 2)
-    place = mel(np.arange(N_FFT // 2 + 1) * SAMPLE_RATE / N_FFT)
-    rising = (place - edges[:-2, None]) / (edges[1] - edges[0])
-    falling = (edges[2:, None] - place) / (edges[1] - edges[0])
-    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
-
-
 def fbank(wave: Tensor) -> Tensor:
-    """Kaldi's log filterbank energies, without dither, less their mean over time: [B, N] at 16 kHz -> [B, T, FBANKS].
-
-    100 frames a second. Frames lie within the wave: at least 400 samples are needed.
-    """
-    frames = wave.float().unfold(1, WINDOW, HOP)
+    """As ``vconv.verifier.fbank``, where gradients are needed: [B, N] at 16 kHz -> [B, T, FBANKS]"""
+    frames = wave.float().unfold(1, FRAME_SAMPLES, FRAME_HOP)
     frames = frames - frames.mean(dim=2, keepdim=True)
     frames = frames - PREEMPHASIS * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
-    window = torch.hann_window(WINDOW, periodic=False, device=wave.device) ** 0.85
+    window = torch.hann_window(FRAME_SAMPLES, periodic=False, device=wave.device) ** 0.85
     power = torch.fft.rfft(frames * window, N_FFT).abs().square()
     with torch.autocast(wave.device.type, enabled=False):
-        energies = (power @ torch.from_numpy(_filterbank()).to(wave.device).T).clamp(min=ENERGY_FLOOR).log()
+        energies = (power @ torch.from_numpy(filterbank()).to(wave.device).T).clamp(min=ENERGY_FLOOR).log()
     return energies - energies.mean(dim=1, keepdim=True)
 
 
@@ -139,12 +119,19 @@ class Verifier(nn.Module):
         self.output = nn.Linear(2 * channels, config.embedding_channels)
 
     def forward(self, wave: Tensor) -> Tensor:
-        x = self.features(wave)[-1]
+        return self.embed(fbank(wave))
+
+    def embed(self, energies: Tensor) -> Tensor:
+        """``fbank`` of a wave [B, T, FBANKS] -> embedding [B, E]"""
+        x = self._hear(energies)[-1]
         return F.normalize(self.output(torch.cat([x.mean(dim=2), x.std(dim=2)], dim=1)).float(), dim=1)
 
     def features(self, wave: Tensor) -> list[Tensor]:
         """What it hears on the way to the embedding, after each part: [B, C, F, T], then [B, C, T / 2]."""
-        maps = self.last_map(self.maps(self.input(fbank(wave).transpose(1, 2).unsqueeze(1)).relu())).relu()
+        return self._hear(fbank(wave))
+
+    def _hear(self, energies: Tensor) -> list[Tensor]:
+        maps = self.last_map(self.maps(self.input(energies.transpose(1, 2).unsqueeze(1)).relu())).relu()
         x = self.frames(maps.flatten(1, 2)).relu()
         found = [maps, x]
         for layers, transition in zip(self.blocks, self.transitions):

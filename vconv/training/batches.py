@@ -170,6 +170,7 @@ class ConversionBatch:
     clean_pitch: np.ndarray  # [B, 2, T]
     reference: np.ndarray  # [B, N_MELS, 2K] other speech of the target
     reference_phonetic: np.ndarray  # [B, R, K]
+    voice: np.ndarray  # [B, V] what a verifier hears of the reference; V is 0 without one
     speaker: np.ndarray  # [B] of the target, -1 where the voice is nobody's
     source_speaker: np.ndarray  # [B]
     label: np.ndarray  # [B] of the target's clip, -1 where unknown
@@ -219,8 +220,15 @@ def _in_voice(speech: Speech, octaves: float) -> Speech:
 
 
 class ConversionSampler:
-    def __init__(self, corpus: Corpus, config: BatchConfig, seed: int) -> None:
-        self.corpus, self.config, self.seed = corpus, config, seed
+    """Crops for the conversion model.
+
+    ``voices`` holds what a verifier hears of the items [items, V], by the octaves by which they are made higher.
+    """
+
+    def __init__(
+        self, corpus: Corpus, config: BatchConfig, seed: int, voices: dict[float, np.ndarray] | None = None
+    ) -> None:
+        self.corpus, self.config, self.seed, self.voices = corpus, config, seed, voices or {}
         # Of what has been disturbed as a wave already: the recognizer has heard the noise as well.
         self._milder = dataclasses.replace(config.perturb, noise=0.0, babble=0.0, reverb=0.0, band_limit=0.0)
         self._singles = [i for i, item in enumerate(corpus.items) if not item.group]
@@ -259,7 +267,7 @@ class ConversionSampler:
         pairs += [(int(i), int(i)) for i in singles]
         reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
         items, store = self.corpus.items, self.corpus.store
-        source, clean, pitch, clean_pitch, reference, units, voices = [], [], [], [], [], [], []
+        source, clean, pitch, clean_pitch, reference, voice, units, names = [], [], [], [], [], [], [], []
         for a, b in pairs:
             entry = items[b].entry
             whole = self._speech(entry)
@@ -273,18 +281,21 @@ class ConversionSampler:
             tracked = self._as_tracked(rng, f0)
             clean_pitch.append(self._pitch(f0, start, octaves))
             pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves))
-            reference.append(_in_voice(self._reference(rng, b, start, reference_frames), octaves))
+            clips, other = self._reference(rng, b, start, reference_frames)
+            reference.append(_in_voice(other, octaves))
+            voice.append(self._voice(clips, octaves))
             units.append(self._units(b, start))
-            voices.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
+            names.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
         return ConversionBatch(
             *stack(source),
             *stack(clean),
             np.stack(pitch),
             np.stack(clean_pitch),
             *stack(reference),
-            np.array([speaker for speaker, _ in voices]),
+            np.stack(voice),
+            np.array([speaker for speaker, _ in names]),
             np.array([items[a].speaker for a, _ in pairs]),
-            np.array([label for _, label in voices]),
+            np.array([label for _, label in names]),
             np.stack(units),
             *self._phone_part(rng),
         )
@@ -328,16 +339,24 @@ class ConversionSampler:
             phonetic = np.zeros_like(phonetic)
         return Speech(mel, phonetic)
 
-    def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> Speech:
-        """Speech of the same speaker, of other clips or at least of another place, so many frames (even).
+    def _voice(self, clips: list[int], octaves: float) -> np.ndarray:
+        """What a verifier hears of clips of one speaker, made so much higher: [V] of unit length"""
+        if not self.voices:
+            return np.zeros(0, np.float32)
+        heard = self.voices[octaves][clips].sum(axis=0)
+        return heard / np.linalg.norm(heard)
+
+    def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> tuple[list[int], Speech]:
+        """Speech of the same speaker, of other clips (which) or at least of another place, so many frames (even).
 
         Were it the crop itself, the embedding could carry words.
         """
         item = self.corpus.items[index]
         others = [i for i in self.corpus.by_speaker[item.speaker] if i != index]
         if others:
-            parts, missing = [], frames
+            clips, parts, missing = [], [], frames
             for i in rng.permutation(others)[:REFERENCE_CLIPS]:
+                clips.append(int(i))
                 other = self._speech(self.corpus.items[i].entry)
                 at = int(rng.integers(0, max(1, len(other.mel) - missing + 1))) // 2 * 2
                 parts.append(_part(other, at, at + missing))
@@ -345,16 +364,18 @@ class ConversionSampler:
                 if not missing:
                     break
             joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mel", "phonetic"))
-            return Speech(*joined).crop(0, frames)
+            return clips, Speech(*joined).crop(0, frames)
         whole = self._speech(item.entry)
         before, after = _part(whole, 0, start), _part(whole, start + self.config.frames, len(whole.mel))
         rest = after if len(after.mel) >= len(before.mel) else before
-        return (rest if len(rest.mel) >= 24 else whole).crop(0, frames)
+        return [index], (rest if len(rest.mel) >= 24 else whole).crop(0, frames)
 
     def _other_voice(self, rng: np.random.Generator) -> float:
         """Octaves by which an item's voice is moved, 0 where it stays."""
         if not (self.config.other_voice and rng.random() < self.config.other_voice):
             return 0.0
+        if self.voices:  # a verifier has heard each clip in these alone
+            return float(rng.choice([octaves for octaves in self.voices if octaves]))
         return float(rng.uniform(-self.config.other_octaves, self.config.other_octaves))
 
     def _units(self, index: int, start: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from vconv.models.discriminators import MelDiscriminator
 from vconv.models.layers import GradientReversal
 from vconv.models.moonshine import load_moonshine
 from vconv.models.speaker_classifier import CodeReader, PhoneHead, SpeakerClassifier, SpeakerHead
-from vconv.models.speaker_encoder import SpeakerEncoder
+from vconv.models.speaker_encoder import SpeakerEncoder, VoiceProjection
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.verifier import load_verifier
 from vconv.models.vocoder import Vocoder
@@ -49,7 +49,7 @@ from vconv.training.common import (
 )
 from vconv.training.hearing import load_hearing
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
-from vconv.training.likeness import Listener, likeness, speaker_voices
+from vconv.training.likeness import Listener, clip_voices, likeness, speaker_voices
 from vconv.training.load import load_vocoder, speak
 from vconv.training.losses import (
     code_consistency,
@@ -62,6 +62,7 @@ from vconv.training.losses import (
     uniform_confusion,
     unit_cross_entropy,
 )
+from vconv.training.projection import fit_projection
 from vconv.training.table import measure_registers, with_speakers
 
 
@@ -143,7 +144,7 @@ class ConversionTraining:
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
     listen: str = ""  # a vocoder checkpoint or a model's folder: validation is then heard in TensorBoard, not only seen
-    verifier: str = ""  # of speakers, for losses.voice and losses.likeness; it hears through the vocoder of `listen`
+    verifier: str = ""  # of speakers, for model.speaker, losses.voice and, through the vocoder of `listen`, likeness
     words_by: str = ""  # the recognizer that listens to conversions, for losses.words; default: that of the corpus
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()
@@ -151,6 +152,11 @@ class ConversionTraining:
     losses: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     log: LogConfig = LogConfig()
+
+
+def who(batch: dict[str, Tensor], config: ConversionConfig) -> Tensor:
+    """What the model is told of the target beside its mel: voice [B, V] or number [B]."""
+    return batch["voice" if config.speaker == "verifier" else "speaker"]
 
 
 class Learner(nn.Module):
@@ -196,7 +202,7 @@ class Learner(nn.Module):
         both = model.content(torch.cat([batch["source"], batch["clean"]]), phonetic)
         code = model.bottleneck(both)
         (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
-        embedding = model.embed(batch["reference"], batch["speaker"])
+        embedding = model.embed(batch["reference"], who(batch, model.config))
         losses = {}
         if weights.decodes:
             reference = self._reference(batch["reference"], batch["reference_phonetic"])
@@ -239,11 +245,12 @@ class Learner(nn.Module):
             if weights.cycle:  # heard by the mel alone
                 with frozen(model.content, model.speaker):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
-                    if isinstance(model.speaker, SpeakerEncoder):  # a table hears nothing
+                    if isinstance(model.speaker, SpeakerEncoder):  # no other hears mels
                         losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
             fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], wanted])}
             if weights.listens:
-                fakes |= {"converted": converted, "pitch": pitch, "speaker": batch["speaker"].roll(1, 0)[some]}
+                fakes |= {"converted": converted, "pitch": pitch}
+                fakes |= {name: batch[name].roll(1, 0)[some] for name in ("speaker", "voice")}
                 fakes |= {"source": batch["clean"][some], "source_pitch": batch["clean_pitch"][some]}
         return losses, fakes if weights.judges(step) or weights.listens else {}
 
@@ -300,12 +307,24 @@ def check_settings(config: ConversionTraining) -> None:
         raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
     if config.losses.verifies and not config.verifier:
         raise InputError("losses.voice, losses.likeness: need a verifier; set verifier")
+    if config.model.speaker == "verifier" and not config.verifier:
+        raise InputError("model.speaker: verifier: there is none; set verifier")
     if config.losses.listens and not config.listen:
         raise InputError("losses.likeness, losses.words: what is converted is heard through a vocoder; set listen")
     if config.losses.words and not (config.words_by or config.corpus.recognizer):
         raise InputError("losses.words: heard by the recognizer; set corpus.recognizer or words_by")
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
+
+
+def make_sampler(corpus: Corpus, config: ConversionTraining, seed: int) -> ConversionSampler:
+    """With what a verifier hears of the clips, if the model's speakers are heard by one."""
+    voices = {}
+    if config.model.speaker == "verifier":
+        largest = config.batch.other_octaves
+        moved = (largest, -largest) if config.batch.other_voice else ()
+        voices = {octaves: clip_voices(corpus, config.verifier, octaves) for octaves in (0.0, *moved)}
+    return ConversionSampler(corpus, config.batch, seed, voices)
 
 
 def give_denoiser(model: ConversionModel, path: Path) -> None:
@@ -332,15 +351,16 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     start = begin(config, resume, config.losses.label)
     accelerator, state, corpus = start.accelerator, start.state, start.corpus
     model = dataclasses.replace(config.model, phonetic_channels=corpus.store.phonetic_channels)
+    if model.speaker == "verifier":
+        model = dataclasses.replace(model, voice_channels=load_verifier(config.verifier).config.embedding_channels)
     config = dataclasses.replace(config, model=with_speakers(model, corpus, state))
     if config.losses.units and not corpus.unit_count:
         raise InputError(f"losses.units: {config.corpus.manifest} has no column '{UNITS}'; add it, or use 0")
-    sampler = ConversionSampler(corpus, config.batch, config.seed)
+    with accelerator.main_process_first():  # the others then find on the disk what a verifier has heard
+        voices = speaker_voices(corpus, config.verifier) if config.losses.verifies else None
+        sampler = make_sampler(corpus, config, config.seed)
+        validation = make_sampler(start.validation, config, config.seed + 1) if start.validation.items else None
     torch.manual_seed(config.seed)
-    voices = None
-    if config.losses.verifies:
-        with accelerator.main_process_first():  # the others then find them on the disk
-            voices = speaker_voices(corpus, config.verifier)
     learner = Learner(
         config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.unit_count, voices
     )
@@ -359,6 +379,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     if config.start_from and not state:
         modules = {"learner": learner, "ema": learner.model, "discriminator": discriminator}
         start_from(Path(config.start_from), config.task, modules)
+        if isinstance(learner.model.speaker, VoiceProjection):
+            fit_projection(learner.model.speaker, Path(config.start_from), corpus, sampler.voices[0.0])
     if config.hearing and not state:
         give_denoiser(learner.model, Path(config.hearing))
     ema = Ema(learner.model, config.optimizer.ema)
@@ -410,9 +432,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                 critic_optimizer.zero_grad()
 
             journal.add({"gradient": norm})
-            journal.end_step(
-                step, lambda done: validate(bare.model, vocoder, start.validation, config, journal.monitor, done)
-            )
+            journal.end_step(step, lambda done: validate(bare.model, vocoder, validation, journal.monitor, done))
     finally:
         journal.close()
     return start.folder / CHECKPOINT
@@ -455,19 +475,17 @@ def critic_loss(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor]
 def validate(
     model: ConversionModel,
     vocoder: Vocoder | None,
-    corpus: Corpus,
-    config: ConversionTraining,
+    sampler: ConversionSampler,
     monitor: Monitor,
     step: int,
 ) -> None:
     """Reconstruction on held-out clips, always the same ones, and pictures (and the sound) of a few."""
-    sampler = ConversionSampler(corpus, config.batch, config.seed + 1)
     device = next(model.parameters()).device
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
         heard = batch["source_phonetic"], batch["reference_phonetic"]
-        mel = model(batch["source"], batch["pitch"], batch["reference"], batch["speaker"], *heard)
+        mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *heard)
         total += mel_l1(mel, batch["clean"]).item()
     monitor.losses(step, {"validation": total / rounds})
     for k in range(2):

@@ -41,6 +41,12 @@ def recognizer_of(path: Path) -> Path | None:
     return Path(found) if found else None
 
 
+def verifier_of(path: Path) -> Path | None:
+    """The file of the verifier that a checkpoint's training had, if it had one."""
+    found = checkpoint.load_task(path, "conversion")["config"].get("verifier")
+    return Path(found) if found else None
+
+
 def load_vocoder(path: Path) -> Vocoder:
     """Of a checkpoint, or of a model's folder. Raises InputError where there is none."""
     if path.is_dir():

@@ -75,7 +75,7 @@ class VocoderTraining:
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
     start_from: str = ""  # a vocoder checkpoint whose weights and discriminators to begin with
     conversion: str = ""  # a conversion checkpoint: train on the mels that it predicts, too
-    verifier: str = ""  # of speakers, for losses.likeness
+    verifier: str = ""  # of speakers, for losses.likeness and for a `conversion` that hears them with it
     corpus: CorpusConfig = CorpusConfig()
     model: VocoderConfig = VocoderConfig()
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
@@ -97,7 +97,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
         if config.corpus.features == "live":
             raise InputError("conversion: predicted mels need the whole corpus; set corpus.features to store")
         model = load_conversion(Path(config.conversion)).to(device)
-        predicted = predict_mels(model, corpus, full_band_items(corpus, config.batch), config.seed)
+        chosen = full_band_items(corpus, config.batch)
+        predicted = predict_mels(model, corpus, chosen, config.seed, config.verifier)
     sampler = WaveSampler(corpus, config.batch, config.seed, predicted)
     torch.manual_seed(config.seed)
     vocoder = Vocoder(config.model).to(device)

@@ -1,0 +1,44 @@
+"""From a speaker encoder to a verifier: a model that has learned with the one goes on with the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vconv.config import ConversionConfig, build
+from vconv.models.speaker_encoder import SpeakerEncoder, VoiceProjection
+from vconv.training import checkpoint
+from vconv.training.batches import Corpus
+
+CLIP_FRAMES = 256  # of each clip, that the encoder hears
+RIDGE = 1.0  # of the least squares; from 0.001 to 10 makes no difference on held-out speakers
+
+
+@torch.no_grad()
+def fit_projection(projection: VoiceProjection, path: Path, corpus: Corpus, voices: np.ndarray) -> None:
+    """Have the projection say of voices [items, V] what a checkpoint's speaker encoder says of the clips.
+
+    By least squares, so that the decoder of that checkpoint understands it from the first step on. Nothing is done
+    where it has no encoder, or one of other embeddings.
+    """
+    state = checkpoint.load_task(path, "conversion")
+    config = build(ConversionConfig, state["config"]["model"], str(path))
+    if config.speaker != "encoder" or config.embedding_channels != projection.projection.out_features:
+        return
+    encoder = SpeakerEncoder(config).eval()
+    weights = {name: value for name, value in state["ema"].items() if name.startswith("speaker.")}
+    encoder.load_state_dict({name.removeprefix("speaker."): value for name, value in weights.items()})
+    embeddings = torch.cat([encoder(_beginning(corpus, index)) for index in range(len(corpus.items))]).double()
+    inputs = torch.nn.functional.pad(torch.from_numpy(voices).double(), (0, 1), value=1.0)
+    found = torch.linalg.solve(inputs.T @ inputs + RIDGE * torch.eye(inputs.shape[1]), inputs.T @ embeddings)
+    projection.projection.weight.copy_(found[:-1].T)
+    projection.projection.bias.copy_(found[-1])
+
+
+def _beginning(corpus: Corpus, index: int) -> Tensor:
+    """The first ``CLIP_FRAMES`` of a clip: [1, N_MELS, T], T even"""
+    mel = corpus.store.clip_mel(corpus.items[index].entry)[:CLIP_FRAMES].astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(mel[: len(mel) // 2 * 2].T))[None]
