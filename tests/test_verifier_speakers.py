@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,16 @@ pytest.importorskip("accelerate")
 pytest.importorskip("onnxscript")
 
 import vconv  # noqa: E402
-from tests.conftest import speech  # noqa: E402
+from tests.conftest import Outcome, speech  # noqa: E402
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, train  # noqa: E402
+from vconv import audio  # noqa: E402
 from vconv.export import export  # noqa: E402
+from vconv.inference.voice import Voice, speech_of  # noqa: E402
 from vconv.manifest import read_manifest  # noqa: E402
 from vconv.models import verifier as torch_verifier  # noqa: E402
 from vconv.models.verifier import Verifier, VerifierConfig, load_verifier, save_verifier  # noqa: E402
+from vconv.training import finetune as tuning  # noqa: E402
 from vconv.training.batches import BatchConfig, ConversionSampler, load_corpus  # noqa: E402
 from vconv.training.likeness import clip_voices, likeness  # noqa: E402
 from vconv.training.load import load_conversion  # noqa: E402
@@ -186,19 +190,46 @@ def test_units_carry_what_the_verifier_hears(folder: Path) -> None:
     assert len(converter.decode(units)) == units.samples
 
 
+def test_a_voice_is_tuned_by_ear(folder: Path, tmp_path: Path, vconv_cli: Callable[..., Outcome]) -> None:
+    clips = [(speech(12.0, f0=140, seed=k), SAMPLE_RATE) for k in range(2)]
+    converter, model = vconv.load(folder, threads=1), tuning.load_model(folder, 1)
+    ear = tuning.load_ear(folder, [speech_of(clip) for clip in clips])
+    assert ear.voice.shape == (1, SMALL.embedding_channels) and ear.listener.recognizer is None
+    features = [converter.speech_features(clip) for clip in clips]
+    config = tuning.FinetuneConfig(steps=12, check_every=4, items=2, frames=48, voices=2, listening_rate=0.03)
+    embedding = converter.voice(clips).embedding
+    people = np.random.default_rng(0).standard_normal((5, len(embedding)))
+    people /= np.linalg.norm(people, axis=1, keepdims=True)
+    tuned = tuning.finetune(model, features, embedding, config, people=people, ear=ear)
+    assert tuned.steps > 0 and tuned.after < tuned.before
+    again = tuning.finetune(model, features, embedding, config, people=people, ear=ear)
+    np.testing.assert_array_equal(again.style, tuned.style)
+    # From the shell, where there is no population of voices.
+    for k, (wave, rate) in enumerate(clips):
+        audio.write(tmp_path / f"{k}.wav", wave, rate)
+    options = "-o", tmp_path / "voice.npz", "--model", folder, "--steps", 1, "--threads", 1
+    done = vconv_cli("finetune", "-t", tmp_path / "0.wav", "-t", tmp_path / "1.wav", *options)
+    assert done.code == 0, done.err
+    assert Voice.load(tmp_path / "voice.npz").style is not None or "after 0 steps" in done.out
+
+
+def test_a_model_without_a_verifier_has_no_ear(small_model: Path) -> None:
+    assert tuning.load_ear(small_model, [speech(1.0)]) is None
+
+
 def test_a_missing_or_wrong_verifier_is_said(
     folder: Path, trained: tuple[Path, Path], verifier_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="belongs to another model"):
         FolderVerifier(folder, 5, 1)(speech(1.0))
-    graph = folder / "verifier.onnx"
-    moved = graph.rename(tmp_path / "verifier.onnx")
-    try:
-        for device in ("cpu", "torch"):
-            with pytest.raises(InputError, match="no such verifier"):
-                vconv.load(folder, device, 1)
-    finally:
-        moved.rename(graph)
+    for name in ("verifier.onnx", "verifier.safetensors"):
+        moved = (folder / name).rename(tmp_path / name)
+        try:
+            for device in ("cpu", "torch"):
+                with pytest.raises(InputError, match=f"{name}: no such verifier"):
+                    vconv.load(folder, device, 1)
+        finally:
+            moved.rename(folder / name)
     other = tmp_path / "other.safetensors"
     save_verifier(other, Verifier(dataclasses.replace(SMALL, embedding_channels=5)))
     with pytest.raises(InputError, match="was trained with another verifier"):

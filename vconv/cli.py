@@ -206,7 +206,8 @@ def finetune(
     with _silent_libraries(), _needs_extra():
         from vconv.inference import load
         from vconv.inference.loading import available_cores
-        from vconv.inference.voice import clips_in
+        from vconv.inference.population import people_of
+        from vconv.inference.voice import clips_in, speech_of
         from vconv.training import finetune as tuning
 
         first = target[0].resolve()
@@ -218,9 +219,10 @@ def finetune(
         converter = load(folder, threads=threads)
         voice = converter.voice(clips)
         speech = [converter.speech_features(clip) for clip in clips]
+        ear = tuning.load_ear(folder, [speech_of(clip) for clip in clips])
         with _progress(None, quiet) as report:
             config = tuning.FinetuneConfig(steps=steps, seed=seed)
-            tuned = tuning.finetune(network, speech, voice.embedding, config, report.count)
+            tuned = tuning.finetune(network, speech, voice.embedding, config, report.count, people_of(folder), ear)
         _save_voice(dataclasses.replace(voice, style=tuned.style, model=converter.model), place)
     if not quiet:
         change = f"{tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps"

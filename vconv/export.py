@@ -22,20 +22,18 @@ from torch import Tensor, nn
 
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP
-from vconv.inference.engine import WEIGHTS
 from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.speaker_table import SpeakerTable
-from vconv.models.verifier import Verifier, fbank, load_verifier
+from vconv.models.verifier import Verifier, fbank, load_verifier, save_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.recognizer import RECOGNIZER, Recognizer
 from vconv.training.load import load_conversion, load_vocoder, recognizer_of, verifier_of
-from vconv.verifier import VERIFIER, WINDOW_SAMPLES
+from vconv.verifier import VERIFIER_WEIGHTS, WINDOW_SAMPLES
 
 OPSET = 18
 SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
-SMALLEST_ROW = 16  # elements; tensors of shorter rows are not rounded to 8 bits
 EXAMPLE_FRAMES = 64  # of the inputs that the tracer runs on
 STYLE_RANK = 8  # of the matrices that `vconv finetune` may add; more makes larger voices and slower conversions
 
@@ -121,20 +119,21 @@ def write_model(
     folder go first: what a kill leaves is incomplete and says so, and never two models mixed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz")]:
+    for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz"), folder / VERIFIER_WEIGHTS]:
         if recognizer is None or stale.resolve() != recognizer.resolve():
-            stale.unlink()
+            stale.unlink(missing_ok=True)
     conversion.config = dataclasses.replace(conversion.config, style_rank=STYLE_RANK)
     saved.round_weights(conversion.eval())
     saved.round_weights(vocoder.eval())
     saved.save(folder, conversion, vocoder)
+    graphs = networks(conversion, vocoder)
+    if verifier is not None:
+        save_verifier(folder / VERIFIER_WEIGHTS, verifier, in_bytes=True)
+        graphs["verifier"] = verifier_network(verifier)
     weights = places(folder)
     if recognizer is not None and recognizer.resolve() != (folder / RECOGNIZER).resolve():
         saved.replace(folder / RECOGNIZER, lambda path: path.write_bytes(recognizer.read_bytes()))
-    if verifier is not None:
-        graph = store_in_bytes(trace(verifier_network(verifier)))
-        saved.replace(folder / VERIFIER, lambda path: onnx.save(graph, path))
-    for name, network in networks(conversion, vocoder).items():
+    for name, network in graphs.items():
         graph = refer(store_in_half(trace(network)), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
     if isinstance(conversion.speaker, SpeakerTable):
@@ -245,25 +244,6 @@ def trace(network: Network) -> onnx.ModelProto:
     return program.model_proto
 
 
-def store_in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Round large weights to 8 bits, each row to a scale of its own, and keep the others in half precision.
-
-    A row is what makes one output of a convolution. The result differs: this is for networks that allow for it.
-    """
-    graph, nodes = model.graph, []
-    for tensor in list(graph.initializer):
-        rows = math.prod(tensor.dims[:1])
-        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_ROW * rows:
-            continue
-        name = tensor.name
-        steps, scale = (part.numpy() for part in saved.to_bytes(torch.from_numpy(numpy_helper.to_array(tensor).copy())))
-        tensor.CopyFrom(numpy_helper.from_array(steps, f"{name}.steps"))
-        graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
-        nodes += _dequantized(f"{name}.steps", f"{name}.scale", name)
-    _begin_with(graph, nodes)
-    return store_in_half(model)
-
-
 def _dequantized(steps: str, scale: str, output: str) -> list[onnx.NodeProto]:
     """Nodes that make float32 weights of steps and the scale of each row in half precision."""
     return [
@@ -309,7 +289,7 @@ def places(folder: Path) -> dict[bytes, Place]:
     """Where the tensors of a folder's safetensors files lie, by digests of what they hold in half or, from 8 bits,
     single precision."""
     found = {}
-    for file in WEIGHTS:
+    for file in sorted(path.name for path in folder.glob("*.safetensors")):
         data = (folder / file).read_bytes()
         header = int.from_bytes(data[:8], "little")
         tensors = json.loads(data[8 : 8 + header])

@@ -21,7 +21,8 @@ from vconv.graphs import open_graph
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-VERIFIER = "verifier.onnx"  # in a model folder
+VERIFIER = "verifier.onnx"  # in a model folder; its weights beside it
+VERIFIER_WEIGHTS = "verifier.safetensors"
 WINDOW_SECONDS = 4.0  # that it hears at a time
 WINDOW_SAMPLES = round(WINDOW_SECONDS * SAMPLE_RATE)
 
@@ -79,8 +80,9 @@ class FolderVerifier:
     def __init__(self, folder: Path, channels: int, threads: int) -> None:
         self._path, self._channels, self._threads = folder / VERIFIER, channels, threads
         self._session: InferenceSession | None = None
-        if not self._path.is_file():
-            raise InputError(f"{self._path}: no such verifier; export or download the model again")
+        for path in (self._path, folder / VERIFIER_WEIGHTS):
+            if not path.is_file():
+                raise InputError(f"{path}: no such verifier; export or download the model again")
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """The mean voice of a wave's windows: [N] at 16 kHz -> [V] of unit length

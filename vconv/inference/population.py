@@ -236,3 +236,11 @@ def population_of(folder: Path) -> Population:
     if population.model != read_identity(folder):
         raise InputError(f"{path}: was fitted for other weights than this model has; {_remedy(folder)}")
     return population
+
+
+def people_of(folder: Path) -> np.ndarray | None:
+    """Embeddings [N, E] of the speakers in a model folder's population; None where it has none of its own."""
+    try:
+        return population_of(folder).speakers
+    except InputError:
+        return None

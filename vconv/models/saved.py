@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,6 @@ from vconv.files import replacing
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 
-# Networks whose matrices are kept in 8 bits: what the content encoder says is rounded anyway.
-IN_BYTES = ("content.",)
 SCALE = ".scale8"  # after a matrix' name: what one step of each of its rows is
 
 
@@ -40,19 +39,24 @@ def _column(scale: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return scale.float().reshape(-1, *[1] * (weights.dim() - 1))
 
 
-def _stored(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights as the files hold them."""
+def _in_bytes(name: str, value: torch.Tensor) -> bool:
+    """Whether weights are kept in 8 bits: the content encoder's matrices, since what it says is rounded anyway."""
+    return value.dim() == 2 and name.startswith("content.")
+
+
+def stored(module: nn.Module, in_bytes: Callable[[str, torch.Tensor], bool] = _in_bytes) -> dict[str, torch.Tensor]:
+    """The weights as the files hold them, those that ``in_bytes`` names in 8 bits and the others in half precision."""
     found = {}
     for name, value in module.state_dict().items():
-        if value.dim() == 2 and name.startswith(IN_BYTES):
+        if in_bytes(name, value):
             found[name], found[name + SCALE] = to_bytes(value)
         else:
             found[name] = value.half() if value.is_floating_point() else value
     return found
 
 
-def _restored(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What ``_stored`` made, in float32."""
+def restored(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What ``stored`` made, in float32."""
     found = {}
     for name, value in stored.items():
         if name + SCALE in stored:
@@ -64,14 +68,14 @@ def _restored(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def round_weights(module: nn.Module) -> nn.Module:
     """Round all weights to what the files can hold, in place, so that every engine computes with the same."""
-    module.load_state_dict(_restored(_stored(module)))
+    module.load_state_dict(restored(stored(module)))
     return module
 
 
 def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
     """Write config.json, conversion.safetensors and vocoder.safetensors, each atomically."""
     for name, module in (("conversion", conversion), ("vocoder", vocoder)):
-        state = _stored(module)
+        state = stored(module)
         replace(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     config = {
         "format": MODEL_FORMAT,
@@ -85,7 +89,7 @@ def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
 def digest(module: nn.Module) -> str:
     """Of the weights as they are saved: it tells a model from others of its shape, however often it is exported."""
     found = hashlib.sha256()
-    for name, tensor in sorted(_stored(module).items()):
+    for name, tensor in sorted(stored(module).items()):
         found.update(name.encode())
         found.update(tensor.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:32]
@@ -119,7 +123,7 @@ def load(folder: Path) -> tuple[ConversionModel, Vocoder]:
 
 def _load_weights(path: Path, module: nn.Module) -> None:
     try:
-        module.load_state_dict(_restored(load_file(path)))
+        module.load_state_dict(restored(load_file(path)))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: missing, damaged or not of this model ({reason}); export the model again") from None

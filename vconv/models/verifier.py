@@ -19,12 +19,13 @@ from torch.nn import functional as F
 
 from vconv.config import build
 from vconv.errors import InputError
-from vconv.models.saved import replace
+from vconv.models import saved
 from vconv.verifier import ENERGY_FLOOR, FBANKS, FRAME_HOP, FRAME_SAMPLES, N_FFT, PREEMPHASIS, filterbank
 
 SEGMENT = 100  # frames of the network, at half the rate of the features, whose mean is context
 DILATIONS = (1, 2, 2)
 CONFIG = "verifier"  # in the file's metadata
+SMALLEST_ROW = 16  # weights of one output; where there are fewer they are not worth a scale of their own
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,19 @@ class Verifier(nn.Module):
         return [*found[:-1], self.last(x).float()]
 
 
-def save_verifier(path: Path, verifier: Verifier) -> None:
-    """One safetensors file in half precision, with the config in its metadata, written atomically."""
-    state = {name: value.half().contiguous() for name, value in verifier.state_dict().items()}
+def _has_rows(name: str, value: Tensor) -> bool:
+    return value.numel() >= SMALLEST_ROW * len(value)
+
+
+def save_verifier(path: Path, verifier: Verifier, in_bytes: bool = False) -> None:
+    """One safetensors file with the config in its metadata, written atomically.
+
+    In half precision, or weights in 8 bits: then ``verifier`` itself is rounded to what the file holds, too.
+    """
+    state = saved.stored(verifier, _has_rows if in_bytes else lambda name, value: False)
+    verifier.load_state_dict(saved.restored(state))
     metadata = {CONFIG: json.dumps(dataclasses.asdict(verifier.config))}
-    replace(path, lambda partial: save_file(state, partial, metadata))
+    saved.replace(path, lambda partial: save_file(state, partial, metadata))
 
 
 def load_verifier(path: str | Path) -> Verifier:
@@ -161,7 +170,8 @@ def load_verifier(path: str | Path) -> Verifier:
             if config is None:
                 raise InputError(f"{path}: not a verifier; recipes/base/verifier.py makes one")
             verifier = Verifier(build(VerifierConfig, config, str(path)))
-            verifier.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            verifier.load_state_dict(saved.restored(state))
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a verifier ({reason}); recipes/base/verifier.py makes one") from None

@@ -3,12 +3,14 @@
 The networks stay as they are. What is tuned is a style: what the decoder adds to the scales and shifts of its AdaIN
 layers and, as matrices of low rank, to its MLPs. The model first says the speaker's words in other voices, which
 nobody has; gradient descent on the style then turns these back into the recordings, as it will have to turn other
-people's speech into the speaker's (the back-translation of Sennrich et al. 2016, section 3, for voices). So the
-result is a part of a voice, which the exported graphs take like any other.
+people's speech into the speaker's (the back-translation of Sennrich et al. 2016, section 3, for voices). Where the
+model hears speakers with a verifier, that listens to the result as in training: the mel's error alone would blur it.
+So the result is a part of a voice, which the exported graphs take like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +26,12 @@ from vconv.errors import InputError
 from vconv.features import FRAME_RATE, LOG_MEL_MIDDLE, N_MELS, continuous_log_f0
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
+from vconv.models.moonshine import load_moonshine
+from vconv.models.verifier import load_verifier
+from vconv.recognizer import RECOGNIZER
+from vconv.training.likeness import Listener
 from vconv.training.losses import mel_l1
+from vconv.verifier import VERIFIER_WEIGHTS, windows
 
 MIN_SECONDS = 20.0  # of speech: less tells little that a single clip does not
 PIECE_FRAMES = 240  # 3.8 s: what clips are cut into, to be spoken or listened to
@@ -34,6 +41,8 @@ PROBES = 4  # batches of held-out crops, always the same
 OTHERNESS = 1.0  # how far other voices' embeddings are from the speaker's: a step of this length in any direction
 OTHER_OCTAVES = 0.9  # at most, from the speaker's register to theirs
 BETAS = (0.8, 0.98)  # Adam's, as in training
+# Weights where a verifier listens: of the mel, of the voice and, where the recognizer can listen as well, of the words.
+RECONSTRUCTION, LIKENESS, WORDS = 2.0, 2.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class FinetuneConfig:
     frames: int = 112  # of a crop, even
     voices: int = 5  # that each piece of speech is heard in
     learning_rate: float = 0.003  # of scales and shifts, which are about one, and of matrices of that size
+    listening_rate: float = 0.001  # the same, where a verifier listens
     check_every: int = 20  # steps between looks at held-out speech
     patience: int = 2  # looks without progress before it stops
     seed: int = 0
@@ -97,46 +107,77 @@ def load_model(folder: Path, threads: int) -> ConversionModel:
     return model
 
 
+@dataclass(frozen=True)
+class Ear:
+    """Who listens to what is made, and the voice [1, V] that it is to hear."""
+
+    listener: Listener
+    voice: Tensor
+
+
+def load_ear(folder: Path, waves: Sequence[np.ndarray]) -> Ear | None:
+    """The verifier and recognizer of a model folder, told the voice of a speaker's recordings: each [N] at 16 kHz.
+
+    None where the model has no verifier; a recognizer of which only a graph is known does not listen.
+
+    Raises:
+        InputError: a file of the folder is missing or wrong.
+    """
+    conversion, vocoder = saved.load(folder)
+    if conversion.config.speaker != "verifier":
+        return None
+    verifier, recognizer = load_verifier(folder / VERIFIER_WEIGHTS), None
+    if conversion.config.phonetic_channels:
+        with contextlib.suppress(InputError):
+            recognizer = load_moonshine(folder / RECOGNIZER)
+    with torch.inference_mode():
+        heard = torch.cat([verifier(_tensor(windows(wave))) for wave in waves])
+    return Ear(Listener(vocoder, verifier, recognizer), F.normalize(heard.sum(dim=0, keepdim=True), dim=1).clone())
+
+
 def finetune(
     model: ConversionModel,
     clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     embedding: np.ndarray,
     config: FinetuneConfig = FinetuneConfig(),
     report: Callable[[int, int], None] = lambda done, steps: None,
+    people: np.ndarray | None = None,
+    ear: Ear | None = None,
 ) -> Tuned:
     """The style that goes with a speaker's ``embedding`` [E], from clips.
 
     A clip is its log-mel [N_MELS, T], T even, its F0 [T'] Hz and a recognizer's features [R, T / 2].
 
     With it other voices that say the held-out part of the clips are turned into the speaker's no worse than without.
-    ``report`` is told the steps done and the steps there are.
+    These are some of ``people``, embeddings [N, E], or without any in random directions from the speaker's. How well
+    they are is said by the mel and by an ``ear``, if there is one. ``report`` is told the steps done, of how many.
 
     Raises:
         InputError: less than ``MIN_SECONDS`` of speech.
     """
     speaker = _tensor([embedding])
     rng = np.random.default_rng([config.seed, 1])
-    pieces, held_out = _split(_cut(model, clips, speaker, rng, config.voices), config.seed)
+    pieces, held_out = _split(_cut(model, clips, speaker, rng, config.voices, people), config.seed)
     probes = [_batch(held_out, pieces, rng, config) for _ in range(PROBES)]
     torch.manual_seed(config.seed)
     style = _first_style(model.config).requires_grad_()
-    optimizer = torch.optim.Adam([style], config.learning_rate, BETAS)
+    optimizer = torch.optim.Adam([style], config.listening_rate if ear else config.learning_rate, BETAS)
     best, best_step = torch.zeros_like(style), 0
-    before = after = _error(model, probes, speaker, best)
+    before = after = _error(model, probes, speaker, best, ear)
     for done in range(1, config.steps + 1):
         rng = np.random.default_rng([config.seed, 2, done])
         order = [pieces[k] for k in rng.permutation(len(pieces))]
         spoken, heard = order[: len(order) // 2], order[len(order) // 2 :]
         batch = _batch(spoken, heard, rng, config)
 
-        loss = mel_l1(_rebuild(model, batch, speaker, style), batch.clean)
+        loss = _loss(model, batch, speaker, style, ear)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
         report(done, config.steps)
         if done % config.check_every == 0:
-            error = _error(model, probes, speaker, style)
+            error = _error(model, probes, speaker, style, ear)
             if error < after:
                 best, best_step, after = style.detach().clone(), done, error
             elif done - best_step >= config.patience * config.check_every:
@@ -162,6 +203,7 @@ def _cut(
     speaker: Tensor,
     rng: np.random.Generator,
     voices: int,
+    people: np.ndarray | None = None,
 ) -> list[Piece]:
     """Clips cut into pieces of about ``PIECE_FRAMES``."""
     seconds = sum(mel.shape[1] for mel, *_ in clips) / FRAME_RATE
@@ -180,9 +222,18 @@ def _cut(
         for start, end in itertools.pairwise(bounds):
             both = slice(2 * start, 2 * end)
             words, recognized = content[:, start:end], phonetic[:, start:end]
-            others = _in_other_voices(model, words, recognized, pitch[:, both], speaker, rng, voices)
+            strangers = _strangers(speaker, rng, voices, people)
+            others = _in_other_voices(model, words, recognized, pitch[:, both], strangers, rng)
             pieces.append(Piece(mel[:, both], pitch[:, both], words, others))
     return pieces
+
+
+def _strangers(speaker: Tensor, rng: np.random.Generator, count: int, people: np.ndarray | None) -> Tensor:
+    """Embeddings of voices other than the speaker's [1, E]: [count, E]"""
+    if people is not None:
+        return _tensor(people[rng.choice(len(people), count, replace=len(people) < count)])
+    away = F.normalize(_tensor(rng.standard_normal((count, speaker.shape[1]))), dim=1)
+    return F.normalize(speaker + OTHERNESS * away, dim=1)
 
 
 def _in_other_voices(
@@ -190,19 +241,18 @@ def _in_other_voices(
     content: np.ndarray,
     phonetic: np.ndarray,
     pitch: np.ndarray,
-    speaker: Tensor,
+    strangers: Tensor,
     rng: np.random.Generator,
-    count: int,
 ) -> np.ndarray:
-    """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in random voices: [count, C, T / 2]
+    """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in V voices [V, E]: [V, C, T / 2]
 
     A recognizer is taken to hear in them what it heard in the recording, ``phonetic`` [R, T / 2].
     """
-    away = F.normalize(_tensor(rng.standard_normal((count, speaker.shape[1]))), dim=1)
+    count = len(strangers)
     moved = _tensor([pitch] * count)
     moved[:, :1] += _tensor(rng.uniform(-OTHER_OCTAVES, OTHER_OCTAVES, (count, 1, 1)))
     nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # to listen to
-    mel = model.decoder(_tensor([content] * count), moved, F.normalize(speaker + OTHERNESS * away, dim=1), *nothing)
+    mel = model.decoder(_tensor([content] * count), moved, strangers, *nothing)
     return model.encode(mel, _tensor([phonetic] * count)).z_q.numpy()
 
 
@@ -238,15 +288,29 @@ def _batch(spoken: list[Piece], heard: list[Piece], rng: np.random.Generator, co
     )
 
 
+def _loss(model: ConversionModel, batch: Batch, speaker: Tensor, style: Tensor, ear: Ear | None) -> Tensor:
+    """How far the crops in the speaker's voice are from the recordings."""
+    mel = _rebuild(model, batch, speaker, style)
+    error = mel_l1(mel, batch.clean)
+    if ear is None:
+        return error
+    fakes = {"converted": mel, "source": batch.clean, "pitch": batch.pitch, "source_pitch": batch.pitch}
+    who = {"speaker": torch.zeros(len(mel), dtype=torch.long), "voice": mel.new_zeros(len(mel), 0)}
+    heard = ear.listener(fakes | who, ear.voice)
+    return RECONSTRUCTION * error + LIKENESS * heard["likeness"] + WORDS * heard.get("words", 0.0)
+
+
 def _rebuild(model: ConversionModel, batch: Batch, speaker: Tensor, style: Tensor) -> Tensor:
     """The crops as the decoder says them with an embedding [1, E] and a style [1, L, S]: mel [B, N_MELS, T]"""
     return model.decoder(batch.content, batch.pitch, speaker, batch.reference_content, batch.reference_mel, style)
 
 
 @torch.no_grad()
-def _error(model: ConversionModel, probes: list[Batch], speaker: Tensor, style: Tensor) -> float:
-    """Mean error of rebuilding the probes."""
-    errors = [mel_l1(_rebuild(model, probe, speaker, style), probe.clean).item() for probe in probes]
+def _error(model: ConversionModel, probes: list[Batch], speaker: Tensor, style: Tensor, ear: Ear | None) -> float:
+    """Mean loss of the probes, always with the same noise in the vocoder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        errors = [_loss(model, probe, speaker, style, ear).item() for probe in probes]
     return sum(errors) / len(errors)
 
 
