@@ -25,7 +25,7 @@ LAYERS = (
     ("errors.py", "config.py", "processes.py", "files.py", "graphs.py"),
     ("audio.py",),
     ("features.py",),
-    ("excitation.py", "disturbances.py", "recognizer.py", "manifest/"),
+    ("excitation.py", "disturbances.py", "recognizer.py", "verifier.py", "manifest/"),
     ("models/",),
     ("training/",),
     ("inference/",),

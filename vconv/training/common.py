@@ -384,6 +384,13 @@ def check_agreement(first: int, folder: Path, accelerator: Accelerator) -> None:
         raise InputError(f"{folder}: the machines find different checkpoints here; give an output that they share")
 
 
+def leave(accelerator: Accelerator) -> None:
+    """Part with the other processes, if there are any: one that ends while another still works can crash on its way."""
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+
 def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
     """Give modules the weights that a checkpoint has under their names, where the shapes agree.
 

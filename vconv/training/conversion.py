@@ -41,6 +41,7 @@ from vconv.training.common import (
     draw,
     frozen,
     learning_rate,
+    leave,
     make_optimizer,
     restore_state,
     set_rate,
@@ -435,6 +436,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
             journal.end_step(step, lambda done: validate(bare.model, vocoder, validation, journal.monitor, done))
     finally:
         journal.close()
+    leave(start.accelerator)
     return start.folder / CHECKPOINT
 
 

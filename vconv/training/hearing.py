@@ -38,6 +38,7 @@ from vconv.training.common import (
     check_agreement,
     draw,
     learning_rate,
+    leave,
     restore_state,
     to_tensors,
 )
@@ -221,6 +222,7 @@ def train(config: HearingTraining, resume: bool = False) -> Path:
             )
     finally:
         journal.close()
+    leave(start.accelerator)
     return start.folder / CHECKPOINT
 
 

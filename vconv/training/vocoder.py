@@ -32,6 +32,7 @@ from vconv.training.common import (
     draw,
     frozen,
     learning_rate,
+    leave,
     make_optimizer,
     restore_state,
     set_rate,
@@ -166,6 +167,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
             journal.end_step(step, lambda done: validate(bare, start.validation, config, journal.monitor, done))
     finally:
         journal.close()
+    leave(start.accelerator)
     return start.folder / CHECKPOINT
 
 
