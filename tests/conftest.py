@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.synthetic import make_verifier
 from vconv import audio, cli, features
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig
 from vconv.features import OUTPUT_HOP
@@ -122,6 +123,12 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "small"
     write_model(folder, model, Vocoder(dataclasses.replace(VocoderConfig(), channels=32, expansion=2, blocks=2)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def verifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch")
+    return make_verifier(tmp_path_factory.mktemp("verifier") / "verifier.safetensors")
 
 
 @pytest.fixture(scope="session")

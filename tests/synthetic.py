@@ -11,6 +11,14 @@ RATE = 24000  # Hz
 FORMANTS = {"a": (800, 1200), "i": (280, 2300), "u": (320, 800), "e": (500, 1900), "o": (480, 900)}  # Hz
 VOWEL_SECONDS = 0.18
 RECOGNIZER_STRIDE, RECOGNIZER_KERNEL = 400, 600  # samples at 16 kHz
+VERIFIER_SIZES = {
+    "maps": 4,
+    "channels": 16,
+    "growth": 4,
+    "hidden": 8,
+    "layers": (2, 1, 1),
+    "embedding_channels": 12,
+}
 ACCENTS = {"low": "north", "middle": "north", "high": "south"}  # the child's is not known
 SPEAKERS = {"low": 0.9, "middle": 1.0, "high": 1.15, "child": 1.3}  # vocal tract: factor on the formants
 
@@ -75,4 +83,19 @@ def make_recognizer(path: Path) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     helper.set_model_props(model, {"stride": str(RECOGNIZER_STRIDE), "centre": str(RECOGNIZER_KERNEL // 2)})
     save(model, path)
+    return path
+
+
+def make_verifier(path: Path) -> Path:
+    """A miniature verifier with random weights."""
+    import torch
+
+    from vconv.models.verifier import Verifier, VerifierConfig, save_verifier
+
+    torch.manual_seed(0)
+    verifier = Verifier(VerifierConfig(**VERIFIER_SIZES))
+    for parameter in verifier.parameters():
+        if parameter.dim() > 2:  # convolutions that let more through than new ones do
+            parameter.data *= 3
+    save_verifier(path, verifier)
     return path

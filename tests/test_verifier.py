@@ -12,32 +12,20 @@ pytest.importorskip("accelerate")
 
 from recipes.base import verifier as recipe  # noqa: E402
 from tests.conftest import speech  # noqa: E402
-from tests.synthetic import make_corpus  # noqa: E402
+from tests.synthetic import VERIFIER_SIZES, make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
-from vconv.models.verifier import FBANKS, Verifier, VerifierConfig, fbank, load_verifier, save_verifier  # noqa: E402
+from vconv.models.verifier import FBANKS, VerifierConfig, fbank, load_verifier, save_verifier  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
 from vconv.training.likeness import Listener, likeness, to_analysis_rate  # noqa: E402
 from vconv.training.load import load_vocoder  # noqa: E402
 from vconv.training.vocoder import heard_difference  # noqa: E402
 
-SMALL = VerifierConfig(maps=4, channels=16, growth=4, hidden=8, layers=(2, 1, 1), embedding_channels=12)
+SMALL = VerifierConfig(**VERIFIER_SIZES)
 
 
 def tone(frequency: float, rate: int, samples: int = 24000) -> torch.Tensor:
     return torch.sin(2 * torch.pi * frequency * torch.arange(samples, dtype=torch.float64) / rate).float()[None]
-
-
-@pytest.fixture(scope="module")
-def verifier_file(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("verifier") / "verifier.safetensors"
-    verifier = Verifier(SMALL)
-    for parameter in verifier.parameters():
-        if parameter.dim() > 2:  # convolutions that let more through than new ones do
-            parameter.data *= 3
-    save_verifier(path, verifier)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,13 @@ import vconv  # noqa: E402
 from tests.conftest import Outcome, speech  # noqa: E402
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, train  # noqa: E402
+from tests.test_verifier import SMALL  # noqa: E402
 from vconv import audio  # noqa: E402
 from vconv.export import export  # noqa: E402
 from vconv.inference.voice import Voice, speech_of  # noqa: E402
 from vconv.manifest import read_manifest  # noqa: E402
 from vconv.models import verifier as torch_verifier  # noqa: E402
-from vconv.models.verifier import Verifier, VerifierConfig, load_verifier, save_verifier  # noqa: E402
+from vconv.models.verifier import Verifier, load_verifier, save_verifier  # noqa: E402
 from vconv.training import finetune as tuning  # noqa: E402
 from vconv.training.batches import BatchConfig, ConversionSampler, load_corpus  # noqa: E402
 from vconv.training.likeness import clip_voices, likeness  # noqa: E402
@@ -34,20 +35,7 @@ from vconv.training.load import load_conversion  # noqa: E402
 from vconv.training.projection import fit_projection  # noqa: E402
 from vconv.training.store import open_store  # noqa: E402
 
-SMALL = VerifierConfig(maps=4, channels=16, growth=4, hidden=8, layers=(2, 1, 1), embedding_channels=12)
 HEARD = "model.speaker=verifier"
-
-
-@pytest.fixture(scope="module")
-def verifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("verifier") / "verifier.safetensors"
-    verifier = Verifier(SMALL)
-    for parameter in verifier.parameters():
-        if parameter.dim() > 2:  # convolutions that let more through than new ones do
-            parameter.data *= 3
-    save_verifier(path, verifier)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +149,7 @@ def folder(trained: tuple[Path, Path], verifier_file: Path, tmp_path_factory: py
     return place / "model"
 
 
-def test_its_embeddings_are_the_verifiers(
-    trained: tuple[Path, Path], verifier_file: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_its_embeddings_are_the_verifiers(trained: tuple[Path, Path], verifier_file: Path, folder: Path) -> None:
     wave = speech(6.0)
     heard = FolderVerifier(folder, SMALL.embedding_channels, 1)(wave)
     verifier = load_verifier(verifier_file)
@@ -193,7 +179,7 @@ def test_units_carry_what_the_verifier_hears(folder: Path) -> None:
 def test_a_voice_is_tuned_by_ear(folder: Path, tmp_path: Path, vconv_cli: Callable[..., Outcome]) -> None:
     clips = [(speech(12.0, f0=140, seed=k), SAMPLE_RATE) for k in range(2)]
     converter, model = vconv.load(folder, threads=1), tuning.load_model(folder, 1)
-    ear = tuning.load_ear(folder, [speech_of(clip) for clip in clips])
+    ear = tuning.load_ear(folder, model.config, [speech_of(clip) for clip in clips])
     assert ear.voice.shape == (1, SMALL.embedding_channels) and ear.listener.recognizer is None
     features = [converter.speech_features(clip) for clip in clips]
     config = tuning.FinetuneConfig(steps=12, check_every=4, items=2, frames=48, voices=2, listening_rate=0.03)
@@ -210,16 +196,14 @@ def test_a_voice_is_tuned_by_ear(folder: Path, tmp_path: Path, vconv_cli: Callab
     options = "-o", tmp_path / "voice.npz", "--model", folder, "--steps", 1, "--threads", 1
     done = vconv_cli("finetune", "-t", tmp_path / "0.wav", "-t", tmp_path / "1.wav", *options)
     assert done.code == 0, done.err
-    assert Voice.load(tmp_path / "voice.npz").style is not None or "after 0 steps" in done.out
+    assert Voice.load(tmp_path / "voice.npz").style.shape == model.config.style_shape
 
 
 def test_a_model_without_a_verifier_has_no_ear(small_model: Path) -> None:
-    assert tuning.load_ear(small_model, [speech(1.0)]) is None
+    assert tuning.load_ear(small_model, tuning.load_model(small_model, 1).config, [speech(1.0)]) is None
 
 
-def test_a_missing_or_wrong_verifier_is_said(
-    folder: Path, trained: tuple[Path, Path], verifier_file: Path, tmp_path: Path
-) -> None:
+def test_a_missing_or_wrong_verifier_is_said(folder: Path, trained: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="belongs to another model"):
         FolderVerifier(folder, 5, 1)(speech(1.0))
     for name in ("verifier.onnx", "verifier.safetensors"):

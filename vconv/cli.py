@@ -219,7 +219,7 @@ def finetune(
         converter = load(folder, threads=threads)
         voice = converter.voice(clips)
         speech = [converter.speech_features(clip) for clip in clips]
-        ear = tuning.load_ear(folder, [speech_of(clip) for clip in clips])
+        ear = tuning.load_ear(folder, network.config, [speech_of(clip) for clip in clips])
         with _progress(None, quiet) as report:
             config = tuning.FinetuneConfig(steps=steps, seed=seed)
             tuned = tuning.finetune(network, speech, voice.embedding, config, report.count, people_of(folder), ear)

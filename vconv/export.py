@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP
+from vconv.inference.engine import WEIGHTS
 from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
@@ -29,7 +30,7 @@ from vconv.models.speaker_table import SpeakerTable
 from vconv.models.verifier import Verifier, fbank, load_verifier, save_verifier
 from vconv.models.vocoder import Vocoder
 from vconv.recognizer import RECOGNIZER, Recognizer
-from vconv.training.load import load_conversion, load_vocoder, recognizer_of, verifier_of
+from vconv.training.load import load_conversion, load_vocoder, trained_with
 from vconv.verifier import VERIFIER_WEIGHTS, WINDOW_SAMPLES
 
 OPSET = 18
@@ -87,12 +88,13 @@ def export(
             where it was.
     """
     speaks = load_vocoder(vocoder)
-    model, hears = load_conversion(conversion, settings), recognizer or recognizer_of(conversion)
+    model, (heard_with, told_by) = load_conversion(conversion, settings), trained_with(conversion)
+    hears = recognizer or heard_with
     if not model.config.phonetic_channels:
         hears = None
     elif hears is None or Recognizer(hears).channels != model.config.phonetic_channels:
         raise InputError(f"{conversion}: was trained with another recognizer than {hears}; give that one")
-    write_model(output, model, speaks, hears, _verifier(model, conversion, verifier or verifier_of(conversion)))
+    write_model(output, model, speaks, hears, _verifier(model, conversion, verifier or told_by))
 
 
 def _verifier(model: ConversionModel, checkpoint: Path, file: Path | None) -> Verifier | None:
@@ -119,18 +121,22 @@ def write_model(
     folder go first: what a kill leaves is incomplete and says so, and never two models mixed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz"), folder / VERIFIER_WEIGHTS]:
+    for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz")]:
         if recognizer is None or stale.resolve() != recognizer.resolve():
-            stale.unlink(missing_ok=True)
+            stale.unlink()
     conversion.config = dataclasses.replace(conversion.config, style_rank=STYLE_RANK)
     saved.round_weights(conversion.eval())
     saved.round_weights(vocoder.eval())
     saved.save(folder, conversion, vocoder)
-    graphs = networks(conversion, vocoder)
-    if verifier is not None:
-        save_verifier(folder / VERIFIER_WEIGHTS, verifier, in_bytes=True)
-        graphs["verifier"] = verifier_network(verifier)
-    weights = places(folder)
+    graphs, files = networks(conversion, vocoder), [folder / name for name in WEIGHTS]
+    told_by = folder / VERIFIER_WEIGHTS
+    if verifier is None:
+        told_by.unlink(missing_ok=True)
+    else:
+        save_verifier(told_by, verifier, in_bytes=True)
+        graphs["verifier"] = verifier_network(load_verifier(told_by))  # rounded as the file is
+        files.append(told_by)
+    weights = places(files)
     if recognizer is not None and recognizer.resolve() != (folder / RECOGNIZER).resolve():
         saved.replace(folder / RECOGNIZER, lambda path: path.write_bytes(recognizer.read_bytes()))
     for name, network in graphs.items():
@@ -285,24 +291,30 @@ class Place(NamedTuple):
     scale: Place | None = None
 
 
-def places(folder: Path) -> dict[bytes, Place]:
-    """Where the tensors of a folder's safetensors files lie, by digests of what they hold in half or, from 8 bits,
-    single precision."""
+def places(files: Sequence[Path]) -> dict[bytes, Place]:
+    """Where the tensors of safetensors files lie, by digests of what they hold: halves, or floats made from 8 bits.
+
+    The graphs that refer to them lie in the same folder.
+    """
     found = {}
-    for file in sorted(path.name for path in folder.glob("*.safetensors")):
-        data = (folder / file).read_bytes()
-        header = int.from_bytes(data[:8], "little")
-        tensors = json.loads(data[8 : 8 + header])
-        tensors.pop("__metadata__", None)
-        spans = {name: tensor["data_offsets"] for name, tensor in tensors.items()}
-        places = {name: Place(file, 8 + header + start, end - start) for name, (start, end) in spans.items()}
-        read = load_file(folder / file)
-        for name, place in places.items():
-            value, scale = read[name], places.get(name + saved.SCALE)
+    for file in files:
+        spans, values = _spans(file), load_file(file)
+        for name, place in spans.items():
+            value, scale = values[name], spans.get(name + saved.SCALE)
             if scale is not None:
-                value, place = saved.from_bytes(value, read[name + saved.SCALE]), place._replace(scale=scale)
+                value, place = saved.from_bytes(value, values[name + saved.SCALE]), place._replace(scale=scale)
             found[_digest(value.numpy())] = place
     return found
+
+
+def _spans(path: Path) -> dict[str, Place]:
+    """Where a safetensors file has its tensors, by name: its header says it."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        tensors = json.loads(file.read(size))
+    tensors.pop("__metadata__", None)
+    offsets = {name: tensor["data_offsets"] for name, tensor in tensors.items()}
+    return {name: Place(path.name, 8 + size + start, end - start) for name, (start, end) in offsets.items()}
 
 
 def refer(model: onnx.ModelProto, weights: dict[bytes, Place]) -> onnx.ModelProto:

@@ -148,12 +148,8 @@ def _has_rows(name: str, value: Tensor) -> bool:
 
 
 def save_verifier(path: Path, verifier: Verifier, in_bytes: bool = False) -> None:
-    """One safetensors file with the config in its metadata, written atomically.
-
-    In half precision, or weights in 8 bits: then ``verifier`` itself is rounded to what the file holds, too.
-    """
+    """One safetensors file, in half precision or 8 bits, with the config in its metadata, written atomically."""
     state = saved.stored(verifier, _has_rows if in_bytes else lambda name, value: False)
-    verifier.load_state_dict(saved.restored(state))
     metadata = {CONFIG: json.dumps(dataclasses.asdict(verifier.config))}
     saved.replace(path, lambda partial: save_file(state, partial, metadata))
 

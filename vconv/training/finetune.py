@@ -30,6 +30,7 @@ from vconv.models.moonshine import load_moonshine
 from vconv.models.verifier import load_verifier
 from vconv.recognizer import RECOGNIZER
 from vconv.training.likeness import Listener
+from vconv.training.load import load_vocoder
 from vconv.training.losses import mel_l1
 from vconv.verifier import VERIFIER_WEIGHTS, windows
 
@@ -115,7 +116,7 @@ class Ear:
     voice: Tensor
 
 
-def load_ear(folder: Path, waves: Sequence[np.ndarray]) -> Ear | None:
+def load_ear(folder: Path, config: ConversionConfig, waves: Sequence[np.ndarray]) -> Ear | None:
     """The verifier and recognizer of a model folder, told the voice of a speaker's recordings: each [N] at 16 kHz.
 
     None where the model has no verifier; a recognizer of which only a graph is known does not listen.
@@ -123,16 +124,16 @@ def load_ear(folder: Path, waves: Sequence[np.ndarray]) -> Ear | None:
     Raises:
         InputError: a file of the folder is missing or wrong.
     """
-    conversion, vocoder = saved.load(folder)
-    if conversion.config.speaker != "verifier":
+    if config.speaker != "verifier":
         return None
     verifier, recognizer = load_verifier(folder / VERIFIER_WEIGHTS), None
-    if conversion.config.phonetic_channels:
+    if config.phonetic_channels:
         with contextlib.suppress(InputError):
             recognizer = load_moonshine(folder / RECOGNIZER)
     with torch.inference_mode():
         heard = torch.cat([verifier(_tensor(windows(wave))) for wave in waves])
-    return Ear(Listener(vocoder, verifier, recognizer), F.normalize(heard.sum(dim=0, keepdim=True), dim=1).clone())
+    listener = Listener(load_vocoder(folder), verifier, recognizer)
+    return Ear(listener, F.normalize(heard.sum(dim=0, keepdim=True), dim=1).clone())
 
 
 def finetune(

@@ -108,10 +108,9 @@ def speaker_voices(corpus: Corpus, verifier: str) -> Tensor:
 @torch.no_grad()
 def _hear_clips(store: Store, verifier: Verifier, octaves: float) -> Tensor:
     """Of each clip, in order: [clips, E]"""
-    groups = range(0, len(store.entries), CLIPS_AT_A_TIME)
-    rate = 2**octaves
-    for_ear = lambda entry: faster(_middle(store, entry), rate)  # noqa: E731
-    waves = (np.stack([for_ear(entry) for entry in store.entries[k : k + CLIPS_AT_A_TIME]]) for k in groups)
+    starts = range(0, len(store.entries), CLIPS_AT_A_TIME)
+    groups = (store.entries[start : start + CLIPS_AT_A_TIME] for start in starts)
+    waves = (np.stack([faster(_middle(store, entry), 2**octaves) for entry in group]) for group in groups)
     return torch.cat([verifier(torch.from_numpy(batch)) for batch in waves])
 
 

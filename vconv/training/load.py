@@ -35,16 +35,11 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
     return model.eval()
 
 
-def recognizer_of(path: Path) -> Path | None:
-    """The file of the recognizer that a checkpoint's model hears with, if it does."""
-    found = checkpoint.load_task(path, "conversion")["config"].get("corpus", {}).get("recognizer")
-    return Path(found) if found else None
-
-
-def verifier_of(path: Path) -> Path | None:
-    """The file of the verifier that a checkpoint's training had, if it had one."""
-    found = checkpoint.load_task(path, "conversion")["config"].get("verifier")
-    return Path(found) if found else None
+def trained_with(path: Path) -> tuple[Path | None, Path | None]:
+    """The files of the recognizer and the verifier that a conversion checkpoint's training had, if it had them."""
+    config = checkpoint.load_task(path, "conversion")["config"]
+    recognizer, verifier = config.get("corpus", {}).get("recognizer"), config.get("verifier")
+    return Path(recognizer) if recognizer else None, Path(verifier) if verifier else None
 
 
 def load_vocoder(path: Path) -> Vocoder:

@@ -29,8 +29,8 @@ def fit_projection(projection: VoiceProjection, path: Path, corpus: Corpus, voic
     if config.speaker != "encoder" or config.embedding_channels != projection.projection.out_features:
         return
     encoder = SpeakerEncoder(config).eval()
-    weights = {name: value for name, value in state["ema"].items() if name.startswith("speaker.")}
-    encoder.load_state_dict({name.removeprefix("speaker."): value for name, value in weights.items()})
+    own, prefix = state["ema"].items(), "speaker."
+    encoder.load_state_dict({name.removeprefix(prefix): value for name, value in own if name.startswith(prefix)})
     embeddings = torch.cat([encoder(_beginning(corpus, index)) for index in range(len(corpus.items))]).double()
     inputs = torch.nn.functional.pad(torch.from_numpy(voices).double(), (0, 1), value=1.0)
     found = torch.linalg.solve(inputs.T @ inputs + RIDGE * torch.eye(inputs.shape[1]), inputs.T @ embeddings)
