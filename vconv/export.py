@@ -26,6 +26,7 @@ from vconv.inference.engine import WEIGHTS
 from vconv.inference.voice import Voice
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
+from vconv.models.norm_statistics import NormStatistics
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.verifier import Verifier, fbank, load_verifier, save_verifier
 from vconv.models.vocoder import Vocoder
@@ -40,14 +41,43 @@ STYLE_RANK = 8  # of the matrices that `vconv finetune` may add; more makes larg
 
 
 class ContentGraph(nn.Module):
+    """Content encoder and bottleneck; with ``statistics`` [B, 2, S] and ``share`` [B] as ``NormStatistics`` takes them,
+    and its own [B, 2, S] as a last output."""
+
     def __init__(self, model: ConversionModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, mel: Tensor, phonetic: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        code = self.model.encode(mel, phonetic)
+    def forward(
+        self, mel: Tensor, phonetic: Tensor | None = None, statistics: Tensor | None = None, share: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        with NormStatistics(statistics, share) as norms:
+            code = self.model.encode(mel, phonetic)
         codes = code.codes if code.codes is not None else code.z_q[:, :0].long()
-        return code.z_q, codes
+        return code.z_q, codes, *norms.reported
+
+
+class DecoderGraph(nn.Module):
+    """The decoder, with the same inputs and output more."""
+
+    def __init__(self, model: ConversionModel) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(
+        self,
+        content: Tensor,
+        pitch: Tensor,
+        embedding: Tensor,
+        reference_content: Tensor,
+        reference_mel: Tensor,
+        style: Tensor,
+        statistics: Tensor | None = None,
+        share: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        with NormStatistics(statistics, share) as norms:
+            mel = self.decoder(content, pitch, embedding, reference_content, reference_mel, style)
+        return mel, *norms.reported
 
 
 class VerifierGraph(nn.Module):
@@ -170,6 +200,18 @@ class Network(NamedTuple):
     shapes: dict[str, Any]
 
 
+def with_statistics(network: Network) -> Network:
+    """The same with the statistics of its instance norms as inputs and an output, where it has such norms."""
+    with torch.no_grad():
+        outputs = network.module.eval()(**network.inputs)
+    if len(outputs) == len(network.outputs):
+        return network
+    own = outputs[-1].clone()
+    inputs = network.inputs | {"statistics": own, "share": torch.ones(1)}
+    shapes = network.shapes | {"statistics": None, "share": None}
+    return Network(network.module, inputs, [*network.outputs, "own_statistics"], shapes)
+
+
 def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network]:
     """The graphs of a model folder by name: `speaker` where there is an encoder, `units` where there are codes."""
     config, frames = conversion.config, EXAMPLE_FRAMES
@@ -188,7 +230,7 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
     found = {
         "content": Network(ContentGraph(conversion), heard, ["content", "codes"], heard_shapes),
         "decoder": Network(
-            conversion.decoder,
+            DecoderGraph(conversion),
             {
                 "content": content,
                 "pitch": pitch,
@@ -214,6 +256,8 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
             {"mel": {2: vocoder_frames}, "pitch": {2: vocoder_frames}, "source": samples, "noise": samples},
         ),
     }
+    for name in ("content", "decoder"):
+        found[name] = with_statistics(found[name])
     if config.speaker == "encoder":
         found["speaker"] = Network(conversion.speaker, {"mel": mel}, ["embedding"], {"mel": {2: full}})
     if config.speaker == "verifier":

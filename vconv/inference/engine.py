@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 GRAPHS = ("content", "speaker", "decoder", "vocoder")
 WEIGHTS = ("conversion.safetensors", "vocoder.safetensors")  # which the graphs read, and PyTorch
+STATISTICS = {"statistics", "share"}  # inputs of graphs with instance norms: how to normalize other than by themselves
+OWN_STATISTICS = "own_statistics"  # their last output
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,25 @@ class Engine(Protocol):
 
         There are no rows of codes where the bottleneck has none.
         """
+
+    def content_with(
+        self, mel: np.ndarray, phonetic: np.ndarray, statistics: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Content [C, T / 2], normalized by given statistics [2, S], and the input's own [2, S]; see ``NormStatistics``
+
+        S is 0 where the network has no instance norms. None normalizes each input by itself.
+        """
+
+    def decode_with(
+        self,
+        content: np.ndarray,
+        pitch: np.ndarray,
+        embedding: np.ndarray,
+        reference: Reference,
+        style: np.ndarray,
+        statistics: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``decode``: mel [N_MELS, T], normalized by given statistics [2, S], and the input's own [2, S]"""
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         """codes [G, T / 2] -> content [C, T / 2]"""
@@ -84,8 +105,36 @@ class OnnxEngine:
 
     def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         recognized = {"phonetic": phonetic} if self._recognizes else {}
-        content, codes = self._run("content", mel=mel, **recognized)
+        content, codes, *_ = self._run("content", mel=mel, **recognized)
         return content, codes
+
+    def content_with(
+        self, mel: np.ndarray, phonetic: np.ndarray, statistics: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        recognized = {"phonetic": phonetic} if self._recognizes else {}
+        content, _, own = self._run_with("content", statistics, mel=mel, **recognized)
+        return content, own
+
+    def decode_with(
+        self,
+        content: np.ndarray,
+        pitch: np.ndarray,
+        embedding: np.ndarray,
+        reference: Reference,
+        style: np.ndarray,
+        statistics: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        mel, own = self._run_with(
+            "decoder",
+            statistics,
+            content=content,
+            pitch=pitch,
+            embedding=embedding,
+            reference_content=reference.content,
+            reference_mel=reference.mel,
+            style=style,
+        )
+        return mel, own
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         check_files(self._folder, ["units.onnx"])  # which a model without codes has not
@@ -113,16 +162,27 @@ class OnnxEngine:
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run("vocoder", mel=mel, pitch=pitch, source=source, noise=noise)[0]
 
-    def _run(self, graph: str, **inputs: np.ndarray) -> list[np.ndarray]:
+    def _run_with(self, graph: str, statistics: np.ndarray | None, **inputs: np.ndarray) -> list[np.ndarray]:
+        """Outputs of a graph, the last the statistics [2, S] of its norms; S is 0 in one without."""
+        outputs = self._run(graph, statistics, **inputs)
+        session = self._sessions[graph]
+        has_norms = session.get_outputs()[-1].name == OWN_STATISTICS
+        return outputs if has_norms else [*outputs, np.zeros((2, 0), np.float32)]
+
+    def _run(self, graph: str, statistics: np.ndarray | None = None, **inputs: np.ndarray) -> list[np.ndarray]:
         """Outputs of a graph for one utterance: the batch axis is put on and taken off here."""
         if graph not in self._sessions:
             self._sessions[graph] = self._open(self._folder / f"{graph}.onnx", set(inputs))
-        batch = {name: np.ascontiguousarray(value[None], _kind(value)) for name, value in inputs.items()}
-        return [output[0] for output in self._sessions[graph].run(None, batch)]
+        session = self._sessions[graph]
+        if shape := next((node.shape for node in session.get_inputs() if node.name == "statistics"), None):
+            inputs["statistics"] = np.zeros(shape[1:], np.float32) if statistics is None else statistics
+            inputs["share"] = np.float32(statistics is not None)
+        batch = {name: np.ascontiguousarray(np.asarray(value)[None], _kind(value)) for name, value in inputs.items()}
+        return [output[0] for output in session.run(None, batch)]
 
     def _open(self, path: Path, inputs: set[str]) -> InferenceSession:
         session = open_graph(path, self._threads)
-        found = {node.name for node in session.get_inputs()}
+        found = {node.name for node in session.get_inputs()} - STATISTICS
         if found != inputs:
             raise InputError(
                 f"{path}: takes {', '.join(sorted(found))} instead of {', '.join(sorted(inputs))}; "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vconv.errors import InputError
 from vconv.inference.engine import Reference, no_encoder
 from vconv.models import saved
+from vconv.models.norm_statistics import NormStatistics
 from vconv.recognizer import FolderRecognizer
 from vconv.verifier import FolderVerifier
 
@@ -53,8 +54,33 @@ class TorchEngine:
     ) -> np.ndarray:
         return self._run(self._conversion.decoder, content, pitch, embedding, reference.content, reference.mel, style)
 
+    def content_with(
+        self, mel: np.ndarray, phonetic: np.ndarray, statistics: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with self._normalized(statistics) as norms:
+            content = self.content(mel, phonetic)[0]
+        return content, _reported(norms)
+
+    def decode_with(
+        self,
+        content: np.ndarray,
+        pitch: np.ndarray,
+        embedding: np.ndarray,
+        reference: Reference,
+        style: np.ndarray,
+        statistics: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with self._normalized(statistics) as norms:
+            mel = self.decode(content, pitch, embedding, reference, style)
+        return mel, _reported(norms)
+
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run(self._vocoder, mel, pitch, source, noise)
+
+    def _normalized(self, statistics: np.ndarray | None) -> NormStatistics:
+        if statistics is None:
+            return NormStatistics()
+        return NormStatistics(self._tensor(statistics), torch.ones(1, device=self._device))
 
     def _run(self, module: nn.Module, *inputs: np.ndarray) -> np.ndarray:
         """Output of a module for one utterance: the batch axis is put on and taken off here."""
@@ -63,6 +89,10 @@ class TorchEngine:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array[None], np.float32)).to(self._device)
+
+
+def _reported(norms: NormStatistics) -> np.ndarray:
+    return next(map(_array, norms.reported), np.zeros((2, 0), np.float32))
 
 
 def _array(batch: Tensor) -> np.ndarray:

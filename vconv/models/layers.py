@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vconv.features import LOG_MEL_MIDDLE, LOG_MEL_SPREAD
+from vconv.models.norm_statistics import exchanged
 
 
 class InstanceNorm(nn.Module):
@@ -15,13 +16,15 @@ class InstanceNorm(nn.Module):
 
     What is constant over the utterance goes, and much of the speaker with it (Chou et al. 2019,
     "One-shot Voice Conversion by Separating Speaker and Content Representations", eq. 3 and 4).
-    Always in float32: a variance in bfloat16 has two digits.
+    Always in float32: a variance in bfloat16 has two digits. Inside of a ``NormStatistics`` the mean and the variance
+    can be those of other speech.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
-        centred = x - x.mean(dim=2, keepdim=True)
-        return centred * torch.rsqrt(centred.square().mean(dim=2, keepdim=True) + 1e-5)
+        mean = x.mean(dim=2, keepdim=True)
+        mean, variance = exchanged(mean, (x - mean).square().mean(dim=2, keepdim=True))
+        return (x - mean) * torch.rsqrt(variance + 1e-5)
 
 
 class ChannelNorm(nn.Module):

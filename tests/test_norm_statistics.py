@@ -1,0 +1,65 @@
+"""Frozen statistics of the instance norms: a part of an utterance is encoded as within the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tests.conftest import heard, speech  # noqa: E402
+from vconv.inference.engine import OnnxEngine, Reference, read_config  # noqa: E402
+from vconv.inference.torch_engine import TorchEngine  # noqa: E402
+from vconv.models.layers import InstanceNorm  # noqa: E402
+from vconv.models.norm_statistics import NormStatistics  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def engines(small_model: Path) -> tuple[OnnxEngine, TorchEngine]:
+    return OnnxEngine(small_model, 1), TorchEngine(small_model, "torch", 1)
+
+
+def test_an_instance_norm_takes_a_share_of_given_statistics_and_reports_its_own() -> None:
+    x = torch.randn(1, 3, 50) * 2 + 1
+    given = torch.stack([torch.full((1, 3), 5.0), torch.full((1, 3), 4.0)], dim=1)
+    with NormStatistics(given, torch.ones(1)) as frozen:
+        torch.testing.assert_close(InstanceNorm()(x), (x - 5) / 2, atol=1e-4, rtol=0)
+    (own,) = frozen.reported
+    torch.testing.assert_close(own[:, 0], x.mean(dim=2))
+    plain = InstanceNorm()(x)  # outside of it, norms are as they were
+    assert plain.mean().abs() < 1e-5
+    with NormStatistics(given, torch.zeros(1)):
+        torch.testing.assert_close(InstanceNorm()(x), plain)
+
+
+def test_with_frozen_statistics_a_part_is_encoded_as_within_the_whole(
+    engines: tuple[OnnxEngine, TorchEngine],
+) -> None:
+    wave = speech(3.0)
+    for engine in engines:
+        mel, phonetic = heard(engine, wave)
+        whole, statistics = engine.content_with(mel, phonetic, None)
+        np.testing.assert_array_equal(whole, engine.content(mel, phonetic)[0])
+        part, own = engine.content_with(mel[:, :100], phonetic[:, :50], statistics)
+        np.testing.assert_allclose(part[:, :35], whole[:, :35], atol=1e-4)
+        assert own.shape == statistics.shape and np.abs(own - statistics).max() > 1e-3
+        alone = engine.content(mel[:, :100], phonetic[:, :50])[0]
+        assert np.abs(alone[:, :35] - whole[:, :35]).max() > 0.01
+
+
+def test_both_engines_decode_alike_with_given_statistics(
+    engines: tuple[OnnxEngine, TorchEngine], small_model: Path
+) -> None:
+    config = read_config(small_model)[0]
+    onnx, tor = engines
+    content = onnx.content(*heard(onnx, speech(2.0)))[0]
+    pitch = np.zeros((2, 2 * content.shape[1]), np.float32)
+    embedding = np.full(config.embedding_channels, config.embedding_channels**-0.5, np.float32)
+    inputs = (content, pitch, embedding, Reference.none(config.content_channels), np.zeros(config.style_shape))
+    statistics = onnx.decode_with(*inputs, None)[1] * np.float32(1.5)
+    (mel, own), (mel_torch, own_torch) = (engine.decode_with(*inputs, statistics) for engine in (onnx, tor))
+    np.testing.assert_allclose(mel, mel_torch, atol=1e-3)
+    np.testing.assert_allclose(own, own_torch, atol=1e-3)
+    assert np.abs(mel - onnx.decode(*inputs)).max() > 0.01
