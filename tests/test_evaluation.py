@@ -124,6 +124,35 @@ def test_english_is_normalized(written: str, words: str) -> None:
 
 def test_other_languages_keep_their_letters() -> None:
     assert text.normalize("Schöne Grüße, 3 Stück!", "de") == ["schöne", "grüße", "3", "stück"]
+    assert text.normalize("यह अच्छा है।", "hi") == ["यह", "अच्छा", "है"]  # vowel signs are marks, not letters
+
+
+@pytest.mark.parametrize(
+    ("reference", "heard", "language", "errors"),
+    [
+        ("カタカナと、ひらがな。", "かたかなとヒラガナ", "ja", 0),
+        ("ﾊﾝｶｸ", "はんかく", "ja", 0),  # half-width
+        ("今天 天气 好", "今天天汽好！", "zh", 1),
+        ("e\u0301te\u0301", "été", "fr", 0),  # decomposed
+    ],
+)
+def test_one_script_is_compared(reference: str, heard: str, language: str, errors: int) -> None:
+    if language == "zh":
+        pytest.importorskip("opencc", reason="Chinese is compared with OpenCC, of vconv[eval]")
+    assert text.text_errors(reference, heard, language).characters == errors
+
+
+def test_traditional_characters_are_the_simplified_ones() -> None:
+    pytest.importorskip("opencc", reason="Chinese is compared with OpenCC, of vconv[eval]")
+    found = text.text_errors("漢語學習", "汉语学习", "zh")
+    assert (found.characters, found.reference_characters, found.reference_words) == (0, 4, 0)
+
+
+def test_chinese_without_its_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    text._to_simplified.cache_clear()
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    with pytest.raises(InputError, match="pip install opencc"):
+        text.text_errors("好", "好", "zh")
 
 
 @pytest.mark.parametrize(
@@ -276,6 +305,9 @@ def test_the_scale_of_mel_cepstral_distortion() -> None:
 # ---------------------------------------------------------------- asking judges
 
 
+SPOKEN = {"fr": "un deux", "ja": "イチ、に"}  # what the toy ASR transcribes, whatever the clip
+
+
 def energy(wave: np.ndarray) -> float:
     return float(np.mean(np.square(wave)))
 
@@ -285,17 +317,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Judges without models, and a note of every question to them."""
     log: list[str] = []
 
-    def judge(name: str, answer: Callable[..., Any], pairwise: bool = False) -> Judge:
+    def judge(name: str, answer: Callable[..., Any], pairwise: bool = False, by_language: bool = False) -> Judge:
         def load(_: Settings) -> Callable[..., Any]:
             log.append(f"load {name}")
 
             def ask(*waves: np.ndarray) -> Any:
-                log.append(name)
+                log.append(f"{name} {waves[-1]}" if by_language else name)
                 return answer(*waves)
 
             return ask
 
-        return Judge(name, (), (), load, pairwise=pairwise)
+        return Judge(name, (), (), load, pairwise=pairwise, by_language=by_language)
 
     def bands(wave: np.ndarray) -> list[float]:
         return np.exp(features.log_mel(audio.normalize(wave, RATE))).mean(axis=1).tolist()
@@ -305,7 +337,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     toys = {
         "voice": judge("voice", bands),
-        "text": judge("text", lambda wave: "one two three"),
+        "text": judge("text", lambda wave, language: SPOKEN.get(language, "one two three"), by_language=True),
         "distillmos": judge("distillmos", lambda wave: 3 - 10 * energy(wave)),
         "dnsmos": judge("dnsmos", lambda wave: {"dnsmos": 3.0, "dnsmos_sig": 3.0}),
         "f0": judge("f0", pitch),
@@ -314,7 +346,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     }
     for name, toy in toys.items():
         monkeypatch.setitem(judges.JUDGES, name, toy)
-    monkeypatch.setattr(Judge, "version", lambda self, settings: f"{self.label} {settings.language}")
+    monkeypatch.setattr(Judge, "version", lambda self, settings: f"{self.label} {settings.asr}")
     return log
 
 
@@ -335,7 +367,7 @@ def test_one_content_is_judged_once(asked: list[str], clips: Path, tmp_path: Pat
     third.ask(questions, jobs=1)
     assert asked == ["load distillmos", "distillmos"]
     asked.clear()
-    Answers(Settings(language="de"), cache.Cache(tmp_path / "cache.jsonl")).ask(questions, jobs=1)  # another judge
+    Answers(Settings(Path("de")), cache.Cache(tmp_path / "cache.jsonl")).ask(questions, jobs=1)  # another judge
     assert asked.count("distillmos") == 2
 
 
@@ -487,7 +519,9 @@ def test_evaluate_command(asked: list[str], vconv_cli: Cli, written: Path, tmp_p
     assert results["contests"][0]["metrics"]["sim_target"]["count"] == 3
     assert results["rows"][0]["figures"]["mcd"] == pytest.approx(0, abs=1e-3)
     lines = (out / "rows.csv").read_text().splitlines()
-    assert len(lines) == 7 and lines[0].startswith("line,note,system,source,target,converted,reference,sim_target")
+    assert len(lines) == 7 and lines[0].startswith(
+        "line,note,system,language,source,target,converted,reference,sim_target"
+    )
     assert "one,sim_target," in (out / "summary.csv").read_text()
 
     asked.clear()
@@ -495,6 +529,40 @@ def test_evaluate_command(asked: list[str], vconv_cli: Cli, written: Path, tmp_p
     assert vconv_cli(*arguments, "--quiet").out == ""
     assert asked == []
     assert (out / "report.html").read_text() == first
+
+
+def test_each_language_has_its_own_figures(
+    asked: list[str], vconv_cli: Cli, table: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mixed = table(
+        "source,target,converted,transcript,language,system\n"
+        "src.wav,low.wav,high.wav,un trois,fr-FR,one\n"
+        "src.wav,low.wav,high.wav,いち に,ja,one\n"
+        "src.wav,low.wav,high.wav,one two three,,one\n"
+        "src.wav,low.wav,high.wav,x,deutsch,one\n"
+    )
+    out = tmp_path / "out"
+    command = ("evaluate", mixed, "-o", out, "--no-cache", "--metrics", "words")
+    refused = vconv_cli(*command)
+    assert refused.code == 2 and "language fr: the default Whisper model is English only" in refused.error
+    done = vconv_cli(*command, "--asr", tmp_path)
+    assert done.code == 1 and "line 5: language 'deutsch'" in done.err
+    # Source and conversion are one question each and language, though the clips are the same.
+    assert sorted(asked) == ["load text", *(f"text {code}" for code in ("en", "en", "fr", "fr", "ja", "ja"))]
+
+    results = json.loads((out / "results.json").read_text())
+    assert [row["language"] for row in results["rows"]] == ["fr", "ja", "en"]
+    found = {language: systems["one"] for language, systems in results["languages"].items()}
+    assert found["fr"]["wer"]["value"] == 1 / 2 and found["en"]["wer"]["value"] == 0
+    assert "wer" not in found["ja"] and found["ja"]["cer"]["value"] == 0
+    assert found["fr"]["cer"]["value"] == found["fr"]["source_cer"]["value"] > 0
+    assert found["fr"]["cer_loss"]["value"] == 0  # the toy makes the same errors in both
+    assert results["systems"]["one"]["wer"]["value"] == 1 / 5  # over the words of French and English
+    lines = [line.split(",") for line in (out / "summary.csv").read_text().splitlines()]
+    assert ["one", "wer", "fr"] in [[line[0], line[1], line[-1]] for line in lines]
+    page = (out / "report.html").read_text()
+    assert "<h2>Languages</h2>" in page and "<td>ja</td>" in page
+    assert "language" in done.out
 
 
 def test_missing_packages_are_said_and_the_rest_is_judged(
@@ -516,14 +584,13 @@ def test_a_folder_without_a_whisper_model_is_refused(
 ) -> None:
     monkeypatch.setattr(judges.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(judges, "_version_of", lambda package: "1")
-    done = vconv_cli("evaluate", written, "-o", tmp_path / "out", "--metrics", "words", "--whisper", tmp_path)
+    done = vconv_cli("evaluate", written, "-o", tmp_path / "out", "--metrics", "words", "--asr", tmp_path)
     assert done.code == 2
     assert "no Whisper model" in done.error
     (tmp_path / "model.bin").write_bytes(b"weights")
-    own, german = Settings(tmp_path), Settings(tmp_path, "de")
+    own = Settings(tmp_path)
     judge = judges.JUDGES["text"]
     assert judge.needs(own) == ("faster_whisper",) and len(judge.needs(Settings())) == 2
-    assert judge.version(own) != judge.version(german)
 
 
 @pytest.mark.parametrize(
@@ -534,6 +601,7 @@ def test_a_folder_without_a_whisper_model_is_refused(
         (["gone.csv"], "no such file"),
         (["{table}", "--metrics", "beauty"], "no such metric"),
         (["{table}", "-o", "{table}"], "is a file"),
+        (["{table}", "--language", "klingonisch"], "no language code"),
         (["{table}", "--metrics", "reference", "--cache", "/"], "cannot be used as a cache"),
         (["{table}", "--source-dir", "a", "--target-dir", "b"], "either PAIRS.csv or both"),
     ],

@@ -143,7 +143,7 @@ def test_results_are_json_without_nan(evaluation: Evaluation) -> None:
         "value": 3.5, "low": None, "high": None, "count": 1
     }  # fmt: skip
     csv_lines = results.rows_csv(evaluation.rows).splitlines()
-    assert csv_lines[0] == "line,system,source,target,converted,reference,sim_target,distillmos,expected,heard"
+    assert csv_lines[0] == "line,system,language,source,target,converted,reference,sim_target,distillmos,expected,heard"
     assert csv_lines[4].endswith(",0.1000,,a < b,so & so")
     assert pairs.SYSTEM not in results.summary_csv(evaluation)
 

@@ -624,10 +624,13 @@ def evaluate(
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
     ] = Path("evaluation"),
     metrics: Metrics = None,
-    whisper: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Whisper model for CTranslate2; default: English tiny.en.")
+    asr: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Whisper model for faster-whisper; default: tiny.en, English only."),
     ] = None,
-    language: Annotated[str, typer.Option(help="Language of the recordings, for Whisper.")] = "en",
+    language: Annotated[
+        str, typer.Option(metavar="CODE", help="Language of rows without one, such as fr or zh; needs --asr.")
+    ] = "en",
     cache: JudgementCache = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Judge everything anew, keep nothing.")] = False,
     jobs: Jobs = None,
@@ -638,7 +641,7 @@ def evaluate(
     """Measure conversions with judges that had no part in training; needs vconv[eval].
 
     PAIRS.csv has the columns source and target, and may have converted (made with the model where it is
-    empty), reference (the target speaker's own reading), transcript, and system (several are compared).
+    empty), reference (the target speaker's own reading), transcript, language, and system (several are compared).
     Paths are relative to it. FOLDER/report.html shows all; rows.csv, summary.csv and results.json hold the
     figures. A row that cannot be judged is listed, and the exit code is then 1.
 
@@ -650,6 +653,7 @@ def evaluate(
     Examples:
       vconv evaluate pairs.csv -o results/
       vconv evaluate --source-dir speech/ --target-dir speakers/ --model my-model/
+      vconv evaluate french.csv --language fr --asr whisper-base/
     """
     with _silent_libraries():
         from vconv.evaluation import conversion, judges, run
@@ -658,10 +662,10 @@ def evaluate(
         options = dataclasses.replace(
             options,
             engine=conversion.Engine(model, device, options.jobs),
-            settings=judges.Settings(whisper, language),
+            settings=judges.Settings(asr),
             cache=None if no_cache else options.cache,
         )
-        todo = run.read(pairs, source_dir, target_dir)
+        todo = run.read(pairs, source_dir, target_dir, language)
         with _progress(None, quiet) as report:
             evaluation = run.evaluate_and_write(todo, output, options, report.count)
     _conclude(evaluation, output, quiet)

@@ -52,6 +52,8 @@ METRICS = (
     Metric("wer", "WER", -1, 1, "%", 100, "ratio", ("word_errors", "words")),
     Metric("cer", "CER", -1, 1, "%", 100, "ratio", ("character_errors", "characters")),
     Metric("source_wer", "source's own WER", 0, 1, "%", 100, "ratio", ("source_word_errors", "words")),
+    Metric("source_cer", "source's own CER", 0, 1, "%", 100, "ratio", ("source_character_errors", "characters")),
+    Metric("cer_loss", "CER above the source's", -1, 1, "%", 100, "ratio", ("added_character_errors", "characters")),
     Metric("distillmos", "DistillMOS", 1, 2),
     Metric("source_distillmos", "source's DistillMOS", 0, 2),
     Metric("dnsmos", "DNSMOS overall", 1, 2),
@@ -72,7 +74,7 @@ METRICS = (
 )
 
 # Where there is room for few.
-HEADLINES = ("sim_target", "sim_source", "wer", "distillmos", "dnsmos", "f0_corr", "f0_distance", "mcd")
+HEADLINES = ("sim_target", "sim_source", "wer", "cer", "distillmos", "dnsmos", "f0_corr", "f0_distance", "mcd")
 
 # What --metrics takes, and the judges each needs.
 GROUPS = {
@@ -115,13 +117,14 @@ def questions(pairs: Iterable[Pair], judges: Sequence[str]) -> list[Question]:
         assert pair.converted is not None
         for judge, clips in (
             ("voice", (pair.converted, pair.source, pair.target)),
-            ("text", (pair.converted, pair.source)),
             ("distillmos", (pair.converted, pair.source)),
             ("dnsmos", (pair.converted, pair.source)),
             ("f0", pair.files()),
         ):
             if judge in judges:
                 out += [Question(judge, (clip,)) for clip in clips]
+        if "text" in judges:
+            out += [Question("text", (clip,), pair.language) for clip in (pair.converted, pair.source)]
         if "spectra" in judges and pair.reference is not None:
             out.append(Question("spectra", (pair.converted, pair.reference)))
     return out
@@ -187,8 +190,8 @@ class _Judged:
                 row.figures["memory"] = speed.memory
         return row
 
-    def _answer(self, judge: str, *clips: object) -> object:
-        value = self.answers.get(judge, *clips)
+    def _answer(self, judge: str, *clips: object, language: str = "") -> object:
+        value = self.answers.get(judge, *clips, language=language)
         if isinstance(value, Failure):
             raise _FailedError(value.reason)
         return value
@@ -205,23 +208,23 @@ class _Judged:
         }
 
     def _words(self, row: Row) -> None:
-        language = self.answers.settings.language
-        row.heard, of_source = (self._answer("text", clip) for clip in (self.pair.converted, self.pair.source))
-        row.expected = self.pair.transcript or of_source
-        errors = text_errors(row.expected, row.heard, language)
-        if not errors.reference_words:
-            return
-        row.figures |= {
-            "word_errors": errors.words,
-            "words": errors.reference_words,
-            "character_errors": errors.characters,
-            "characters": errors.reference_characters,
-            "wer": errors.words / errors.reference_words,
-            "cer": errors.characters / errors.reference_characters,
-        }
-        if self.pair.transcript:
-            own = text_errors(self.pair.transcript, of_source, language).words
-            row.figures |= {"source_word_errors": own, "source_wer": own / errors.reference_words}
+        """Errors in words where the language has spaces between them, and in characters."""
+        pair = self.pair
+        row.heard, of_source = (self._answer("text", c, language=pair.language) for c in (pair.converted, pair.source))
+        row.expected = pair.transcript or of_source
+        errors = text_errors(row.expected, row.heard, pair.language)
+        own = text_errors(pair.transcript, of_source, pair.language) if pair.transcript else None
+        if errors.reference_words:
+            row.figures |= _share("wer", "word_errors", errors.words, "words", errors.reference_words)
+            if own is not None:
+                row.figures |= _share("source_wer", "source_word_errors", own.words, "words", errors.reference_words)
+        if errors.reference_characters:
+            of = ("characters", errors.reference_characters)
+            row.figures |= _share("cer", "character_errors", errors.characters, *of)
+            if own is not None:
+                added = errors.characters - own.characters
+                row.figures |= _share("source_cer", "source_character_errors", own.characters, *of)
+                row.figures |= _share("cer_loss", "added_character_errors", added, *of)
 
     def _quality(self, judge: str) -> dict[str, float]:
         result, source = (self._answer(judge, clip) for clip in (self.pair.converted, self.pair.source))
@@ -242,6 +245,11 @@ class _Judged:
             )
         distance = metrics.register_distance(result, target)
         return out if distance is None else out | {"f0_distance": distance}
+
+
+def _share(metric: str, part: str, count: int, whole: str, size: int) -> dict[str, float]:
+    """A metric of how="ratio" and the two counts that it is made of."""
+    return {part: count, whole: size, metric: count / size}
 
 
 def on_curve(path: Sequence[int], frames: int, curve: Sequence[float]) -> np.ndarray:

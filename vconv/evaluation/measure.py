@@ -25,10 +25,14 @@ Report = Callable[[int, int], None]  # is told what is done and what there is to
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge says about a clip, or about two."""
+    """What a judge says about a clip, or about two.
+
+    ``language`` is given to judges that depend on it (``Judge.by_language``) and is empty for the others.
+    """
 
     judge: str
     paths: tuple[Path, ...]
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class _Task:
     """Questions about one clip, or one pair of clips, which is read once for all of them."""
 
     paths: tuple[Path, ...]
+    language: str
     keys: dict[str, str] = field(default_factory=dict)  # in the cache, by judge
 
 
@@ -60,16 +65,17 @@ class Answers:
         """By contents and the judge's version."""
         if question.judge not in self._versions:
             self._versions[question.judge] = JUDGES[question.judge].version(self.settings)
-        return "|".join([question.judge, self._versions[question.judge], *map(self.digest, question.paths)])
+        version = ", ".join(filter(None, (self._versions[question.judge], question.language)))
+        return "|".join([question.judge, version, *map(self.digest, question.paths)])
 
     def digest(self, path: Path) -> str:
         if path not in self._digests:
             self._digests[path] = digest(path)
         return self._digests[path]
 
-    def get(self, judge: str, *paths: Path) -> Any | Failure:
+    def get(self, judge: str, *paths: Path, language: str = "") -> Any | Failure:
         """A judge's answer; KeyError where it was not asked."""
-        key = self.key(Question(judge, paths))
+        key = self.key(Question(judge, paths, language))
         if key in self.failures:
             return self.failures[key]
         value = self.cache.get(key)
@@ -97,8 +103,8 @@ class Answers:
         for question in questions:
             key = self.key(question)
             if self.cache.get(key) is None:
-                clips = tuple(map(self.digest, question.paths))
-                tasks.setdefault(clips, _Task(question.paths)).keys[question.judge] = key
+                about = (*map(self.digest, question.paths), question.language)
+                tasks.setdefault(about, _Task(question.paths, question.language)).keys[question.judge] = key
         return list(tasks.values())
 
 
@@ -112,18 +118,18 @@ def read_wave(path: Path) -> np.ndarray:
     return np.ascontiguousarray(wave / max(float(np.abs(wave).max(initial=0.0)), 1.0), np.float32)
 
 
-def _answer(panel: Panel, paths: tuple[Path, ...], judges: list[str]) -> dict[str, Any]:
+def _answer(panel: Panel, task: _Task) -> dict[str, Any]:
     """What each judge says, or a Failure. Whatever a judge raises belongs to this clip alone."""
     try:
-        waves = [read_wave(path) for path in paths]
+        waves = [read_wave(path) for path in task.paths]
     except VconvError as error:
-        return dict.fromkeys(judges, Failure(str(error)))
+        return dict.fromkeys(task.keys, Failure(str(error)))
     values: dict[str, Any] = {}
-    for judge in judges:
+    for judge in task.keys:
         try:
-            values[judge] = panel.ask(judge, *waves)
+            values[judge] = panel.ask(judge, *waves, language=task.language)
         except Exception as error:
-            names = " and ".join(map(str, paths))
+            names = " and ".join(map(str, task.paths))
             reason = error if isinstance(error, VconvError) else f"{type(error).__name__}: {error}"
             values[judge] = Failure(f"{names}: {JUDGES[judge].label} failed ({reason})")
     return values
@@ -137,9 +143,9 @@ def _start_worker(settings: Settings) -> None:
     _panel = Panel(settings)
 
 
-def _answer_in_worker(paths: tuple[Path, ...], judges: list[str]) -> dict[str, Any]:
+def _answer_in_worker(task: _Task) -> dict[str, Any]:
     assert _panel is not None
-    return _answer(_panel, paths, judges)
+    return _answer(_panel, task)
 
 
 # ---------------------------------------------------------------- over the processes
@@ -151,10 +157,10 @@ def _work(tasks: list[_Task], settings: Settings, jobs: int) -> Iterator[tuple[_
     if jobs <= 1:
         panel = Panel(settings)
         for task in tasks:
-            yield task, _answer(panel, task.paths, list(task.keys))
+            yield task, _answer(panel, task)
         return
     with workers(jobs, _start_worker, settings) as pool:
-        waiting = {pool.submit(_answer_in_worker, task.paths, list(task.keys)): task for task in tasks}
+        waiting = {pool.submit(_answer_in_worker, task): task for task in tasks}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(future), future.result()

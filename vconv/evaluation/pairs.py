@@ -9,10 +9,11 @@ from pathlib import Path
 
 from vconv import audio
 from vconv.errors import InputError
+from vconv.evaluation.text import language_code
 
 REQUIRED = ("source", "target")
 FILES = ("source", "target", "converted", "reference")
-COLUMNS = (*FILES, "transcript", "system")
+COLUMNS = (*FILES, "transcript", "language", "system")
 SYSTEM = "vconv"  # whose conversions those of a table without the column `system` are
 
 
@@ -30,6 +31,7 @@ class Pair:
     converted: Path | None = None
     reference: Path | None = None
     transcript: str = ""
+    language: str = "en"  # that is spoken, a code of two or three letters
     system: str = SYSTEM
     extra: tuple[tuple[str, str], ...] = ()
 
@@ -57,8 +59,10 @@ class Pairs:
     seconds: dict[Path, float] = field(default_factory=dict)
 
 
-def read_pairs(table: str | os.PathLike[str]) -> Pairs:
+def read_pairs(table: str | os.PathLike[str], language: str = "en") -> Pairs:
     """Rows of a CSV file; its paths are relative to its folder, or absolute.
+
+    ``language`` holds for rows that name none.
 
     Raises:
         InputError: the table is missing, is no CSV, or lacks a column that it needs.
@@ -77,7 +81,7 @@ def read_pairs(table: str | os.PathLike[str]) -> Pairs:
             pairs.bad.append(BadRow(line, f"{len(cells)} values, but the header names {len(header)} columns"))
             continue
         try:
-            pairs.good.append(_make_pair(line, dict(zip(header, map(str.strip, cells))), path.parent))
+            pairs.good.append(_make_pair(line, dict(zip(header, map(str.strip, cells))), path.parent, language))
         except InputError as error:
             pairs.bad.append(BadRow(line, str(error)))
     if not pairs.good and not pairs.bad:
@@ -99,7 +103,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path}: is no CSV table in UTF-8; its columns are {', '.join(COLUMNS)}") from error
 
 
-def _make_pair(line: int, cells: dict[str, str], folder: Path) -> Pair:
+def _make_pair(line: int, cells: dict[str, str], folder: Path, language: str) -> Pair:
     for name in REQUIRED:
         if not cells[name]:
             raise InputError(f"column '{name}' is empty")
@@ -107,13 +111,14 @@ def _make_pair(line: int, cells: dict[str, str], folder: Path) -> Pair:
     return Pair(
         line=line,
         transcript=cells.get("transcript", ""),
+        language=language_code(cells.get("language") or language),
         system=cells.get("system") or SYSTEM,
         extra=tuple((name, value) for name, value in cells.items() if name not in COLUMNS),
         **files,
     )
 
 
-def pair_folders(sources: str | os.PathLike[str], targets: str | os.PathLike[str]) -> Pairs:
+def pair_folders(sources: str | os.PathLike[str], targets: str | os.PathLike[str], language: str = "en") -> Pairs:
     """Each source with one target, in the order of their names, going round until every clip was used.
 
     Every source with every target would cost the product of the two; a table can ask for that.
@@ -123,7 +128,7 @@ def pair_folders(sources: str | os.PathLike[str], targets: str | os.PathLike[str
     """
     said, voices = audio.find_audio(sources), audio.find_audio(targets)
     count = max(len(said), len(voices))
-    return Pairs([Pair(n + 1, said[n % len(said)], voices[n % len(voices)]) for n in range(count)])
+    return Pairs([Pair(n + 1, said[n % len(said)], voices[n % len(voices)], language=language) for n in range(count)])
 
 
 def drop_unusable(pairs: Pairs) -> Pairs:

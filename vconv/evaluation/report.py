@@ -14,6 +14,7 @@ import vconv
 from vconv import audio, features
 from vconv.evaluation import picture
 from vconv.evaluation.figures import HEADLINES, METRICS, Metric, Row, by_system
+from vconv.evaluation.languages import shown_metrics
 from vconv.evaluation.measure import Failure, Report, read_wave
 from vconv.evaluation.results import arrow, interval, p_value, used_metrics
 from vconv.evaluation.statistics import Estimate
@@ -29,7 +30,9 @@ MEANINGS = {
     "sim_source": "the same with the source; two different speakers lie at 0.5 to 0.6",
     "target_preferred": "share of conversions that are more similar to the target than to the source",
     "eer": "where as many conversions are refused as the target as real sources are taken for it",
-    "wer": "words that Whisper hears wrong, of the transcript's or, without one, of those it heard in the source",
+    "wer": "word errors of Whisper's transcript, against the given transcript or else Whisper's own of the source",
+    "cer": "the same in characters, Chinese simplified and kana as hiragana",
+    "cer_loss": "character errors beyond those of the source itself, where a transcript is given",
     "distillmos": "predicted opinion score of the sound, 1 to 5",
     "dnsmos": "predicted opinion score, P.835 overall, 1 to 5",
     "f0_corr": "of log F0 of conversion and source, where both are voiced",
@@ -60,6 +63,7 @@ def page(evaluation: Evaluation, report: Report = lambda done, total: None) -> s
         _head(evaluation),
         "<h2>Systems</h2>",
         _systems_table(evaluation),
+        _languages_table(evaluation),
         _problems(evaluation),
         "<h2>Metrics</h2><p>A dot is a pair; the mark is the mean with its 95 % bootstrap interval.</p>",
         f'<div class="plots">{"".join(_plot(metric, evaluation) for metric in used_metrics(evaluation))}</div>',
@@ -108,14 +112,28 @@ def _systems_table(evaluation: Evaluation) -> str:
     body = []
     for name, rows in by_system(evaluation.rows).items():
         cells = [_cell(name), _cell(str(len(rows)), len(rows))]
-        for metric in metrics:
-            estimate = evaluation.systems[name].get(metric.key)
-            if estimate is None:
-                cells.append(_cell("–", math.nan))
-            else:
-                cells.append(_cell(metric.show(estimate.value), estimate.value, interval(metric, estimate)))
-        body.append(cells)
+        body.append(cells + [_estimate_cell(metric, evaluation.systems[name].get(metric.key)) for metric in metrics])
     return _table(header, body)
+
+
+def _languages_table(evaluation: Evaluation) -> str:
+    """Empty where all rows are of one language."""
+    if not evaluation.languages:
+        return ""
+    metrics = shown_metrics(evaluation.languages)
+    body = [
+        [_cell(language), _cell(name), *(_estimate_cell(metric, found.get(metric.key)) for metric in metrics)]
+        for language, systems in evaluation.languages.items()
+        for name, found in systems.items()
+    ]
+    header = ["language", "system", *(metric.title + arrow(metric) for metric in metrics)]
+    return "<h2>Languages</h2>" + _table(header, body)
+
+
+def _estimate_cell(metric: Metric, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return _cell("–", math.nan)
+    return _cell(metric.show(estimate.value), estimate.value, interval(metric, estimate))
 
 
 def _contests(evaluation: Evaluation) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import vconv
 from vconv.evaluation.figures import HEADLINES, METRICS, Contest, Metric, Row
+from vconv.evaluation.languages import shown_metrics
 from vconv.evaluation.pairs import FILES
 from vconv.evaluation.statistics import Comparison, Estimate
 from vconv.files import write_text
@@ -49,8 +50,9 @@ def rows_csv(rows: Sequence[Row]) -> str:
     """A line for every judged pair: what it is, every figure in its own unit, and the texts."""
     extra = list(dict.fromkeys(name for row in rows for name, _ in row.pair.extra))
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
-    taken = {"line", "system", *FILES, *names, "expected", "heard"}
-    header = ["line", *(f"table_{name}" if name in taken else name for name in extra), "system", *FILES, *names]
+    taken = {"line", "system", "language", *FILES, *names, "expected", "heard"}
+    of_table = [f"table_{name}" if name in taken else name for name in extra]
+    header = ["line", *of_table, "system", "language", *FILES, *names]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*header, "expected", "heard"])
@@ -58,19 +60,20 @@ def rows_csv(rows: Sequence[Row]) -> str:
         pair, given = row.pair, dict(row.pair.extra)
         files = [getattr(pair, name) or "" for name in FILES]
         figures = [_plain(row.figures.get(name)) for name in names]
-        cells = [pair.line, *(given.get(name, "") for name in extra), pair.system, *files, *figures]
+        cells = [pair.line, *(given.get(name, "") for name in extra), pair.system, pair.language, *files, *figures]
         writer.writerow([*cells, row.expected, row.heard])
     return out.getvalue()
 
 
 def summary_csv(evaluation: Evaluation) -> str:
-    """A line for every system and metric: value, 95 % interval, number of rows."""
+    """A line for every system and metric, over all languages and of each: value, 95 % interval, number of rows."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["system", "metric", "value", "low", "high", "rows"])
-    for system, found in evaluation.systems.items():
-        for key, e in found.items():
-            writer.writerow([system, key, _plain(e.value), _plain(e.low), _plain(e.high), e.count])
+    writer.writerow(["system", "metric", "value", "low", "high", "rows", "language"])
+    for language, systems in {"all": evaluation.systems, **evaluation.languages}.items():
+        for system, found in systems.items():
+            for key, e in found.items():
+                writer.writerow([system, key, _plain(e.value), _plain(e.low), _plain(e.high), e.count, language])
     return out.getvalue()
 
 
@@ -85,10 +88,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "vconv": vconv.__version__,
         "judges": evaluation.judges,
-        "systems": {
-            name: {key: _finite(vars(estimate)) for key, estimate in found.items()}
-            for name, found in evaluation.systems.items()
-        },
+        "systems": _systems_as_json(evaluation.systems),
+        "languages": {language: _systems_as_json(systems) for language, systems in evaluation.languages.items()},
         "contests": [
             {
                 "first": contest.first,
@@ -103,6 +104,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "line": row.pair.line,
                 **{name: str(getattr(row.pair, name) or "") for name in FILES},
                 "system": row.pair.system,
+                "language": row.pair.language,
                 "table": dict(row.pair.extra),
                 "figures": row.figures,
                 "expected": row.expected,
@@ -113,6 +115,10 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "bad_rows": [vars(bad) for bad in evaluation.bad],
         "missing": evaluation.missing,
     }
+
+
+def _systems_as_json(systems: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
+    return {name: {key: _finite(vars(estimate)) for key, estimate in found.items()} for name, found in systems.items()}
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def show(evaluation: Evaluation) -> None:
 
     # Where nobody watches, as in a file, a line may be as long as it has to be.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    for table in summary_tables(evaluation):
+    for table in (*summary_tables(evaluation), *language_tables(evaluation)):
         console.print(table)
     for line in (*contest_lines(evaluation.contests), *evaluation.missing):
         console.print(line, markup=False)
@@ -162,6 +168,24 @@ def _summary_table(evaluation: Evaluation, names: Sequence[str]) -> Table:
         cells = [_cell(metric, evaluation.systems[name].get(metric.key)) for name in names]
         table.add_row(metric.title + arrow(metric), *cells)
     return table
+
+
+def language_tables(evaluation: Evaluation) -> list[Table]:
+    """Languages by metrics, a line for each system; none where all rows are of one language."""
+    if not evaluation.languages:
+        return []
+    from rich.table import Table
+
+    metrics = shown_metrics(evaluation.languages)
+    table = Table("language", "system", "pairs")
+    for metric in metrics:
+        table.add_column(metric.title + arrow(metric), justify="right")
+    for language, systems in evaluation.languages.items():
+        for name, found in systems.items():
+            count = sum((row.pair.language, row.pair.system) == (language, name) for row in evaluation.rows)
+            cells = [_cell(metric, found.get(metric.key)) for metric in metrics]
+            table.add_row(language, _literal(name), str(count), *cells)
+    return [table]
 
 
 def _cell(metric: Metric, estimate: Estimate | None) -> str:

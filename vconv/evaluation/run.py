@@ -10,12 +10,14 @@ from vconv.errors import InputError
 from vconv.evaluation import conversion, figures, pairs
 from vconv.evaluation.cache import Cache
 from vconv.evaluation.figures import GROUPS, Contest, Row
-from vconv.evaluation.judges import JUDGES, Settings
+from vconv.evaluation.judges import JUDGES, Settings, check_languages
+from vconv.evaluation.languages import by_language
 from vconv.evaluation.measure import Answers, Report
 from vconv.evaluation.pairs import BadRow, Pairs
 from vconv.evaluation.report import write_report
 from vconv.evaluation.results import write_results
 from vconv.evaluation.statistics import Estimate
+from vconv.evaluation.text import language_code
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Evaluation:
     judges: dict[str, str]  # versions
     answers: Answers
     systems: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    languages: dict[str, dict[str, dict[str, Estimate]]] = field(default_factory=dict)  # by language, then system
     contests: list[Contest] = field(default_factory=list)
 
 
@@ -58,6 +61,8 @@ def evaluate(todo: Pairs, folder: Path, options: Options, report: Report = lambd
     if folder.exists() and not folder.is_dir():  # seen before the work
         raise InputError(f"{folder}: is a file; name a folder with -o")
     judges, missing = _available(options)
+    if "text" in judges:
+        check_languages({pair.language for pair in todo.good}, options.settings)
     answers = Answers(options.settings, Cache(options.cache))
     made = conversion.convert_missing(pairs.drop_unusable(todo), options.engine, folder / "converted", answers, report)
     usable = pairs.drop_unusable(made.pairs)  # a result may be silent, too
@@ -72,20 +77,21 @@ def evaluate(todo: Pairs, folder: Path, options: Options, report: Report = lambd
         judges={name: JUDGES[name].version(options.settings) for name in judges},
         answers=answers,
         systems={name: figures.estimates(part) for name, part in figures.by_system(rows).items()},
+        languages=by_language(rows),
         contests=figures.contests(rows, answers),
     )
 
 
-def read(table: Path | None, source_folder: Path | None, target_folder: Path | None) -> Pairs:
-    """The pairs of a table, or of two folders.
+def read(table: Path | None, source_folder: Path | None, target_folder: Path | None, language: str = "en") -> Pairs:
+    """The pairs of a table, or of two folders. ``language`` holds where the table names none.
 
     Raises:
         InputError: neither or both are given, or they cannot be read.
     """
     if table is not None and source_folder is None and target_folder is None:
-        return pairs.read_pairs(table)
+        return pairs.read_pairs(table, language_code(language))
     if table is None and source_folder is not None and target_folder is not None:
-        return pairs.pair_folders(source_folder, target_folder)
+        return pairs.pair_folders(source_folder, target_folder, language_code(language))
     raise InputError("what to evaluate? Give either PAIRS.csv or both --source-dir and --target-dir")
 
 
