@@ -213,7 +213,7 @@ def test_speech_for_another_model_is_refused(toy: Converter, shapes: tuple) -> N
 
 @pytest.mark.parametrize("embedding", [np.ones(5), np.ones((1, 4)), np.zeros(4), np.full(4, np.nan)])
 def test_another_models_embedding_is_refused(toy: Converter, embedding: np.ndarray) -> None:
-    with pytest.raises(InputError, match="no embedding of this model"):
+    with pytest.raises(InputError, match=r"no embedding of this model|not finite"):
         toy.convert((speech(1.0), SAMPLE_RATE), embedding)
 
 

@@ -1,7 +1,9 @@
-"""ONNX graphs through onnxruntime on the CPU."""
+"""ONNX graphs through onnxruntime on the CPU; what a graph reads beside itself lies in its own folder."""
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,9 @@ def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSess
         optimize: rewrite the graph to run faster, which makes it open slower.
 
     Raises:
-        InputError: the file is no ONNX graph.
+        InputError: the file is no ONNX graph, or reads data that is no plain file in its folder.
     """
+    check_external_data(path)
     import onnxruntime  # takes 0.1 s: not before there is something to run
 
     options = onnxruntime.SessionOptions()
@@ -39,3 +42,98 @@ def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSess
             f"{path}: is not a working ONNX graph, or the weights beside it are not its own; "
             "export or download the model again"
         ) from error
+
+
+def check_external_data(path: Path) -> None:
+    """See that all tensors which a graph keeps in other files lie in plain files in its folder.
+
+    onnxruntime itself refuses other places since 1.24, but follows links.
+
+    Raises:
+        InputError: the file is no ONNX graph, or refers to another place, a link, or no file.
+    """
+    try:
+        names = external_files(path.read_bytes())
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: is not a working ONNX graph; export or download the model again") from error
+    for name in names:
+        if not name or name in (".", "..") or not set(name).isdisjoint("/\\:\0"):
+            raise InputError(f"{path}: reads '{name[:60]}', which is not in its folder; do not use this model")
+        place = path.parent / name
+        try:
+            plain = stat.S_ISREG(place.lstat().st_mode)
+        except OSError as error:
+            raise InputError(f"{place}: is missing or unreadable; export or download the model again") from error
+        if not plain:
+            raise InputError(f"{place}: is a link or no file at all; put the weights themselves there")
+
+
+# The fields of ONNX's protocol buffer (onnx.proto3) that lead to tensors, by number.
+_FIELDS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+    "entry": {1: "key", 2: "value"},
+}
+
+
+def external_files(data: bytes) -> set[str]:
+    """Names of the files that tensors of a serialized ONNX model lie in; every place where a tensor can be is seen.
+
+    Raises:
+        ValueError, IndexError: it is no such model.
+    """
+    if b"location" not in data:
+        return set()
+    found = set()
+    for start, end in _spans(data, "model", 0, len(data), "entry"):
+        if data.find(b"location", start, end) >= 0:
+            keys = {data[a:b] for a, b in _spans(data, "entry", start, end, "key")}
+            if b"location" in keys:
+                found |= {data[a:b].decode() for a, b in _spans(data, "entry", start, end, "value")}
+    return found
+
+
+def _spans(data: bytes, kind: str, start: int, end: int, wanted: str) -> Iterator[tuple[int, int]]:
+    """Where the messages of the kind ``wanted`` lie in one of another kind."""
+    todo = [(kind, start, end)]
+    while todo:
+        kind, at, end = todo.pop()
+        fields = _FIELDS[kind]
+        while at < end:
+            tag, at = (data[at], at + 1) if data[at] < 128 else _long_number(data, at)
+            wire = tag & 7
+            if wire == 2:
+                size, at = (data[at], at + 1) if data[at] < 128 else _long_number(data, at)
+                inner = fields.get(tag >> 3)
+                if inner == wanted:
+                    yield at, at + size
+                elif inner in _FIELDS:
+                    todo.append((inner, at, at + size))
+                at += size
+            elif wire == 0:
+                _, at = _long_number(data, at)
+            elif wire in (1, 5):
+                at += 8 if wire == 1 else 4
+            else:
+                raise ValueError("no wire type of protocol buffers")
+        if at != end:
+            raise ValueError("a field is longer than its message")
+
+
+def _long_number(data: bytes, at: int) -> tuple[int, int]:
+    """A varint of any length, and where it ends."""
+    value = shift = 0
+    while shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+    raise ValueError("a number of more than 64 bits")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import sys
@@ -16,6 +14,7 @@ from vconv.evaluation.figures import HEADLINES, METRICS, Contest, Metric, Row
 from vconv.evaluation.languages import shown_metrics
 from vconv.evaluation.pairs import FILES
 from vconv.evaluation.statistics import Comparison, Estimate
+from vconv.evaluation.tables import to_csv
 from vconv.files import write_text
 
 if TYPE_CHECKING:
@@ -53,28 +52,24 @@ def rows_csv(rows: Sequence[Row]) -> str:
     taken = {"line", "system", "language", *FILES, *names, "expected", "heard"}
     of_table = [f"table_{name}" if name in taken else name for name in extra]
     header = ["line", *of_table, "system", "language", *FILES, *names]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*header, "expected", "heard"])
+    table: list[list[object]] = [[*header, "expected", "heard"]]
     for row in rows:
         pair, given = row.pair, dict(row.pair.extra)
         files = [getattr(pair, name) or "" for name in FILES]
         figures = [_plain(row.figures.get(name)) for name in names]
         cells = [pair.line, *(given.get(name, "") for name in extra), pair.system, pair.language, *files, *figures]
-        writer.writerow([*cells, row.expected, row.heard])
-    return out.getvalue()
+        table.append([*cells, row.expected, row.heard])
+    return to_csv(table)
 
 
 def summary_csv(evaluation: Evaluation) -> str:
     """A line for every system and metric, over all languages and of each: value, 95 % interval, number of rows."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["system", "metric", "value", "low", "high", "rows", "language"])
+    table: list[list[object]] = [["system", "metric", "value", "low", "high", "rows", "language"]]
     for language, systems in {"all": evaluation.systems, **evaluation.languages}.items():
         for system, found in systems.items():
             for key, e in found.items():
-                writer.writerow([system, key, _plain(e.value), _plain(e.low), _plain(e.high), e.count, language])
-    return out.getvalue()
+                table.append([system, key, _plain(e.value), _plain(e.low), _plain(e.high), e.count, language])
+    return to_csv(table)
 
 
 def _plain(value: float | None) -> str:

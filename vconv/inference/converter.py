@@ -17,7 +17,7 @@ import numpy as np
 from vconv import audio, features
 from vconv.audio import Source
 from vconv.config import ConversionConfig
-from vconv.errors import InputError
+from vconv.errors import InputError, VconvError
 from vconv.features import F0_MAX, F0_MIN, F0_REFERENCE, HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.inference import streaming
 from vconv.inference.engine import Engine, Reference
@@ -25,6 +25,7 @@ from vconv.inference.streaming import Spool
 from vconv.inference.units import MODEL_BYTES, Melody, Units, coarse_embedding
 from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice, speech_features
 from vconv.recognizer import encoder_input
+from vconv.untrusted import all_finite
 
 PEAK = 0.99  # of full scale, which no result exceeds
 # Of the way, in log, to the target's spread of F0, where 1 would be Gaussian normalization: on sentences that two
@@ -365,7 +366,10 @@ class Converter:
                 mel = features.log_mel(wave)
                 embeddings.append(self._engine.speaker(wave, mel[:, : mel.shape[1] // 2 * 2]))
                 voiced.append(np.count_nonzero(analysis.f0[start:end]))
-        return np.average(embeddings, axis=0, weights=voiced if any(voiced) else None)
+        embedding = np.average(embeddings, axis=0, weights=voiced if any(voiced) else None)
+        if not all_finite(embedding):
+            raise not_finite()
+        return embedding
 
     def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice) -> Iterator[np.ndarray]:
         """Wave of content and pitch [2, T] in a voice, whatever its loudness: blocks [n], together [T * OUTPUT_HOP]."""
@@ -399,6 +403,7 @@ class Converter:
 
     def _checked(self, voice: Voice, name: str) -> Voice:
         """The voice with its embedding at unit length, if it is one of this model's."""
+        voice.check(name)
         expected, embedding = (self._config.embedding_channels,), np.asarray(voice.embedding, np.float32)
         length = float(np.linalg.norm(embedding))
         if embedding.shape != expected or not 0 < length < np.inf:
@@ -419,6 +424,14 @@ class Converter:
         return frames > 0 and content == (self._config.content_channels, frames) and mel == (N_MELS, 2 * frames)
 
 
+def not_finite() -> VconvError:
+    """For what networks give of finite inputs."""
+    return VconvError(
+        "the networks gave numbers that are not finite, and nothing was written; "
+        "the model or the voice is damaged or was trained badly: use another one"
+    )
+
+
 def _finished(
     blocks: Iterator[np.ndarray], samples: int, loudness: float, progress: Progress | None
 ) -> Iterator[np.ndarray]:
@@ -431,6 +444,8 @@ def _finished(
         peak = 0.0
         for block in blocks:
             block = block[: samples - len(result)]
+            if not all_finite(block):
+                raise not_finite()
             meter.add(block)
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
             result.append(block)

@@ -6,21 +6,24 @@ It belongs to the weights that it was fitted for, because every set of weights h
 from __future__ import annotations
 
 import os
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from vconv.config import MAX_CODE_VALUES
 from vconv.errors import InputError
 from vconv.inference.engine import read_identity
-from vconv.inference.voice import save_arrays
+from vconv.inference.voice import MAX_CHANNELS, save_arrays
+from vconv.untrusted import check_finite, load_arrays
 
 POPULATION = "population.npz"  # in the model folder
 FORMAT = 1
 ATTRIBUTES = ("log_f0", "log_f0_spread", "brightness")  # of a speaker, beside the embedding
 HIGHER, BRIGHTER = 0, 2  # places among them
+MAX_SPEAKERS = 4096  # in a file
 _STEPS = 127  # of an embedding's largest value, to which the speakers' embeddings are rounded
 
 
@@ -186,30 +189,66 @@ class Population:
         Raises:
             InputError: the file holds no population.
         """
+        remedy = _remedy(Path(path).parent)
+        arrays = load_arrays(path, _largest(), "population of voices", remedy)
+        check_finite(str(path), arrays)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if int(arrays["format"]) != FORMAT:
-                    raise ValueError
-                parts = {name: _part(kind, name, arrays) for name, kind in _PARTS.items()}
-                speakers = arrays["speakers"].astype(np.float64)
-                return cls(
-                    model=str(arrays["model"]),
-                    attribute_mean=arrays["attribute_mean"],
-                    joint=arrays["joint"].astype(np.float64),
-                    axis_shares=arrays["axis_shares"],
-                    speakers=speakers / np.linalg.norm(speakers, axis=1, keepdims=True),
-                    apart=float(arrays["apart"]),
-                    code_bits=arrays["code_bits"].astype(np.float64),
-                    **parts,
-                )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: holds no population of voices; {_remedy(Path(path).parent)}") from error
+            if int(arrays["format"]) != FORMAT:
+                raise ValueError
+            parts = {name: _part(kind, name, arrays) for name, kind in _PARTS.items()}
+            speakers = arrays["speakers"].astype(np.float64)
+            lengths = np.linalg.norm(speakers, axis=1, keepdims=True)
+            if not lengths.all():
+                raise ValueError
+            population = cls(
+                model=str(arrays["model"]),
+                attribute_mean=arrays["attribute_mean"],
+                joint=arrays["joint"].astype(np.float64),
+                axis_shares=arrays["axis_shares"],
+                speakers=speakers / lengths,
+                apart=float(arrays["apart"]),
+                code_bits=arrays["code_bits"].astype(np.float64),
+                **parts,
+            )
+            population._check()
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: holds no population of voices; {remedy}") from error
+        return population
+
+    def _check(self) -> None:
+        """Raise ValueError where the arrays do not fit together or a scale is not positive."""
+        size = self.speakers.shape[1]
+        count = len(self.voices.basis) + len(ATTRIBUTES) + len(self.axis_shares)
+        shapes = [
+            (self.joint, (count, count)),
+            (self.scoring.centre, (size,)),
+            (self.attribute_mean, (len(ATTRIBUTES),)),
+        ]
+        scales = [np.diag(self.joint), self.check.deviation]
+        for density in (self.voices, self.clips):
+            shapes += [(density.mean, (size,)), (density.basis, (len(density.deviations), size))]
+            scales += [density.deviations, np.array(density.rest)]
+        shapes += [(part, self.check.mean.shape) for part in (self.check.deviation, self.check.weights)]
+        if any(array.shape != shape for array, shape in shapes) or not all((scale > 0).all() for scale in scales):
+            raise ValueError
+        np.linalg.cholesky(self.joint[: self._attributes.stop, : self._attributes.stop])
 
 
 _PARTS = {"voices": Density, "clips": Density, "scoring": Scoring, "verification": Verification, "check": Calibration}
 
 
-def _part(kind: type, name: str, arrays: np.lib.npyio.NpzFile) -> object:
+def _largest() -> dict[str, tuple[int, ...]]:
+    """The largest shape of each array in a file."""
+    size, scores = MAX_CHANNELS, 2 * MAX_CHANNELS
+    own = {"format": (), "model": (), "apart": (), "attribute_mean": (len(ATTRIBUTES),), "axis_shares": (size,)}
+    own |= {"joint": (scores, scores), "speakers": (MAX_SPEAKERS, size), "code_bits": (64, MAX_CODE_VALUES + 1)}
+    axes = {"basis": (size, size), "rest": (), "threshold": (), "error": (), "speakers": (), "clips": (), "bias": ()}
+    for name, kind in _PARTS.items():
+        own |= {f"{name}.{field.name}": axes.get(field.name, (size,)) for field in fields(kind)}
+    return own
+
+
+def _part(kind: type, name: str, arrays: Mapping[str, np.ndarray]) -> object:
     values = {field.name: arrays[f"{name}.{field.name}"] for field in fields(kind)}
     return kind(**{key: value.astype(np.float64) if value.ndim else value.item() for key, value in values.items()})
 

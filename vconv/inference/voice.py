@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,25 @@ from typing import BinaryIO
 import numpy as np
 
 from vconv import audio, features
-from vconv.errors import InputError
+from vconv.errors import InputError, VconvError
 from vconv.files import replacing
 from vconv.inference.engine import Engine, Reference
 from vconv.recognizer import Recognize, encoder_input, no_recognizer
+from vconv.untrusted import check_finite, load_arrays
 
 VOICE_SUFFIX = ".npz"
 REFERENCE_FRAMES = 3750  # one minute of speech for the decoder to listen to; more only takes time
+MAX_CHANNELS = 1024  # of an embedding or a code
+# The largest shape of each array in a file; `mix` rounds the reference frames of each part up.
+_LARGEST = {
+    "embedding": (MAX_CHANNELS,),
+    "log_f0": (),
+    "log_f0_spread": (),
+    "reference_content": (MAX_CHANNELS, REFERENCE_FRAMES),
+    "reference_mel": (features.N_MELS, 2 * REFERENCE_FRAMES),
+    "style": (256, 1 << 16),
+    "model": (64,),
+}
 CLIP_SECONDS = 120.0  # of one target clip; a voice is known long before, and memory stays bounded
 
 
@@ -37,7 +48,13 @@ class Voice:
     model: bytes | None = None  # whose decoder that is (``Converter.model``), if known
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a .npz file that ``load`` and ``vconv convert --target`` take."""
+        """Write it to a .npz file that ``load`` and ``vconv convert --target`` take.
+
+        Raises:
+            VconvError: it holds NaN or infinity, as a network that diverged in training gives.
+            InputError: the file cannot be written.
+        """
+        self.check(f"{path}: not written, as the voice", VconvError)
         save_arrays(
             path,
             embedding=self.embedding.astype(np.float32),
@@ -49,6 +66,15 @@ class Voice:
             model=np.frombuffer(self.model or b"", np.uint8),
         )
 
+    def check(self, name: str, error: type[VconvError] = InputError) -> None:
+        """Raise ``error``, of whose message ``name`` is the beginning, if the voice holds NaN or infinity."""
+        numbers = [value for value in (self.log_f0, self.log_f0_spread) if value is not None]
+        reference = self.reference
+        arrays = {"embedding": self.embedding, "register": np.array(numbers), "style": self.style}
+        if reference is not None:
+            arrays |= {"reference content": reference.content, "reference mel": reference.mel}
+        check_finite(name, arrays, error)
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Voice:
         """Read what ``save`` wrote.
@@ -56,18 +82,18 @@ class Voice:
         Raises:
             InputError: the file is missing or holds no voice.
         """
+        arrays = load_arrays(path, _LARGEST, "voice", "make one with `vconv embed`")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                embedding = arrays["embedding"]
-                log_f0, spread = (_known(arrays[name]) for name in ("log_f0", "log_f0_spread"))
-                content, mel = (arrays[f"reference_{part}"].astype(np.float32) for part in ("content", "mel"))
-                style = arrays["style"].astype(np.float32)
-                model = arrays["model"].tobytes() if "model" in arrays else b""  # not in older files
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; check the path") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+                embedding, content, mel, style = (
+                    arrays[name].astype(np.float32)
+                    for name in ("embedding", "reference_content", "reference_mel", "style")
+                )
+            log_f0, spread = (_known(arrays[name]) for name in ("log_f0", "log_f0_spread"))
+            model = arrays["model"].tobytes() if "model" in arrays else b""  # not in older files
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: holds no voice; make one with `vconv embed`") from error
-        return cls(
+        voice = cls(
             embedding,
             log_f0,
             Reference(content, mel) if content.size else None,
@@ -75,6 +101,8 @@ class Voice:
             style if style.size else None,
             model or None,
         )
+        voice.check(str(path))
+        return voice
 
 
 def _number(value: float | None) -> np.float64:
@@ -133,7 +161,9 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: features.
     reference = Reference(*(_half(np.concatenate(x, axis=1)).astype(np.float32) for x in (contents, mels)))
     unit = embedding / np.linalg.norm(embedding)
     melody = np.concatenate(f0)
-    return Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
+    voice = Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
+    voice.check(f"{audio.source_name(clip)}: the voice that the networks make of it", VconvError)
+    return voice
 
 
 def speech_features(
