@@ -1,12 +1,14 @@
 """Training state in one file without pickle: tensors as safetensors, everything else as JSON in its header.
 
 A state is nested dicts and lists of tensors, numbers, strings, booleans and None. Files are written
-beside their name and moved onto it, so a kill at any moment leaves the last whole checkpoint.
+beside their name and moved onto it, so a kill at any moment leaves the last whole checkpoint. A training
+keeps the last two: where the last one is damaged on the disk, it goes on from the one before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 
 from vconv.errors import InputError, VconvError
 from vconv.files import sync
+from vconv.untrusted import parse_json
 
 _TENSOR = "tensor:"
 
@@ -45,14 +48,34 @@ def _restore(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return value
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state atomically. Raises VconvError if the folder is missing, not writable or full."""
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None:
+    """Write a state atomically, with a checksum of all that it holds.
+
+    Args:
+        keep_previous: keep what was there as ``previous(path)``; it gives way if the disk is full.
+
+    Raises:
+        VconvError: the folder is missing, not writable or full.
+    """
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_flatten(state, "", tensors))
+    notes = {"state": tree, "sha256": _checksum(tree, tensors)}
     partial = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves, the next save replaces
     try:
-        save_file(tensors, partial, {"state": tree})
-        sync(partial)
+        try:
+            _write(partial, tensors, notes)
+        except (OSError, SafetensorError):
+            if not (keep_previous and previous(path).exists()):
+                raise
+            previous(path).unlink()
+            _write(partial, tensors, notes)
+        if keep_previous and path.exists():
+            _set_aside(path)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         raise VconvError(f"{path}: cannot be written ({error}); look at its folder and its disk") from error
@@ -61,16 +84,82 @@ def save(path: Path, state: dict[str, Any]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def _write(path: Path, tensors: dict[str, torch.Tensor], notes: dict[str, str]) -> None:
+    save_file(tensors, path, notes)
+    sync(path)
+
+
+def _set_aside(path: Path) -> None:
+    """Give a checkpoint the name of the one before, too, so that there is one under its own at every moment."""
+    other = path.with_name(f".{path.name}.previous")
+    try:
+        other.unlink(missing_ok=True)
+        other.hardlink_to(path)
+        os.replace(other, previous(path))
+    except OSError:  # no links on this disk: for a moment there is the one before alone
+        os.replace(path, previous(path))
+
+
+def _checksum(tree: str, tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, kinds, shapes and contents."""
+    found = hashlib.sha256(tree.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def load(path: Path) -> dict[str, Any]:
-    """Read a state back, on the CPU. Raises InputError if the file is missing or not a checkpoint."""
+    """Read a state back, on the CPU; nothing of the file stays mapped.
+
+    Raises:
+        InputError: the file is missing, not a checkpoint, or not as it was written.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safetensors file is no mapping
-            return _restore(json.loads(file.metadata()["state"]), tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a vconv checkpoint, or damaged ({error})") from None
+            # Cloned: a tensor of the file itself would keep it on the disk until the tensor is gone.
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+            notes = file.metadata()
+        tree = notes["state"]
+        if "sha256" in notes and notes["sha256"] != _checksum(tree, tensors):  # not in older files
+            raise ValueError("its checksum is wrong")
+        state = _restore(parse_json(tree), tensors)
+        if not isinstance(state, dict):
+            raise TypeError("it holds no state")
+        return state
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a vconv checkpoint, or damaged ({reason})") from None
+
+
+def load_latest(path: Path) -> dict[str, Any] | None:
+    """The last whole checkpoint of ``path`` and ``previous(path)``; None where there is neither.
+
+    If the last one is damaged and the one before is taken, a line says so, and the damaged one is renamed.
+
+    Raises:
+        InputError: all that there are, are damaged.
+    """
+    places = [place for place in (path, previous(path)) if place.exists()]
+    damage: InputError | None = None
+    for place in places:
+        try:
+            state = load(place)
+        except InputError as error:
+            damage = damage or error
+            continue
+        if damage:
+            aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+            with contextlib.suppress(OSError):  # another process of this training was quicker
+                os.replace(path, aside)
+            print(f"{damage}; it is {aside.name} now, going on from step {state.get('step', 0)}", flush=True)
+        return state
+    if damage:
+        raise damage
+    return None
 
 
 def load_task(path: Path, task: str) -> dict[str, Any]:

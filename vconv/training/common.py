@@ -300,14 +300,12 @@ def resume_state(folder: Path, resume: bool) -> dict[str, Any] | None:
     """The checkpoint to go on from, if that is asked for and there is one.
 
     Raises:
-        InputError: a run is there already and was not asked to be resumed.
+        InputError: a run is there already and was not asked to be resumed, or all of its checkpoints are damaged.
     """
     path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    if not resume:
+    if not resume and (path.exists() or checkpoint.previous(path).exists()):
         raise InputError(f"{folder}: holds a run already; add --resume to go on, or choose another output")
-    return checkpoint.load(path)
+    return checkpoint.load_latest(path)
 
 
 def pack_state(config: Any, step: int, ema: Ema, parts: dict[str, Any]) -> dict[str, Any]:
@@ -459,7 +457,7 @@ class Journal:
                 validate(done)
         if self._clock.due(done):
             state = pack_state(self._config, done, self._ema, self._parts)
-            checkpoint.save(self._start.folder / CHECKPOINT, state)
+            checkpoint.save(self._start.folder / CHECKPOINT, state, keep_previous=True)
 
     def close(self) -> None:
         self.monitor.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 
+Config = TypeVar("Config", ConversionConfig, VocoderConfig)
+
 
 def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel:
     """A checkpoint's model, with ``key=value`` settings of its config that do not change its weights' shapes.
@@ -24,12 +27,12 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
         InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
     """
     state = checkpoint.load_task(path, "conversion")
-    model = ConversionModel(override(build(ConversionConfig, state["config"]["model"], str(path)), settings))
+    model = ConversionModel(override(_config(ConversionConfig, state, path), settings))
     try:
         model.load_state_dict(state["ema"])
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         if not settings:
-            raise
+            raise _unfit(path) from error
         wanted = " ".join(settings)
         raise InputError(f"{path}: its weights have other shapes than --set {wanted} asks for; leave it out") from error
     return model.eval()
@@ -37,8 +40,11 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
 
 def trained_with(path: Path) -> tuple[Path | None, Path | None]:
     """The files of the recognizer and the verifier that a conversion checkpoint's training had, if it had them."""
-    config = checkpoint.load_task(path, "conversion")["config"]
-    recognizer, verifier = config.get("corpus", {}).get("recognizer"), config.get("verifier")
+    try:
+        config = checkpoint.load_task(path, "conversion")["config"]
+        recognizer, verifier = config.get("corpus", {}).get("recognizer"), config.get("verifier")
+    except (KeyError, AttributeError):
+        raise _unfit(path) from None
     return Path(recognizer) if recognizer else None, Path(verifier) if verifier else None
 
 
@@ -47,9 +53,24 @@ def load_vocoder(path: Path) -> Vocoder:
     if path.is_dir():
         return saved.load(path)[1]
     state = checkpoint.load_task(path, "vocoder")
-    model = Vocoder(build(VocoderConfig, state["config"]["model"], str(path)))
-    model.load_state_dict(state["ema"])
+    model = Vocoder(_config(VocoderConfig, state, path))
+    try:
+        model.load_state_dict(state["ema"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise _unfit(path) from error
     return model.eval()
+
+
+def _config(kind: type[Config], state: dict[str, Any], path: Path) -> Config:
+    """The model's part of the configuration in a training's state. Raises InputError where it is none."""
+    try:
+        return build(kind, state["config"]["model"], str(path))
+    except (KeyError, TypeError):
+        raise _unfit(path) from None
+
+
+def _unfit(path: Path) -> InputError:
+    return InputError(f"{path}: its weights do not fit its configuration; it was made by another version or changed")
 
 
 @torch.no_grad()
