@@ -20,7 +20,7 @@ from tests.synthetic import RATE as SYNTHETIC_RATE
 from tests.synthetic import speak
 from vconv import audio, features
 from vconv.errors import InputError, VconvError
-from vconv.evaluation import cache, figures, judges, measure, metrics, pairs, run, statistics, text
+from vconv.evaluation import cache, figures, judges, measure, metrics, pairs, run, scripts, statistics, text
 from vconv.evaluation.alignment import distances, warp
 from vconv.evaluation.conversion import Speed
 from vconv.evaluation.judges import Judge, Settings
@@ -124,7 +124,7 @@ def test_english_is_normalized(written: str, words: str) -> None:
 
 def test_other_languages_keep_their_letters() -> None:
     assert text.normalize("Schöne Grüße, 3 Stück!", "de") == ["schöne", "grüße", "3", "stück"]
-    assert text.normalize("यह अच्छा है।", "hi") == ["यह", "अच्छा", "है"]  # vowel signs are marks, not letters
+    assert text.normalize("मराठी भाषा।", "mr") == ["मराठी", "भाषा"]  # vowel signs are marks, not letters
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,8 @@ def test_other_languages_keep_their_letters() -> None:
     [
         ("カタカナと、ひらがな。", "かたかなとヒラガナ", "ja", 0),
         ("ﾊﾝｶｸ", "はんかく", "ja", 0),  # half-width
+        ("मेरी दादी, लड़के", "میری دادی لڑکے", "hi", 0),  # Urdu's script, as small Whisper models write Hindi
+        ("मेरी दादी", "मेरी नानी", "hi", 2),
         ("今天 天气 好", "今天天汽好！", "zh", 1),
         ("e\u0301te\u0301", "été", "fr", 0),  # decomposed
     ],
@@ -149,7 +151,7 @@ def test_traditional_characters_are_the_simplified_ones() -> None:
 
 
 def test_chinese_without_its_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    text._to_simplified.cache_clear()
+    scripts._to_simplified.cache_clear()
     monkeypatch.setitem(sys.modules, "opencc", None)
     with pytest.raises(InputError, match="pip install opencc"):
         text.text_errors("好", "好", "zh")

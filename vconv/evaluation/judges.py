@@ -28,7 +28,7 @@ from vconv.errors import InputError
 from vconv.evaluation import metrics
 from vconv.evaluation.alignment import distances, warp
 from vconv.evaluation.cache import folder_digest
-from vconv.evaluation.text import CHINESE, normalize
+from vconv.evaluation.scripts import CHINESE, in_one_script
 
 RATE = features.SAMPLE_RATE
 EXTRA = "pip install 'vconv[eval]'"
@@ -123,7 +123,7 @@ def check_languages(languages: Iterable[str], settings: Settings) -> None:
             "with --asr, or leave words out of --metrics"
         )
     if CHINESE.intersection(others):
-        normalize("", "zh")  # raises where its package is missing
+        in_one_script("", "zh")  # raises where its package is missing
 
 
 def _load_text(settings: Settings) -> Callable[[Wave, str], str]:

@@ -31,7 +31,7 @@ MEANINGS = {
     "target_preferred": "share of conversions that are more similar to the target than to the source",
     "eer": "where as many conversions are refused as the target as real sources are taken for it",
     "wer": "word errors of Whisper's transcript, against the given transcript or else Whisper's own of the source",
-    "cer": "the same in characters, Chinese simplified and kana as hiragana",
+    "cer": "the same in characters: Chinese simplified, kana as hiragana, of Hindi the consonants",
     "cer_loss": "character errors beyond those of the source itself, where a transcript is given",
     "distillmos": "predicted opinion score of the sound, 1 to 5",
     "dnsmos": "predicted opinion score, P.835 overall, 1 to 5",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from vconv.errors import InputError
+from vconv.evaluation.scripts import HINDUSTANI, in_one_script
 
 # fmt: off
 UNITS = (
@@ -44,11 +44,9 @@ SPELLINGS = dict(
 )
 
 
-# Written without spaces between words: characters are counted, words are not.
+# Written without spaces between words.
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my", "bo"})
-CHINESE = frozenset({"zh", "yue"})  # compared in simplified characters
-# Katakana and the hiragana of the same sound, which lie 96 code points apart.
-KANA = {code: code - 0x60 for code in range(ord("ァ"), ord("ヶ") + 1)}
+WITHOUT_WORDS = UNSPACED | HINDUSTANI  # of the latter only consonants are compared
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class TextErrors:
     """Insertions, deletions and substitutions, at most as many as the reference is long.
 
     The cap keeps one transcript that repeats itself without end from outweighing all other clips.
-    ``words`` and ``reference_words`` are 0 in languages that are written without spaces.
+    ``words`` and ``reference_words`` are 0 in languages in which words are not counted (``WITHOUT_WORDS``).
     """
 
     words: int
@@ -81,10 +79,10 @@ def text_errors(reference: str, heard: str, language: str = "en") -> TextErrors:
     """Errors in ``heard``, both texts normalized."""
     expected, found = normalize(reference, language), normalize(heard, language)
     letters, found_letters = " ".join(expected), " ".join(found)
-    spaced = language not in UNSPACED
+    has_words = language not in WITHOUT_WORDS
     return TextErrors(
-        words=min(edit_distance(expected, found), len(expected)) if spaced else 0,
-        reference_words=len(expected) if spaced else 0,
+        words=min(edit_distance(expected, found), len(expected)) if has_words else 0,
+        reference_words=len(expected) if has_words else 0,
         characters=min(edit_distance(letters, found_letters), len(letters)),
         reference_characters=len(letters),
     )
@@ -93,15 +91,15 @@ def text_errors(reference: str, heard: str, language: str = "en") -> TextErrors:
 def normalize(text: str, language: str = "en") -> list[str]:
     """Words in lower case without punctuation; in English numbers written out and one spelling for each word.
 
-    Text of another language is brought to Unicode's NFKC form, Chinese to simplified characters, Japanese kana to
-    hiragana. Where no spaces are written (``UNSPACED``), the whole text is one word.
+    Text of another language is brought to one script (``in_one_script``). Where no spaces are written
+    (``UNSPACED``), all of it is one word.
 
     Raises:
         InputError: the text is Chinese and OpenCC is not installed.
     """
     text = text.lower().replace("’", "'")
     if language != "en":
-        text = _one_script(unicodedata.normalize("NFKC", text), language)
+        text = in_one_script(text, language)
         words = "".join(c if _is_of_a_word(c) else " " for c in text.replace("'", "")).split()
         return words if language not in UNSPACED or not words else ["".join(words)]
     text = text.replace("&", " and ").replace("%", " percent ")
@@ -109,22 +107,6 @@ def normalize(text: str, language: str = "en") -> list[str]:
     text = re.sub(r"\d+", lambda digits: f" {number_in_words(int(digits[0]))} ", text)
     words = re.sub(r"[^a-z ]", " ", text.replace("'", "")).split()
     return [SPELLINGS.get(word, word) for word in words]
-
-
-def _one_script(text: str, language: str) -> str:
-    """Without differences of spelling that are none of sound."""
-    if language in CHINESE:
-        return _to_simplified()(text)
-    return text.translate(KANA) if language == "ja" else text
-
-
-@cache
-def _to_simplified() -> Callable[[str], str]:
-    try:
-        from opencc import OpenCC
-    except ImportError as error:
-        raise InputError("Chinese is compared in simplified characters: no opencc; pip install opencc") from error
-    return OpenCC("t2s").convert
 
 
 def number_in_words(number: int) -> str:
