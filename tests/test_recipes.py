@@ -299,7 +299,7 @@ def archive(tmp_path: Path, tts: types.ModuleType) -> Path:
     path = tmp_path / "kokoro-js.tgz"
     with tarfile.open(path, "w:gz") as files:
         for number, name in enumerate(("af_a", "af_b", "am_c", "bm_d")):
-            data = (np.arange(510)[:, None] + np.full((510, tts.STYLE), 1000 * number)).astype("<f4").tobytes()
+            data = (np.arange(510)[:, None] + np.full((510, 256), 1000 * number)).astype("<f4").tobytes()
             member = tarfile.TarInfo(f"package/voices/{name}.bin")
             member.size = len(data)
             files.addfile(member, io.BytesIO(data))
@@ -327,7 +327,8 @@ class FakeKokoro:
 def fake(monkeypatch: pytest.MonkeyPatch, tts: types.ModuleType) -> FakeKokoro:
     model = FakeKokoro()
     monkeypatch.setattr(tts, "_loaded", lambda archive: model)
-    monkeypatch.setattr(tts, "_package", lambda name: Path(name))
+    monkeypatch.setattr(tts, "package", lambda name: Path(name))
+    monkeypatch.setattr(tts, "check_packages", lambda language: None)
     return model
 
 
@@ -338,6 +339,7 @@ def make(tts: types.ModuleType, tmp_path: Path, archive: Path, *options: str, li
 
 
 def test_voices_are_mixed_within_a_sex(tts: types.ModuleType, archive: Path) -> None:
+    synthesis = sys.modules["synthesis"]
     voices = tts.read_voices(archive)
     speakers = tts.make_speakers(list(voices), 20, seed=1)
     assert len(speakers) == 24 and len({speaker.name for speaker in speakers}) == 24
@@ -346,9 +348,9 @@ def test_voices_are_mixed_within_a_sex(tts: types.ModuleType, archive: Path) -> 
         assert sum(speaker.weights.values()) == pytest.approx(1)
     assert any(min(speaker.weights.values()) < 0 for speaker in speakers)
     assert tts.make_speakers(list(voices)[::-1], 20, seed=1) == speakers
-    style = tts.mix(voices, {"af_a": 0.75, "am_c": 0.25}, 12)
-    np.testing.assert_allclose(style, np.full(tts.STYLE, 12 + 0.25 * 2000))
-    assert tts.mix(voices, {"af_a": 1.0}, 9999)[0] == 509
+    style = synthesis.mix(voices, {"af_a": 0.75, "am_c": 0.25}, 12)
+    np.testing.assert_allclose(style, np.full(synthesis.STYLE, 12 + 0.25 * 2000))
+    assert synthesis.mix(voices, {"af_a": 1.0}, 9999)[0] == 509
 
 
 def test_a_plan_depends_on_its_number_alone(tts: types.ModuleType) -> None:
@@ -359,6 +361,15 @@ def test_a_plan_depends_on_its_number_alone(tts: types.ModuleType) -> None:
     assert len({tuple(speaker.name for speaker in plan.timbres) for plan in plans}) > 30
     assert {plan.language for plan in plans} == {"en-us", "en-gb"}
     assert plans[0].text == "Some words"
+
+
+def test_a_language_has_the_prosody_of_a_voice_of_its_own(tts: types.ModuleType) -> None:
+    speakers = tts.make_speakers(["af_a", "am_b", "ff_c", "em_d", "if_e"], 8, seed=0)
+    plans = [tts.make_plan(number, "Des mots", speakers, 2, seed=0, language="fr") for number in range(20)]
+    assert {plan.prosody.name for plan in plans} == {"ff_c"} and plans[3].folder == "fr000003"
+    assert len({tuple(speaker.name for speaker in plan.timbres) for plan in plans}) > 10
+    german = {tts.make_plan(n, "Wörter", speakers, 2, seed=0, language="de").prosody.name for n in range(20)}
+    assert german == {"em_d", "if_e"}
 
 
 def test_parallel_speech_becomes_a_corpus(

