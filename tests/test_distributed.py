@@ -86,7 +86,8 @@ def test_two_processes_train_codebooks(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "two" / "run" / ".checkpoint.safetensors.partial").write_text("what a kill leaves")
     resumed = train(tmp_path / "two", CONVERSION, corpus, *SHORT, "optimizer.steps=7", *EVERYTHING, resume=True)
     assert resumed["step"] == 7
-    assert {path.name for path in (tmp_path / "two" / "run").iterdir()} == {"tensorboard", "checkpoint.safetensors"}
+    kept = {"tensorboard", "checkpoint.safetensors", "checkpoint.previous.safetensors"}
+    assert {path.name for path in (tmp_path / "two" / "run").iterdir()} == kept
 
 
 # ---------------------------------------------------------------- the codebooks alone

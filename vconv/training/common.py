@@ -441,15 +441,21 @@ class Journal:
         self._averages, self._clock = Averages(), SaveClock(config.log, config.optimizer.steps)
         self.monitor = Monitor(start.folder, config.optimizer.steps, first, start.accelerator.is_main_process)
 
-    def add(self, values: dict[str, Tensor]) -> None:
+    def add(self, *values: dict[str, Tensor]) -> None:
         """To the means of which the next line will tell."""
-        self._averages.add(values)
+        for named in values:
+            self._averages.add(named)
 
-    def end_step(self, step: int, validate: Callable[[int], None]) -> None:
-        """Write and save what is due. ``validate`` is called with the steps done, while the module has the averages."""
+    def end_step(self, step: int, skipped: int, validate: Callable[[int], None]) -> None:
+        """Write and save what is due. ``validate`` is called with the steps done, while the module has the averages.
+
+        Args:
+            skipped: steps so far that did not count; the line tells of them where there are any.
+        """
         done, accelerator, log = step + 1, self._start.accelerator, self._config.log
         if done % log.every == 0:
-            self.monitor.losses(done, self._averages.take(accelerator))
+            means = self._averages.take(accelerator)
+            self.monitor.losses(done, means | ({"skipped": float(skipped)} if skipped else {}))
         if not accelerator.is_main_process:
             return
         if done % log.validate_every == 0 and self._start.validation.items:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,7 @@ from vconv.training.common import (
     start_from,
     to_tensors,
 )
+from vconv.training.guard import StepGuard, gradient_norm
 from vconv.training.hearing import load_hearing
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
 from vconv.training.likeness import Listener, clip_voices, likeness, speaker_voices
@@ -399,6 +401,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         words_by = config.words_by or config.corpus.recognizer
         recognizer = load_moonshine(words_by).to(accelerator.device) if config.losses.words else None
         listener = Listener(vocoder, verifier, recognizer)
+    show = partial(validate, bare.model, vocoder, validation, journal.monitor)
+    guard = StepGuard(accelerator, bare, bare_discriminator)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
@@ -408,6 +412,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
             set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
             judged = config.losses.judges(step)
 
+            guard.begin()
+            found = []
             for batch in islice(batches, config.optimizer.accumulate):
                 with accelerator.accumulate(learner, discriminator):
                     with accelerator.autocast():
@@ -421,19 +427,21 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                         with accelerator.autocast():
                             losses["critic"] = critic_loss(discriminator, batch["clean"], fakes)
                         accelerator.backward(losses["critic"])
-                    journal.add(losses)
+                    found.append(losses)
 
-            norm = accelerator.clip_grad_norm_(learner.parameters(), config.optimizer.clip)
-            if torch.isfinite(norm):  # one bad batch must not poison the weights
-                optimizer.step()
-            optimizer.zero_grad()
-            ema.update(bare.model, step)
+            norms = {"generator": accelerator.clip_grad_norm_(learner.parameters(), config.optimizer.clip)}
             if judged:
-                critic_optimizer.step()
-                critic_optimizer.zero_grad()
+                norms["discriminator"] = gradient_norm(accelerator, discriminator)
+            if guard.passes(step, **norms):  # one bad batch must not poison the weights
+                optimizer.step()
+                if judged:
+                    critic_optimizer.step()
+                ema.update(bare.model, step)
+                journal.add(*found, {"gradient": norms["generator"]})
+            optimizer.zero_grad()
+            critic_optimizer.zero_grad()
 
-            journal.add({"gradient": norm})
-            journal.end_step(step, lambda done: validate(bare.model, vocoder, validation, journal.monitor, done))
+            journal.end_step(step, guard.skipped, show)
     finally:
         journal.close()
     leave(start.accelerator)

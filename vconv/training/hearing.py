@@ -9,6 +9,7 @@ Adaptation via Teacher-Student Learning", section 2). The denoiser hears with it
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,7 @@ from vconv.training.common import (
     to_tensors,
 )
 from vconv.training.disturb import DisturbConfig
+from vconv.training.guard import StepGuard
 from vconv.training.likeness import words_distance
 from vconv.training.store import WAVE_SCALE, Entry
 
@@ -194,12 +196,16 @@ def train(config: HearingTraining, resume: bool = False) -> Path:
     bare = hearing
     hearing, optimizer = accelerator.prepare(hearing, optimizer)
     journal = Journal(config, start, bare, ema, parts, first)
+    show = partial(validate, bare, teacher, start.validation, config, journal.monitor)
+    guard = StepGuard(accelerator, bare)
     steps = range(first, config.optimizer.steps)
     sampler = HearingSampler(corpus, config.batch, config.seed)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
         for step in steps:
             set_rates(optimizer, learning_rate(step, config.optimizer), config)
+            guard.begin()
+            found = []
             for batch in islice(batches, config.optimizer.accumulate):
                 with accelerator.accumulate(hearing):
                     with accelerator.autocast():
@@ -207,19 +213,17 @@ def train(config: HearingTraining, resume: bool = False) -> Path:
                             wanted = teacher(batch["clean"])
                         losses = hearing(batch, wanted)
                     accelerator.backward(sum(getattr(config.losses, name) * loss for name, loss in losses.items()))
-                    journal.add(losses)
+                    found.append(losses)
             # Apart: what the one gets wrong is no reason for the other to learn less.
             clip = config.optimizer.clip
             norms = {part: accelerator.clip_grad_norm_(getattr(bare, part).parameters(), clip) for part in PARTS}
-            if all(torch.isfinite(norm) for norm in norms.values()):
+            if guard.passes(step, **norms):
                 optimizer.step()
+                ema.update(bare, step)
+                journal.add(*found, {f"gradient/{part}": norm for part, norm in norms.items()})
             optimizer.zero_grad()
-            ema.update(bare, step)
 
-            journal.add({f"gradient/{part}": norm for part, norm in norms.items()})
-            journal.end_step(
-                step, lambda done: validate(bare, teacher, start.validation, config, journal.monitor, done)
-            )
+            journal.end_step(step, guard.skipped, show)
     finally:
         journal.close()
     leave(start.accelerator)

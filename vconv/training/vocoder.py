@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,7 @@ from vconv.training.common import (
     start_from,
     to_tensors,
 )
+from vconv.training.guard import StepGuard
 from vconv.training.likeness import to_analysis_rate
 from vconv.training.load import load_conversion
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
@@ -124,6 +126,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     )
     journal = Journal(config, start, bare, ema, parts, first)
     verifier = load_verifier(config.verifier).to(device) if config.losses.likeness else None
+    show = partial(validate, bare, start.validation, config, journal.monitor)
+    guard = StepGuard(accelerator, bare, bare_discriminators)
     steps = range(first, config.optimizer.steps)
     batches = draw(sampler, steps, accelerator, config.corpus.workers)
     try:
@@ -133,6 +137,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
             set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
             adversarial = step >= config.losses.adversarial_from
 
+            guard.begin()
+            found = []
             for batch in islice(batches, config.optimizer.accumulate):
                 with accelerator.accumulate(vocoder, discriminators):
                     with accelerator.autocast():
@@ -151,20 +157,22 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
                         with accelerator.autocast():
                             losses["critic"] = critic_loss(discriminators, real, fake.detach())
                         accelerator.backward(losses["critic"])
-                    journal.add(losses)
+                    found.append(losses)
 
-            norm = accelerator.clip_grad_norm_(vocoder.parameters(), config.optimizer.clip)
-            if torch.isfinite(norm):
-                optimizer.step()
-            optimizer.zero_grad()
-            ema.update(bare, step)
+            clip = config.optimizer.clip
+            norms = {"generator": accelerator.clip_grad_norm_(vocoder.parameters(), clip)}
             if adversarial:
-                accelerator.clip_grad_norm_(discriminators.parameters(), 10 * config.optimizer.clip)
-                critic_optimizer.step()
-                critic_optimizer.zero_grad()
+                norms["discriminators"] = accelerator.clip_grad_norm_(discriminators.parameters(), 10 * clip)
+            if guard.passes(step, **norms):
+                optimizer.step()
+                if adversarial:
+                    critic_optimizer.step()
+                ema.update(bare, step)
+                journal.add(*found, {"gradient": norms["generator"]})
+            optimizer.zero_grad()
+            critic_optimizer.zero_grad()
 
-            journal.add({"gradient": norm})
-            journal.end_step(step, lambda done: validate(bare, start.validation, config, journal.monitor, done))
+            journal.end_step(step, guard.skipped, show)
     finally:
         journal.close()
     leave(start.accelerator)
