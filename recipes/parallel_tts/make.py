@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 import numpy as np
 import soundfile
 from phonemes import check_packages
-from synthesis import RATE, Kokoro, Speaker, make_speakers, package, read_voices
+from synthesis import NATIVE, RATE, Kokoro, Speaker, make_speakers, natives, package, read_voices
 
 from vconv.errors import InputError, run_script
 from vconv.files import remove_stale, write_text
@@ -36,8 +36,6 @@ from vconv.processes import map_in_order
 TOKENS = (12, 400)  # of a sentence: shorter ones hold little, longer ones leave the model's range
 SPEED = (0.9, 1.15)
 ACCENTS = ("en-us", "en-us", "en-us", "en-gb")  # of English, as often as they stand here
-# First letters of the published voices that lend each language its prosody. There is no German voice: see the README.
-NATIVE = {"de": "ei", "es": "e", "fr": "f", "hi": "h", "it": "i", "ja": "j", "pt": "p", "zh": "z"}
 LANGUAGES = ("en", *NATIVE)
 COLUMNS = (
     "path",
@@ -87,8 +85,8 @@ def make_plan(
     timbres = tuple(rng.sample(list(speakers), voices))
     if language == "en":
         return Plan(number, text, rng.choice(ACCENTS), timbres[0], timbres, round(rng.uniform(*SPEED), 3))
-    natives = [s for s in speakers if s.name[0] in NATIVE[language] and s.weights == {s.name: 1.0}]
-    return Plan(number, text, language, rng.choice(natives), timbres, round(rng.uniform(*SPEED), 3))
+    prosody = rng.choice(natives(speakers, language))
+    return Plan(number, text, language, prosody, timbres, round(rng.uniform(*SPEED), 3))
 
 
 def plans_to_do(

@@ -24,6 +24,8 @@ RATE = 24000  # Hz
 STYLE = 256  # numbers of a style vector
 TIMBRE = 128  # the first of them; the others are prosody
 PEAK = 0.95
+# First letters of the published voices that lend each language its prosody. There is no German voice: see the README.
+NATIVE = {"de": "ei", "es": "e", "fr": "f", "hi": "h", "it": "i", "ja": "j", "pt": "p", "zh": "z"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ def make_speakers(names: Sequence[str], mixtures: int, seed: int) -> list[Speake
         share = round(rng.uniform(1.1, 1.25) if number % 4 == 3 else rng.uniform(0.3, 0.7), 3)
         speakers.append(Speaker(f"mix{number:03d}{sex}", sex, {first: share, second: round(1 - share, 3)}))
     return speakers
+
+
+def natives(speakers: Sequence[Speaker], language: str) -> list[Speaker]:
+    """The published voices among the speakers that lend a language of ``NATIVE`` its prosody."""
+    return [s for s in speakers if s.name in s.weights and s.name[0] in NATIVE[language]]
 
 
 class Kokoro:
