@@ -6,9 +6,12 @@ Waves are mono float32 arrays [N] with full scale at 1.0.
 from __future__ import annotations
 
 import contextlib
+import math
+import numbers
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -16,13 +19,16 @@ import numpy as np
 import soundfile
 import soxr
 
-from vconv.errors import InputError, VconvError
-from vconv.files import sync
+from vconv.errors import AudioWarning, InputError, VconvError
+from vconv.files import publish, sync
+from vconv.opening import STANDARD_STREAM, AudioFile, missing_share
 
 MIN_SECONDS = 0.3  # a shorter clip holds no syllable to convert or to know a voice by
 REFERENCE_LOUDNESS_DB = -27.0  # every wave is brought here before its features are taken
 SILENCE_DB = -70.0  # dBFS; a wave whose loud frames stay below this has nothing in it
 ACTIVE_RANGE_DB = 30.0  # a frame this far below the loud frames no longer counts as active
+LOWEST_RATE, HIGHEST_RATE = 1000, 10_000_000  # Hz; below, there is no speech, and above, no recording
+SMALLEST_OFFSET = 1e-4  # of full scale, a constant in a wave that is taken out; below, it is 80 dB down
 TRIM_MARGIN = 0.1  # seconds kept on each side: weak onsets and endings lie below the activity threshold
 
 # What the suffix of an output file means to libsndfile.
@@ -46,7 +52,9 @@ _WRITE_BLOCK = 1 << 14  # libsndfile's Vorbis encoder overflows its stack on ver
 
 def source_name(source: Source) -> str:
     """How messages name a source: its path, or "the wave" for samples in memory."""
-    return "the wave" if isinstance(source, tuple) else str(source)
+    if isinstance(source, tuple):
+        return "the wave"
+    return "standard input" if Path(source) == STANDARD_STREAM else str(source)
 
 
 # ---------------------------------------------------------------- reading
@@ -55,8 +63,10 @@ def source_name(source: Source) -> str:
 class BlockReader:
     """Mono blocks of any source at any rate, in bounded memory; each iteration starts from the beginning.
 
+    A file that is shorter than its header says is read as far as it goes, with an ``AudioWarning``.
+
     Args:
-        source: a path to anything libsndfile reads, or (wave [N] or [N, channels], rate).
+        source: a path to anything libsndfile reads, "-" for standard input, or (wave [N] or [N, channels], rate).
         rate: Hz to resample to; None keeps the source's own.
 
     Attributes:
@@ -65,30 +75,27 @@ class BlockReader:
         rate: Hz of the blocks.
 
     Raises:
-        InputError: the source is missing, not audio, empty, or holds NaN or infinite samples. What can
-            be seen without decoding is raised by the constructor, the rest by the iteration.
+        InputError: the source is missing, not audio, empty, of an impossible rate, or holds NaN or infinite
+            samples. What can be seen without decoding is raised by the constructor, the rest by the iteration.
     """
 
     def __init__(self, source: Source, rate: int | None = None) -> None:
         self.name = source_name(source)
         self.source_samples = 0
+        self._power = 0.0  # of all channels, summed over the samples
+        self._file = None
         if isinstance(source, tuple):
-            self._path = None
             self._wave = _checked_wave(source[0])
-            self.source_rate = int(source[1])
-            if self.source_rate <= 0:
-                raise InputError(
-                    f"{self.name}: a sample rate of {self.source_rate} Hz is impossible; pass (wave, rate)"
-                )
+            self.source_rate = _checked_rate(self.name, source[1])
         else:
-            self._path = Path(source)
-            with _open_audio(self._path) as file:
-                self.source_rate = file.samplerate
+            self._file = AudioFile(Path(source))
+            with self._file.open() as file:
+                self.source_rate = _checked_rate(self.name, file.samplerate)
         self.rate = rate or self.source_rate
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Blocks [n] float32, together exactly ``round(source_samples * rate / source_rate)`` samples."""
-        self.source_samples = 0
+        self.source_samples, self._power = 0, 0.0
         if self.rate == self.source_rate:
             yield from self._source_blocks()
             return
@@ -104,11 +111,23 @@ class BlockReader:
         if len(tail):
             yield tail
 
+    def why_silent(self, loudness_db: float) -> str:
+        """What is wrong with a source whose latest iteration was as loud as this, which ``is_silent``."""
+        channels = 10 * math.log10(self._power / max(self.source_samples, 1) + 1e-30)
+        if channels > SILENCE_DB and channels > loudness_db + ACTIVE_RANGE_DB:
+            return "its channels cancel each other out when they are mixed; invert one of them, or keep only one"
+        if loudness_db == -np.inf:
+            return "only silence; give a recording of speech"
+        return f"too quiet to hold speech ({loudness_db:.0f} dBFS); make it louder, or give another recording"
+
     def _source_blocks(self) -> Iterator[np.ndarray]:
         """Checked mono blocks at the source's own rate."""
         for block in self._raw_blocks():
             self.source_samples += len(block)
-            mono = block.mean(axis=1, dtype=np.float32) if block.ndim == 2 else block
+            mono = block
+            if block.ndim == 2:
+                mono = block.mean(axis=1, dtype=np.float32)
+                self._power += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
             if not np.isfinite(mono).all():
                 raise InputError(f"{self.name}: contains NaN or infinite samples; export the file again without them")
             yield mono
@@ -116,19 +135,32 @@ class BlockReader:
             raise InputError(f"{self.name}: contains no samples; give a recording of speech")
 
     def _raw_blocks(self) -> Iterator[np.ndarray]:
-        if self._path is None:
-            for start in range(0, len(self._wave), _READ_BLOCK):
-                yield _as_float(self._wave[start : start + _READ_BLOCK])
+        if self._file is None:
+            size = self._block_size(1 if self._wave.ndim == 1 else self._wave.shape[1])
+            for start in range(0, len(self._wave), size):
+                yield _as_float(self._wave[start : start + size])
             return
-        with _open_audio(self._path) as file:
+        with self._file.open() as file:
+            size = self._block_size(file.channels)
             while True:
                 try:
-                    block = file.read(_READ_BLOCK, dtype="float32")
+                    block = file.read(size, dtype="float32")
                 except soundfile.LibsndfileError as error:
                     raise InputError(f"{self.name}: is damaged and cannot be decoded ({_reason(error)})") from error
                 if not len(block):
-                    return
+                    break
                 yield block
+            if missing := missing_share(file, self.source_samples):
+                warnings.warn(
+                    f"{self.name}: is cut off: {missing:.0%} of what its header promises is missing; "
+                    f"used the {self.source_samples / self.source_rate:.1f} s that are there",
+                    AudioWarning,
+                    stacklevel=2,
+                )
+
+    def _block_size(self, channels: int) -> int:
+        """Sample frames a read: what is read, and what resampling makes of it, stays within ``_READ_BLOCK`` samples."""
+        return max(1, int(_READ_BLOCK / max(channels, self.rate / self.source_rate)))
 
 
 def read(source: Source, rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -149,32 +181,58 @@ def join(blocks: Iterable[np.ndarray]) -> np.ndarray:
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     """Audio files under a folder, by suffix, in sorted order; hidden ones are left out.
 
+    A folder in it that cannot be read is left out with an ``AudioWarning``.
+
     Raises:
         InputError: no such folder, or no audio in it.
     """
-    found = sorted(place / name for place, names in walk_audio(folder) for name in names)
+
+    def warn(error: InputError) -> None:
+        warnings.warn(str(error), AudioWarning, stacklevel=3)
+
+    found = sorted(place / name for place, names in walk_audio(folder, unreadable=warn) for name in names)
     if not found:
         raise no_audio_in(folder)
     return found
 
 
 def walk_audio(
-    folder: str | os.PathLike[str], suffixes: frozenset[str] = READ_SUFFIXES
+    folder: str | os.PathLike[str],
+    suffixes: frozenset[str] = READ_SUFFIXES,
+    unreadable: Callable[[InputError], None] = lambda error: None,
 ) -> Iterator[tuple[Path, list[str]]]:
     """What ``find_audio`` finds, one folder's sorted file names at a time: memory stays that of one folder.
 
     With other ``suffixes`` it finds those files.
 
+    Args:
+        unreadable: is told of each folder that cannot be read.
+
     Raises:
         InputError: no such folder.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"{root}: no such folder")
-    for place, folders, names in os.walk(root):
+
+    def tell(error: OSError) -> None:
+        unreadable(InputError(f"{error.filename}: this folder cannot be read ({error.strerror}); left out"))
+
+    for place, folders, names in os.walk(root, onerror=tell):
         folders[:] = sorted(name for name in folders if not name.startswith("."))  # what os.walk goes into
-        if found := [name for name in sorted(names) if is_audio_name(name, suffixes) and Path(place, name).is_file()]:
+        if found := [name for name in sorted(names) if is_audio_name(name, suffixes) and _may_be_file(place, name)]:
             yield Path(place), found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; what cannot be looked at is none."""
+    return os.path.isdir(path)
+
+
+def _may_be_file(place: str, name: str) -> bool:
+    """Whether it is a plain file, or cannot be looked at, which reading it will tell."""
+    path = os.path.join(place, name)
+    return os.path.isfile(path) or not (os.path.lexists(path) and os.access(place, os.X_OK))
 
 
 def no_audio_in(folder: str | os.PathLike[str]) -> InputError:
@@ -189,23 +247,13 @@ def is_audio_name(name: str, suffixes: frozenset[str] = READ_SUFFIXES) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in suffixes
 
 
-def _open_audio(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name an audio file")
-    try:
-        size = path.stat().st_size
-        with path.open("rb"):  # libsndfile's own message for an unreadable file is "System error"
-            pass
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if path.is_file() and not size:
-        raise InputError(f"{path}: is an empty file; give a recording of speech")
-    try:
-        return soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless data, by the suffix .raw
-        raise InputError(f"{path}: is not audio that vconv can read; convert it to wav, flac, ogg or mp3") from error
+def _checked_rate(name: str, rate: object) -> int:
+    """Raises InputError for what is no rate of a recording of speech."""
+    if not isinstance(rate, numbers.Real) or not math.isfinite(rate) or rate != int(rate):
+        raise InputError(f"{name}: a sample rate of {rate!r} is no number of Hz; pass (wave, rate)")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise InputError(f"{name}: a sample rate of {int(rate)} Hz is none of speech; give a recording at 8000 Hz or more")
+    return int(rate)
 
 
 def _checked_wave(wave: np.ndarray) -> np.ndarray:
@@ -257,25 +305,41 @@ def _fit(wave: np.ndarray, length: int) -> np.ndarray:
 
 
 class LoudnessMeter:
-    """Loudness of a wave that comes in blocks; it keeps one number for every 25 ms."""
+    """Loudness of a wave that comes in blocks, without its offset; it keeps two numbers for every 25 ms."""
 
     def __init__(self, rate: int) -> None:
         self._frame = max(1, round(rate * _FRAME_SECONDS))
         self._rest = np.zeros(0, np.float32)
         self._powers: list[np.ndarray] = []
+        self._means: list[np.ndarray] = []
+        self._sum, self._samples = 0.0, 0
 
     def add(self, block: np.ndarray) -> None:
         """Take in the next samples, [n]."""
+        self._sum += float(np.sum(block, dtype=np.float64))
+        self._samples += len(block)
         block = np.concatenate([self._rest, block])
         whole = len(block) // self._frame * self._frame
         self._rest = block[whole:].copy()
-        self._powers.append(_mean_power(block[:whole].reshape(-1, self._frame)))
+        frames = block[:whole].reshape(-1, self._frame)
+        self._powers.append(_mean_power(frames))
+        self._means.append(frames.mean(axis=1, dtype=np.float64))
+
+    def offset(self) -> float:
+        """The constant in the samples so far, as many cheap sound cards add one; 0 where it is small."""
+        mean = self._sum / max(self._samples, 1)
+        return mean if abs(mean) >= SMALLEST_OFFSET else 0.0
 
     def loudness(self) -> float:
-        """RMS in dBFS over the active frames so far; -inf for digital silence."""
-        powers = np.concatenate([*self._powers, np.zeros(0)])
+        """RMS in dBFS over the active frames so far; -inf for digital silence and for a constant."""
+        powers, means = (np.concatenate([*parts, np.zeros(0)]) for parts in (self._powers, self._means))
         if not len(powers) and len(self._rest):  # less than one frame in all
-            powers = _mean_power(self._rest[None])
+            powers, means = _mean_power(self._rest[None]), self._rest.mean(keepdims=True, dtype=np.float64)
+        offset = self.offset()
+        if offset:
+            # Where a constant begins and ends, resampling rings.
+            powers = powers - offset * (2 * means - offset)
+            powers = np.where(powers > 1e-9 * offset**2, powers, 0.0)[1:-1]
         return _active_loudness(powers)
 
 
@@ -288,6 +352,12 @@ def loudness(wave: np.ndarray, rate: int) -> float:
     meter = LoudnessMeter(rate)
     meter.add(np.asarray(wave, np.float32))
     return meter.loudness()
+
+
+def without_offset(wave: np.ndarray) -> np.ndarray:
+    """The wave [N] without the constant in it; as it is where that is small."""
+    mean = float(np.mean(wave, dtype=np.float64)) if len(wave) else 0.0
+    return wave - np.float32(mean) if abs(mean) >= SMALLEST_OFFSET else wave
 
 
 def is_silent(loudness_db: float) -> bool:
@@ -344,42 +414,51 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         InputError: unknown suffix, missing or unwritable folder, or the path is a folder.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise InputError(f"{path}: is a folder; name an output file in it")
     if path.suffix.lower() not in WRITE_FORMATS:
         raise InputError(f"{path}: cannot write '{path.suffix}' files; use {', '.join(WRITE_FORMATS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: no permission to write in {path.parent}; choose another place with -o")
+    folder = Path(os.path.realpath(path)).parent  # of a link, that of the file that it stands for
+    if not is_folder(folder):
+        raise InputError(f"{path}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: no permission to write in {folder}; choose another place with -o")
 
 
 class AudioWriter:
     """Writes a mono file block by block, in the format of its suffix; the file appears whole or not at all.
 
     A context manager: blocks go to a temporary file in the same folder, which replaces ``path`` when the
-    block is left normally and is removed when it is left by an exception.
+    block is left normally and is removed when it is left by an exception. Of a link, the file that it stands
+    for is replaced.
+
+    Args:
+        path: of the file.
+        rate: Hz.
+        overwrite: replace a file that exists when the block ends.
 
     Raises:
-        InputError: unknown suffix, or a folder that is missing or not writable.
-        VconvError: the disk failed or is full.
+        InputError: unknown suffix, a folder that is missing or not writable, or without ``overwrite`` a file that
+            another process has written meanwhile.
+        VconvError: the disk failed or is full, or a sample is not finite.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rate: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], rate: int, overwrite: bool = True) -> None:
         check_writable(path)
-        self.path = Path(path)
+        self.path, self._overwrite = Path(path), overwrite
         suffix = self.path.suffix.lower()
-        self._temporary = self.path.parent / f".vconv-{secrets.token_hex(6)}{suffix}"
+        folder = Path(os.path.realpath(path)).parent
+        self._temporary = folder / f".vconv-{secrets.token_hex(6)}{suffix}"
         container, subtype = WRITE_FORMATS[suffix]
         try:
             # Made here, and not by libsndfile, for a clear error and so that the name is surely new.
             os.close(os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
             raise InputError(
-                f"{self.path}: cannot write in {self.path.parent} ({error.strerror}); choose another place with -o"
+                f"{self.path}: cannot write in {folder} ({error.strerror}); choose another place with -o"
             ) from error
         try:
-            self._file = soundfile.SoundFile(self._temporary, "w", rate, 1, subtype, format=container)
+            self._file = soundfile.SoundFile(os.fsencode(self._temporary), "w", rate, 1, subtype, format=container)
         except soundfile.LibsndfileError as error:
             self._discard()
             raise VconvError(f"{self.path}: cannot be written ({_reason(error)})") from error
@@ -389,6 +468,7 @@ class AudioWriter:
 
     def write(self, block: np.ndarray) -> None:
         """Append samples, [n]; beyond full scale they are clipped."""
+@@FINITE@@
         for start in range(0, len(block), _WRITE_BLOCK):
             try:
                 self._file.write(block[start : start + _WRITE_BLOCK])
@@ -403,7 +483,7 @@ class AudioWriter:
             self._file.close()
             if kind is None:
                 sync(self._temporary)
-                os.replace(self._temporary, self.path)
+                publish(self._temporary, self.path, self._overwrite)
         except (soundfile.LibsndfileError, OSError) as error:
             raise self._failure(error) from error
         finally:
@@ -413,7 +493,7 @@ class AudioWriter:
         return VconvError(f"{self.path}: writing failed, is the disk full? ({error})")
 
     def _discard(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # after os.replace it is gone already
+        with contextlib.suppress(FileNotFoundError):  # after publishing it is gone already
             self._temporary.unlink()
 
 
