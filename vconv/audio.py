@@ -10,6 +10,9 @@ import math
 import numbers
 import os
 import secrets
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,14 +24,14 @@ import soxr
 
 from vconv.errors import AudioWarning, InputError, VconvError
 from vconv.files import publish, sync
-from vconv.opening import STANDARD_STREAM, AudioFile, missing_share
+from vconv.opening import STANDARD_STREAM, AudioFile, is_folder, missing_share
 
 MIN_SECONDS = 0.3  # a shorter clip holds no syllable to convert or to know a voice by
 REFERENCE_LOUDNESS_DB = -27.0  # every wave is brought here before its features are taken
 SILENCE_DB = -70.0  # dBFS; a wave whose loud frames stay below this has nothing in it
 ACTIVE_RANGE_DB = 30.0  # a frame this far below the loud frames no longer counts as active
 LOWEST_RATE, HIGHEST_RATE = 1000, 10_000_000  # Hz; below, there is no speech, and above, no recording
-SMALLEST_OFFSET = 1e-4  # of full scale, a constant in a wave that is taken out; below, it is 80 dB down
+SMALLEST_OFFSET = 1e-3  # power of the constant in a wave, to that of the whole wave; less is left in it
 TRIM_MARGIN = 0.1  # seconds kept on each side: weak onsets and endings lie below the activity threshold
 
 # What the suffix of an output file means to libsndfile.
@@ -224,15 +227,12 @@ def walk_audio(
             yield Path(place), found
 
 
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder; what cannot be looked at is none."""
-    return os.path.isdir(path)
-
-
 def _may_be_file(place: str, name: str) -> bool:
     """Whether it is a plain file, or cannot be looked at, which reading it will tell."""
-    path = os.path.join(place, name)
-    return os.path.isfile(path) or not (os.path.lexists(path) and os.access(place, os.X_OK))
+    try:
+        return Path(place, name).is_file()
+    except OSError:
+        return True
 
 
 def no_audio_in(folder: str | os.PathLike[str]) -> InputError:
@@ -252,7 +252,7 @@ def _checked_rate(name: str, rate: object) -> int:
     if not isinstance(rate, numbers.Real) or not math.isfinite(rate) or rate != int(rate):
         raise InputError(f"{name}: a sample rate of {rate!r} is no number of Hz; pass (wave, rate)")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise InputError(f"{name}: a sample rate of {int(rate)} Hz is none of speech; give a recording at 8000 Hz or more")
+        raise InputError(f"{name}: {int(rate)} Hz is no sample rate of speech; give a recording at 8000 Hz or more")
     return int(rate)
 
 
@@ -312,11 +312,12 @@ class LoudnessMeter:
         self._rest = np.zeros(0, np.float32)
         self._powers: list[np.ndarray] = []
         self._means: list[np.ndarray] = []
-        self._sum, self._samples = 0.0, 0
+        self._sum, self._squares, self._samples = 0.0, 0.0, 0
 
     def add(self, block: np.ndarray) -> None:
         """Take in the next samples, [n]."""
         self._sum += float(np.sum(block, dtype=np.float64))
+        self._squares += float(np.sum(np.square(block, dtype=np.float64)))
         self._samples += len(block)
         block = np.concatenate([self._rest, block])
         whole = len(block) // self._frame * self._frame
@@ -327,8 +328,8 @@ class LoudnessMeter:
 
     def offset(self) -> float:
         """The constant in the samples so far, as many cheap sound cards add one; 0 where it is small."""
-        mean = self._sum / max(self._samples, 1)
-        return mean if abs(mean) >= SMALLEST_OFFSET else 0.0
+        count = max(self._samples, 1)
+        return _offset(self._sum / count, self._squares / count)
 
     def loudness(self) -> float:
         """RMS in dBFS over the active frames so far; -inf for digital silence and for a constant."""
@@ -356,8 +357,15 @@ def loudness(wave: np.ndarray, rate: int) -> float:
 
 def without_offset(wave: np.ndarray) -> np.ndarray:
     """The wave [N] without the constant in it; as it is where that is small."""
-    mean = float(np.mean(wave, dtype=np.float64)) if len(wave) else 0.0
-    return wave - np.float32(mean) if abs(mean) >= SMALLEST_OFFSET else wave
+    if not len(wave):
+        return wave
+    offset = _offset(float(np.mean(wave, dtype=np.float64)), float(np.mean(np.square(wave, dtype=np.float64))))
+    return wave - np.float32(offset) if offset else wave
+
+
+def _offset(mean: float, power: float) -> float:
+    """A wave's mean where it is large enough to count, else 0."""
+    return mean if mean**2 > SMALLEST_OFFSET * power else 0.0
 
 
 def is_silent(loudness_db: float) -> bool:
@@ -468,7 +476,6 @@ class AudioWriter:
 
     def write(self, block: np.ndarray) -> None:
         """Append samples, [n]; beyond full scale they are clipped."""
-@@FINITE@@
         for start in range(0, len(block), _WRITE_BLOCK):
             try:
                 self._file.write(block[start : start + _WRITE_BLOCK])
@@ -501,3 +508,22 @@ def write(path: str | os.PathLike[str], wave: np.ndarray, rate: int) -> None:
     """Write a whole mono wave [N]; see AudioWriter."""
     with AudioWriter(path, rate) as writer:
         writer.write(np.asarray(wave, np.float32))
+
+
+def write_to_stdout(blocks: Iterable[np.ndarray], rate: int) -> int:
+    """A mono wave in blocks [n] as a wav file on standard output; returns its samples.
+
+    It is complete before its first byte is written: the header tells the length.
+    """
+    if sys.stdout is None:
+        raise InputError("standard output: is closed; name a file with -o")
+    with tempfile.TemporaryDirectory() as folder:
+        path, samples = Path(folder, "result.wav"), 0
+        with AudioWriter(path, rate) as writer:
+            for block in blocks:
+                writer.write(block)
+                samples += len(block)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    return samples

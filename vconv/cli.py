@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
 import typer
 
 import vconv
-from vconv.errors import InputError, VconvError
+from vconv.errors import InputError, VconvError, show_warnings_as_lines, tell, unforeseen
+from vconv.files import exists_already
+from vconv.processes import end_on_signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -71,7 +73,9 @@ def _root(
 
 @app.command()
 def convert(
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them; - is standard input.")
+    ],
     target: Annotated[
         list[Path],
         typer.Option(
@@ -84,7 +88,10 @@ def convert(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File (wav, flac, ogg or mp3) or folder; default: SRC_as_TARGET.wav beside SRC."
+            "--output",
+            "-o",
+            help="File (wav, flac, ogg or mp3), folder, or - for wav on standard output; default: SRC_as_TARGET.wav "
+            "beside SRC.",
         ),
     ] = None,
     pitch: Annotated[float, typer.Option(metavar="SEMITONES", help="Added to the melody.")] = 0.0,
@@ -115,12 +122,16 @@ def convert(
       vconv convert recordings/ -t speaker/ -o converted/ --pitch 2
       vconv convert speech.wav -t anna.wav:0.7 -t bert.wav:0.3 -o between.wav
       vconv convert corpus/ -t speaker.wav -o converted/ --jobs 8 --skip-existing
+      sox in.ogg -t wav - | vconv convert - -t voice.npz -o - | aplay
     """
     started = time.perf_counter()
     with _silent_libraries():
         from vconv.inference import batch
         from vconv.inference.mixing import parse_weight
+        from vconv.opening import STANDARD_STREAM, check_streams
 
+        quiet = quiet or output == STANDARD_STREAM
+        check_streams(sources, output)
         voices = [parse_weight(part)[0] for part in target]
         label = voices[0].resolve().name if voices[0].is_dir() else voices[0].stem
         plan = batch.Plan(
@@ -129,7 +140,7 @@ def convert(
 
         def start() -> Make:
             own = threads or (1 if jobs > 1 else None)
-            return batch.Conversion(model, device, own, list(target), pitch, keep_pitch, check=not quiet)
+            return batch.Conversion(model, device, own, list(target), pitch, keep_pitch, not quiet, overwrite)
 
         with _progress(plan.count, quiet) as report:
             tally = batch.run(plan, start, report, jobs, clean=skip_existing)
@@ -412,7 +423,7 @@ def decode(
                     raise InputError(f"{job.source}: has its own melody; --like is for text of units")
                 units = Units.load_text(job.source, given) if is_text else Units.load(job.source)
                 return converter.decode_file(
-                    units, job.output, voice, pitch=pitch, keep_pitch=keep_pitch, progress=progress
+                    units, job.output, voice, pitch=pitch, keep_pitch=keep_pitch, progress=progress, overwrite=overwrite
                 )
 
             return make
@@ -520,11 +531,15 @@ def prepare(
     with _silent_libraries():
         from vconv.manifest import LAYOUTS, Note, Skipped, prepare, read_held_out
 
+        unreadable: list[str] = []
+
         if layout is None and len(sources) > 1 and str(sources[0]) in LAYOUTS:
             layout, sources = str(sources[0]), sources[1:]
 
         def tell(remark: Skipped | Note) -> None:
-            if not quiet:
+            if isinstance(remark, Skipped) and remark.folder:
+                unreadable.append(f"{remark.path}: {remark.reason}")
+            elif not quiet:
                 is_file = isinstance(remark, Skipped)
                 print(f"skipped {remark.path}: {remark.reason}" if is_file else f"note: {remark.text}")
 
@@ -545,6 +560,10 @@ def prepare(
             )
     if not quiet:
         print(result.summary())
+    for line in unreadable:
+        _complain(line)
+    if unreadable:
+        raise typer.Exit(VconvError.exit_code)
 
 
 @app.command()
@@ -1098,7 +1117,7 @@ def _save_voice(voice: Voice, place: Path) -> None:
 
 
 def _complain(message: object) -> None:
-    print(f"vconv: {' '.join(str(message).split())}", file=sys.stderr)
+    tell(f"vconv: {message}")
 
 
 def _check_arrays_file(path: Path, overwrite: bool, suffix: str = ".npz") -> None:
@@ -1107,7 +1126,7 @@ def _check_arrays_file(path: Path, overwrite: bool, suffix: str = ".npz") -> Non
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name an output file in it")
     if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; pass --overwrite to replace it, or choose another place with -o")
+        raise exists_already(path)
 
 
 def _default_model() -> Path:
@@ -1167,7 +1186,7 @@ class _Report:
 @contextlib.contextmanager
 def _progress(count: Callable[[], int] | None, quiet: bool) -> Iterator[_Report]:
     """``count`` says how many files there are, where that has to be found out."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield _Report(None, None)
         return
     from rich.console import Console
@@ -1229,19 +1248,30 @@ def _writes_to_terminal(stream: TextIO) -> bool:
 
 def main() -> NoReturn:
     """The entry point of the program."""
-    # So that an interrupted run removes its temporary files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_signals()
     # numpy multiplies only small matrices here, and starting a thread for every core takes longer.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    sys.exit(run())
+    code = run()
+    # At the interpreter's end nothing could be told any more of what does not fit into a full disk.
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stdout is not None:
+            sys.stdout.close()
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line (default: this process's) and return its exit code; a failure is one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    show_warnings_as_lines("vconv")
+    if sys.stdout is None:  # closed by the caller: what is printed goes nowhere
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for as long as the process lives)
+    elif hasattr(sys.stdout, "reconfigure"):  # a name that the terminal's encoding lacks must not end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without arguments typer would raise its help as an error.
-        return app(arguments or ["--help"], prog_name="vconv", standalone_mode=False) or 0
+        code = app(arguments or ["--help"], prog_name="vconv", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except VconvError as error:
         _complain(error)
         return error.exit_code
@@ -1256,7 +1286,7 @@ def run(arguments: list[str] | None = None) -> int:
             return InputError.exit_code
         if os.environ.get("VCONV_DEBUG"):
             raise
-        _complain(f"{type(error).__name__}: {error}. This is a fault in vconv; VCONV_DEBUG=1 shows where")
+        _complain(unforeseen(error))
         return VconvError.exit_code
 
 

@@ -18,24 +18,58 @@ STALE_SECONDS = 3600.0  # without a change; what is being written changes every 
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
     """A new name beside ``path``: the file made there takes its place when the block ends well, and else is removed.
 
+    Of a link, the file that it stands for is replaced.
+
     Raises:
-        InputError: the folder is missing, not writable or full.
+        InputError: the folder is missing, not writable or full, or without ``overwrite`` the file exists by then.
     """
     path = Path(path)
-    temporary = temporary_beside(path)
+    temporary = temporary_beside(Path(os.path.realpath(path)))
     try:
         yield temporary
         sync(temporary)
-        os.replace(temporary, path)
+        publish(temporary, path, overwrite)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be written ({reason}); choose another place with -o") from error
     finally:
         with contextlib.suppress(OSError):  # whatever kept it from being written
             temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path, overwrite: bool = True) -> None:
+    """Give a finished file its name; both lie in one folder, or ``path`` is a link to a file there.
+
+    Raises:
+        InputError: without ``overwrite`` the file exists, as another process has just made it.
+    """
+    place = os.path.realpath(path)
+    if overwrite:
+        os.replace(temporary, place)
+        return
+    try:
+        os.link(temporary, place)
+    except FileExistsError as error:
+        raise exists_already(path) from error
+    except OSError:  # a file system without hard links: the name is taken first
+        try:
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError as error:
+            raise exists_already(path) from error
+        os.replace(temporary, place)
+
+
+def exists_already(path: Path) -> InputError:
+    """The error that says so."""
+    return InputError(f"{path}: exists already; pass --overwrite to replace it, or choose another place with -o")
+
+
+def readable(name: str) -> str:
+    r"""A name for texts: bytes that are not UTF-8, as in names from old archives, become ``\xe9`` and the like."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def sync(path: Path) -> None:
@@ -58,12 +92,17 @@ def write_text(path: Path, text: str) -> None:
 
 def temporary_beside(path: Path) -> Path:
     """A new hidden name in the same folder, with the same suffix."""
-    return path.with_name(f".{path.stem}-{secrets.token_hex(6)}{path.suffix}")
+    return path.with_name(f".{_short(path.stem)}-{secrets.token_hex(6)}{path.suffix}")
+
+
+def _short(stem: str) -> str:
+    """So that what is put around it makes no name that is too long."""
+    return os.fsdecode(os.fsencode(stem)[:200])
 
 
 def remove_leftovers(path: Path) -> None:
     """Delete what killed runs left under the names of ``temporary_beside``."""
-    remove_stale(path.parent, f".{glob.escape(path.stem)}-{'[0-9a-f]' * 12}{glob.escape(path.suffix)}")
+    remove_stale(path.parent, f".{glob.escape(_short(path.stem))}-{'[0-9a-f]' * 12}{glob.escape(path.suffix)}")
 
 
 def remove_stale(folder: Path, pattern: str) -> None:

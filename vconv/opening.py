@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -47,9 +48,9 @@ class AudioFile:
             self._held.seek(0)
             return soundfile.SoundFile(self._held)
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:  # TypeError: headerless, by the suffix .raw
-            raise InputError(f"{self.name}: is not audio that vconv can read; convert it to wav, flac, ogg or mp3") from (
-                error
-            )
+            raise InputError(
+                f"{self.name}: is not audio that vconv can read; convert it to wav, flac, ogg or mp3"
+            ) from (error)
 
     def _hold(self) -> IO[bytes] | None:
         """The content of what can be read only once; None for a plain file. Raises InputError as the constructor."""
@@ -80,6 +81,22 @@ class AudioFile:
         return held
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; what cannot be looked at is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no permission to look; a NUL in the name
+        return False
+
+
+def check_streams(sources: Sequence[Path], output: Path | None) -> None:
+    """Raise InputError where standard input is named twice, or standard output is to hold several results."""
+    if sources.count(STANDARD_STREAM) > 1:
+        raise InputError("standard input: is given twice, and can be read once")
+    if output == STANDARD_STREAM and (len(sources) > 1 or is_folder(sources[0])):
+        raise InputError("standard output: holds one result, but there are several sources; name a folder with -o")
+
+
 def _copy(file: IO[bytes]) -> IO[bytes]:
     held = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 (it lives as long as its owner)
     try:
@@ -100,7 +117,7 @@ def missing_share(file: soundfile.SoundFile, read: int) -> float:
     Args:
         read: sample frames that were read, to the end.
     """
-    if file.format == "MPEG":  # the frame count comes from the first frame's header; elsewhere from what is there
+    if file.format == "MP3":  # the frame count comes from the first frame's header; elsewhere from what is there
         missing = file.frames - read
         return missing / file.frames if missing > _MP3_DELAY else 0.0
     found = _PROMISED.search(file.extra_info)

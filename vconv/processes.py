@@ -14,20 +14,26 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from vconv.errors import VconvError
+from vconv.errors import VconvError, show_warnings_as_lines
 
 T, R = TypeVar("T"), TypeVar("R")
 
 IN_FLIGHT = 4  # tasks a process that are handed out, or done and not yet taken: what bounds the memory
 
 
-def begin_worker() -> None:
-    """For a pool's ``initializer``: Ctrl-C is the parent's business, which ends its workers, and so does its death.
+def end_on_signals() -> None:
+    """Have a process that is told to end unwind, and so remove its temporary files."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
-    A worker that is told to end unwinds, and so removes its temporary files.
-    """
+
+def begin_worker() -> None:
+    """For a pool's ``initializer``: Ctrl-C is the parent's business, which ends its workers, and so does its death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_on_signals()
+    show_warnings_as_lines("vconv")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

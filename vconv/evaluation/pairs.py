@@ -168,6 +168,6 @@ def _usable_seconds(path: Path) -> float:
     seconds = reader.source_samples / reader.source_rate
     if seconds < audio.MIN_SECONDS:
         raise InputError(f"{path}: {seconds:.2f} s is too short to judge; give at least {audio.MIN_SECONDS} s")
-    if audio.is_silent(meter.loudness()):
-        raise InputError(f"{path}: only silence; give a recording of speech")
+    if audio.is_silent(loudness := meter.loudness()):
+        raise InputError(f"{path}: {reader.why_silent(loudness)}")
     return seconds

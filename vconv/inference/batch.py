@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vconv import audio
-from vconv.errors import InputError, VconvError
-from vconv.files import remove_stale
+from vconv.errors import InputError, VconvError, unforeseen
+from vconv.files import exists_already, remove_stale
 from vconv.inference.check import UNUSUAL, Checker, Verdict
 from vconv.inference.converter import Progress, Target
 from vconv.inference.loading import default_model, load
 from vconv.inference.mixing import target_voice
 from vconv.inference.population import population_of
+from vconv.opening import STANDARD_STREAM, is_folder
 from vconv.processes import begin_worker
 
 LEFTOVERS = ".vconv-*"  # what a killed process may leave in the folder of an output
+LONGEST_NAME = 255  # bytes, on nearly all file systems
 QUEUED = 2  # jobs a process: one being done, one waiting
 
 
@@ -107,14 +109,15 @@ class Plan:
         object.__setattr__(self, "_single", single)
 
     def __iter__(self) -> Iterator[Job | VconvError]:
-        files = [source for source in self.sources if not source.is_dir()]
+        files = [source for source in self.sources if not is_folder(source)]
         named: dict[Path, Path] = {}
         for file in files:
             yield self._job(file, self._place(file, Path()), named)
-        folders = [source for source in self.sources if source.is_dir()]
+        folders = [source for source in self.sources if is_folder(source)]
         for number, root in enumerate(folders):
             found = False
-            for folder, names in audio.walk_audio(root, self.reads):
+            unreadable: list[InputError] = []
+            for folder, names in audio.walk_audio(root, self.reads, unreadable.append):
                 if self._is_output(folder, root):
                     continue
                 found = True
@@ -125,7 +128,8 @@ class Plan:
                 for file, place in places.items():
                     if os.path.abspath(file) not in own:
                         yield self._job(file, place, makers)
-            if not found:
+            yield from unreadable
+            if not found and not unreadable:
                 yield self._nothing_in(root)
 
     def count(self) -> int:
@@ -136,6 +140,8 @@ class Plan:
         """The output of a file that lies ``inside`` a source folder."""
         if self._single and self.output:
             return self.output
+        if file == STANDARD_STREAM and self.output is None:
+            raise InputError("standard input: has no folder for its result; name an output with -o")
         folder = file.parent if self.output is None else self.output / inside
         return folder / f"{self.rename(file.stem)}{self.suffix}"
 
@@ -163,27 +169,38 @@ class Plan:
 
     def _job(self, source: Path, output: Path, makers: dict[Path, Path]) -> Job | VconvError:
         """The job, or why it cannot be tried; ``makers`` learns of it."""
-        if not source.exists():
+        try:
+            return self._checked_job(source, output, makers)
+        except OSError as error:
+            return InputError(f"{source}: cannot be looked at ({error.strerror}); check its folder")
+        except ValueError as error:  # a NUL in the name
+            return InputError(f"{str(source)!r}: is no name of a file ({error}); check the path")
+
+    def _checked_job(self, source: Path, output: Path, makers: dict[Path, Path]) -> Job | VconvError:
+        """The same; what the file system refuses is raised."""
+        if source != STANDARD_STREAM and not source.exists():
             return InputError(f"{source}: no such file; check the path")
         if output in makers:
             return InputError(f"{source}: would be written to {output}, as {makers[output]} is; rename one of them")
         makers[output] = source
-        if not output.exists():
+        if len(os.fsencode(output.name)) > LONGEST_NAME:
+            return InputError(f"{source}: the name of its output, {output.name}, is too long; give one with -o")
+        if output == STANDARD_STREAM or not output.exists():
             return Job(source, output)
         inputs = (path for path in (source, *self.protected) if path.exists())
         if output.is_file() and any(output.samefile(path) for path in inputs):
             return InputError(f"{output}: is an input and cannot be the output too; choose another place with -o")
         if not self.overwrite and not self.skip_existing:
-            return InputError(
-                f"{output}: exists already; pass --overwrite to replace it, or choose another place with -o"
-            )
+            return exists_already(output)
         return Job(source, output, finished=self.skip_existing)
 
 
 def _is_file_name(output: Path, sources: Sequence[Path], suffix: str) -> bool:
-    if output.is_dir() or not output.suffix:
+    if output == STANDARD_STREAM:
+        return True
+    if is_folder(output) or not output.suffix:
         return False
-    if len(sources) == 1 and not sources[0].is_dir():
+    if len(sources) == 1 and not is_folder(sources[0]):
         return True
     if output.is_file() or output.suffix.lower() in (suffix, *audio.WRITE_FORMATS):
         raise InputError(f"{output}: is one file, but there are several sources; name a folder with -o")
@@ -274,9 +291,7 @@ def attempt(make: Make, job: Job, progress: Progress = lambda _: None) -> Outcom
     except Exception as error:
         if os.environ.get("VCONV_DEBUG"):
             raise
-        return VconvError(
-            f"{job.source}: {type(error).__name__}: {error}. This is a fault in vconv; VCONV_DEBUG=1 shows where"
-        )
+        return unforeseen(error, str(job.source))
 
 
 def _in_turn(jobs: Iterator[Job], make: Make, watcher: Watcher) -> Generator[tuple[Job, Outcome], None, None]:
@@ -384,13 +399,14 @@ class Conversion:
         pitch: float = 0.0,
         keep_pitch: bool = False,
         check: bool = False,
+        overwrite: bool = True,
     ) -> None:
         self._load = (model, device, threads)
         self._converter = load(*self._load)
         self._voice = target_voice(self._converter, target)
         self._check = check
         self._checker: Checker | None = None
-        self._pitch, self._keep_pitch = pitch, keep_pitch
+        self._pitch, self._keep_pitch, self._overwrite = pitch, keep_pitch, overwrite
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_converter": None, "_checker": None}
@@ -413,6 +429,7 @@ class Conversion:
             pitch=self._pitch,
             keep_pitch=self._keep_pitch,
             progress=progress,
+            overwrite=self._overwrite,
             inspect=(lambda analysis: verdicts.append(checker.analysed(analysis))) if checker else None,
         )
         if not verdicts or verdicts[0].score >= UNUSUAL:

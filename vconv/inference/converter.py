@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from vconv.inference.engine import Engine, Reference
 from vconv.inference.streaming import Spool
 from vconv.inference.units import MODEL_BYTES, Melody, Units, coarse_embedding
 from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice, speech_features
+from vconv.opening import STANDARD_STREAM
 from vconv.recognizer import encoder_input
 from vconv.untrusted import all_finite
 
@@ -132,13 +134,15 @@ class Converter:
         keep_pitch: bool = False,
         progress: Progress | None = None,
         inspect: Inspect | None = None,
+        overwrite: bool = True,
     ) -> float:
         """Like ``convert``, into a file in the format of its suffix; returns the seconds of audio converted.
 
-        The file appears whole or not at all; one that exists is replaced.
+        The file appears whole or not at all; one that exists in the end is replaced, or without ``overwrite`` an
+        InputError. "-" writes wav to standard output.
         """
         blocks = self.stream(source, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress, inspect=inspect)
-        return _write(output, blocks)
+        return _write(output, blocks, overwrite)
 
     def stream(
         self,
@@ -224,9 +228,11 @@ class Converter:
         pitch: float = 0.0,
         keep_pitch: bool = False,
         progress: Progress | None = None,
+        overwrite: bool = True,
     ) -> float:
         """Like ``decode``, into a file, as ``convert_file`` does; returns the seconds of audio made."""
-        return _write(output, self.decode_stream(units, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress))
+        blocks = self.decode_stream(units, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress)
+        return _write(output, blocks, overwrite)
 
     def decode_stream(
         self,
@@ -328,7 +334,8 @@ class Converter:
             check_length(reader.name, reader.source_samples, reader.source_rate, "of audio")
             loudness = meter.loudness()
             if audio.is_silent(loudness):
-                raise InputError(f"{reader.name}: only silence; give a recording of speech")
+                raise InputError(f"{reader.name}: {reader.why_silent(loudness)}")
+            wave.offset = meter.offset()
             gain = audio.gain(loudness)
             yield Analysis(
                 wave=wave,
@@ -408,7 +415,7 @@ class Converter:
         length = float(np.linalg.norm(embedding))
         if embedding.shape != expected or not 0 < length < np.inf:
             raise InputError(
-                f"{name}: is no embedding of this model (shape {embedding.shape}, expected {expected}); "
+                f"{name}: is no embedding of this model ({_why_none(embedding, expected)}); "
                 "make it again with `vconv embed`"
             )
         if voice.reference is not None and not self._fits(voice.reference):
@@ -458,12 +465,21 @@ def _finished(
             yield block * np.float32(gain)
 
 
-def _write(output: str | os.PathLike[str], blocks: Iterator[np.ndarray]) -> float:
-    """Write a result into a file; returns its seconds."""
+def _why_none(embedding: np.ndarray, expected: tuple[int, ...]) -> str:
+    """What is wrong with an embedding that is none of a model's."""
+    if embedding.shape != expected:
+        return f"shape {embedding.shape}, expected {expected}"
+    return "all of it is zero" if not embedding.any() else "its numbers are not finite"
+
+
+def _write(output: str | os.PathLike[str], blocks: Iterator[np.ndarray], overwrite: bool) -> float:
+    """Write a result into a file or, for "-", to standard output; returns its seconds."""
+    if Path(output) == STANDARD_STREAM:
+        return audio.write_to_stdout(blocks, OUTPUT_RATE) / OUTPUT_RATE
     audio.check_writable(output)
     samples = 0
     first = next(blocks)  # all the work; only then is a file begun
-    with audio.AudioWriter(output, OUTPUT_RATE) as writer:
+    with audio.AudioWriter(output, OUTPUT_RATE, overwrite) as writer:
         for block in itertools.chain([first], blocks):
             writer.write(block)
             samples += len(block)

@@ -18,8 +18,10 @@ from types import TracebackType
 import numpy as np
 
 from vconv import features
+from vconv.errors import VconvError
 from vconv.excitation import PulseTrain
 from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
+from vconv.opening import temporary_space
 from vconv.recognizer import Recognize
 
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
@@ -41,20 +43,26 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 (close() ends it)
         self._samples = 0
+        self.offset = 0.0  # is taken out of what is read
 
     def __len__(self) -> int:
         return self._samples
 
     def append(self, block: np.ndarray) -> None:
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(block, np.float32).tobytes())
+        """Raises VconvError where the folder for temporary files is full."""
+        try:
+            self._file.seek(0, 2)
+            self._file.write(np.ascontiguousarray(block, np.float32).tobytes())
+        except OSError as error:
+            raise VconvError(temporary_space(error)) from error
         self._samples += len(block)
 
     def read(self, start: int, end: int) -> np.ndarray:
         """Samples from ``start`` to ``end`` (exclusive), fewer where the wave does not reach."""
         start, end = max(start, 0), min(end, self._samples)
         self._file.seek(4 * start)
-        return np.frombuffer(self._file.read(4 * max(end - start, 0)), np.float32)
+        samples = np.frombuffer(self._file.read(4 * max(end - start, 0)), np.float32)
+        return samples - np.float32(self.offset) if self.offset else samples
 
     def blocks(self, size: int = 1 << 17) -> Iterator[np.ndarray]:
         for start in range(0, self._samples, size):

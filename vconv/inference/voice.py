@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -176,9 +177,11 @@ def speech_features(
 def speech_of(clip: audio.Source) -> np.ndarray:
     """A clip without the silence around it, at the reference loudness: [N] at 16 kHz"""
     name = audio.source_name(clip)
-    wave = audio.trim_silence(audio.join(_beginning(clip)), features.SAMPLE_RATE)
+    reader = audio.BlockReader(clip, features.SAMPLE_RATE)
+    whole = audio.without_offset(audio.join(_beginning(reader)))
+    wave = audio.trim_silence(whole, features.SAMPLE_RATE)
     if not len(wave):
-        raise InputError(f"{name}: only silence; give a recording of the target's speech")
+        raise InputError(f"{name}: {reader.why_silent(audio.loudness(whole, features.SAMPLE_RATE))}")
     check_length(name, len(wave), features.SAMPLE_RATE, "of speech")
     return audio.normalize(wave, features.SAMPLE_RATE)
 
@@ -194,10 +197,10 @@ def _features(
     return mel, f0, phonetic
 
 
-def _beginning(clip: audio.Source) -> Iterator[np.ndarray]:
+def _beginning(reader: audio.BlockReader) -> Iterator[np.ndarray]:
     """The first CLIP_SECONDS of a clip, in 16 kHz blocks."""
     left = round(CLIP_SECONDS * features.SAMPLE_RATE)
-    for block in audio.BlockReader(clip, features.SAMPLE_RATE):
+    for block in reader:
         yield block[:left]
         left -= len(block)
         if left <= 0:
@@ -207,19 +210,20 @@ def _beginning(clip: audio.Source) -> Iterator[np.ndarray]:
 def check_length(name: str, samples: int, rate: int, what: str) -> None:
     """Raise InputError if there is less than ``audio.MIN_SECONDS`` of it."""
     if samples < audio.MIN_SECONDS * rate:
-        raise InputError(f"{name}: {samples / rate:.2f} s {what} is too short; give at least {audio.MIN_SECONDS} s")
+        seconds = math.floor(1000 * samples / rate) / 1000  # never rounded up to what is asked for
+        raise InputError(f"{name}: {seconds:.3f} s {what} is too short; give at least {audio.MIN_SECONDS} s")
 
 
-def save_arrays(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+def save_arrays(path: str | os.PathLike[str], overwrite: bool = True, **arrays: np.ndarray) -> None:
     """Write a .npz file that appears whole or not at all; see ``save_file``."""
-    save_file(path, lambda file: np.savez(file, **arrays))
+    save_file(path, lambda file: np.savez(file, **arrays), overwrite)
 
 
-def save_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+def save_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], overwrite: bool = True) -> None:
     """Have ``write`` fill a file that appears whole or not at all.
 
     Raises:
-        InputError: the folder is missing or not writable.
+        InputError: the folder is missing or not writable, or without ``overwrite`` the file exists in the end.
     """
-    with replacing(path) as temporary, temporary.open("xb") as file:
+    with replacing(path, overwrite) as temporary, temporary.open("xb") as file:
         write(file)

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from vconv import audio
 from vconv.errors import InputError
+from vconv.files import readable
 from vconv.manifest.table import COLUMNS, TEST, TRAIN, VALID, Clip, extra_columns, open_table, scan_manifest
 
 Layout = Literal["folders", "tsv", "vctk", "libritts"]
@@ -25,10 +26,11 @@ MICROPHONES: tuple[str, ...] = get_args(Microphone)
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that did not become a clip, and why."""
+    """A file that did not become a clip, or a folder that was not looked into, and why."""
 
     path: Path
     reason: str
+    folder: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,14 @@ def open_source(layout: str, paths: Sequence[Path], columns: Mapping[str, str], 
     return Source(chain.from_iterable(map(_folders, paths)))
 
 
-def _audio_in(folder: Path) -> Iterator[Path]:
-    for place, names in audio.walk_audio(folder):
+def _audio_in(folder: Path, unreadable: list[Skipped]) -> Iterator[Path]:
+    """Audio files under a folder; the folders in it that cannot be read are added to ``unreadable``."""
+
+    def tell(error: InputError) -> None:
+        path, _, reason = str(error).rpartition(": this ")
+        unreadable.append(Skipped(Path(path), f"this {reason}", folder=True))
+
+    for place, names in audio.walk_audio(folder, unreadable=tell):
         yield from (place / name for name in names)
 
 
@@ -83,6 +91,15 @@ def _subfolders(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _readable_subfolders(folder: Path, unreadable: list[Skipped]) -> list[Path]:
+    """The same; a folder that cannot be read is added to ``unreadable`` and has none."""
+    try:
+        return _subfolders(folder)
+    except InputError as error:
+        unreadable.append(Skipped(folder, str(error).removeprefix(f"{folder}: "), folder=True))
+        return []
 
 
 def _read_text(path: Path) -> str:
@@ -101,8 +118,8 @@ _UNREADABLE_TEXT = "its transcript is not readable UTF-8 text"
 
 
 def _folders(root: Path) -> Iterator[Finding]:
-    empty = True
-    for path in _audio_in(root):
+    empty, unreadable = True, []
+    for path in _audio_in(root, unreadable):
         empty = False
         inside = path.relative_to(root)
         if len(inside.parts) < 2:
@@ -113,8 +130,9 @@ def _folders(root: Path) -> Iterator[Finding]:
         except (OSError, UnicodeDecodeError):
             yield Skipped(path, _UNREADABLE_TEXT)
         else:
-            yield Clip(path, " ".join(inside.parts[0].split()), transcript=transcript)
-    if empty:
+            yield Clip(path, readable(" ".join(inside.parts[0].split())), transcript=transcript)
+    yield from unreadable
+    if empty and not unreadable:
         raise audio.no_audio_in(root)
 
 
@@ -180,12 +198,14 @@ def _vctk_people(table: Path) -> dict[str, tuple[str, str, str]]:
 def _vctk_speaker(root: Path, folder: Path, microphone: str, sex: str, language: str, accent: str) -> Iterator[Finding]:
     extra = (("accent", accent),) if accent else ()
     utterances: dict[str, dict[str, Path]] = {}
-    for path in _audio_in(folder):
+    unreadable: list[Skipped] = []
+    for path in _audio_in(folder, unreadable):
         name = _VCTK_NAME.fullmatch(path.stem)
         if name is None:
             yield Skipped(path, f"is not named as VCTK's recordings are, as {folder.name}_001")
         else:
             utterances.setdefault(name[1], {})[name[2] or ""] = path
+    yield from unreadable
     lacks: Counter[str] = Counter()
     for utterance, takes in utterances.items():
         taken = next(name for name in (microphone, "", *MICROPHONES, *takes) if name in takes)
@@ -228,14 +248,15 @@ def _libri_split(subset: Path) -> str:
 
 def _libri_subset(subset: Path) -> Iterator[Finding]:
     people = _libri_people(subset.parent)
+    unreadable: list[Skipped] = []
     for speaker in _subfolders(subset):
-        for chapter in _subfolders(speaker):
+        for chapter in _readable_subfolders(speaker, unreadable):
             try:
                 lines = _libri_lines(chapter)
             except (OSError, UnicodeDecodeError):
                 yield Skipped(chapter, _UNREADABLE_TEXT)
                 continue
-            for path in _audio_in(chapter):
+            for path in _audio_in(chapter, unreadable):
                 try:
                     transcript = lines.get(path.stem) or _read_text(path.with_suffix(".normalized.txt"))
                 except (OSError, UnicodeDecodeError):
@@ -244,6 +265,7 @@ def _libri_subset(subset: Path) -> Iterator[Finding]:
                 sex = people.get(speaker.name, "")
                 split = _libri_split(subset)
                 yield Clip(path, speaker.name, transcript=transcript, language="en", sex=sex, split=split)
+    yield from unreadable
 
 
 def _libri_people(root: Path) -> dict[str, str]:

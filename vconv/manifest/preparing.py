@@ -72,16 +72,19 @@ class Part:
 
 @dataclass
 class Prepared:
-    """What ``prepare`` wrote, by split, and how many files it left out."""
+    """What ``prepare`` wrote, by split, how many files it left out, and how many folders cannot be read."""
 
     parts: dict[str, Part] = field(default_factory=lambda: {name: Part() for name in SPLITS})
     skipped: int = 0
+    unreadable: int = 0
 
     def summary(self) -> str:
         """Some lines for people: hours, speakers and what is known of the clips, for each split."""
         lines = [f"{name}: {part.summary()}" for name, part in self.parts.items() if part.clips or name != "test"]
         if self.skipped:
             lines.append(f"skipped: {self.skipped} files")
+        if self.unreadable:
+            lines.append(f"not looked into: {self.unreadable} folders that cannot be read")
         return "\n".join(lines)
 
 
@@ -142,7 +145,8 @@ def prepare(
     result, seen = Prepared(), _Seen(paths[0])
 
     def remark(finding: Skipped | Note) -> None:
-        result.skipped += isinstance(finding, Skipped)
+        result.skipped += isinstance(finding, Skipped) and not finding.folder
+        result.unreadable += isinstance(finding, Skipped) and finding.folder
         tell(finding)
 
     remove_leftovers(output)
@@ -186,7 +190,7 @@ def _scratch(output: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[TextIO]:
     try:
-        with path.open("w", encoding="utf-8", newline="\n") as file:
+        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             yield file
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written in ({error.strerror})") from error
@@ -227,8 +231,8 @@ def _measure(clip: Clip, language: str, min_seconds: float) -> Clip | Skipped:
     seconds = reader.source_samples / reader.source_rate
     if seconds < min_seconds:
         return Skipped(clip.path, f"is too short ({seconds:.2f} s)")
-    if audio.is_silent(meter.loudness()):
-        return Skipped(clip.path, "is only silence")
+    if audio.is_silent(loudness := meter.loudness()):
+        return Skipped(clip.path, f"is {reader.why_silent(loudness)}")
     rate = clip.sample_rate or reader.source_rate
     return replace(clip, seconds=round(seconds, 3), sample_rate=rate, language=clip.language or language)
 

@@ -82,6 +82,8 @@ def open_table(path: Path) -> Table:
         InputError: it cannot be read, or names a column twice.
     """
     header = tuple(name.strip() for name in next(_lines(path), "").split("\t"))
+    if any(map(_is_no_text, header)):
+        raise InputError(f"{path}: is not UTF-8 text; a manifest is a tab-separated table")
     if doubles := [name for name, count in Counter(header).items() if count > 1]:
         raise InputError(f"{path}: line 1: the column '{doubles[0]}' occurs twice")
     return Table(path, header)
@@ -90,15 +92,14 @@ def open_table(path: Path) -> Table:
 def _lines(path: Path) -> Iterator[str]:
     try:
         # Split at "\n" alone: the rarer breaks, at which splitlines() splits too, may stand inside a value.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
+        # Names of files may be no UTF-8, and stand in a manifest as they are; `_make_clip` allows nothing else.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\r\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; make a manifest with 'vconv prepare'") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text; a manifest is a tab-separated table") from error
 
 
 # ---------------------------------------------------------------- reading clips
@@ -137,6 +138,11 @@ def _make_clip(row: Row, names: Mapping[str, str], extra: Sequence[str], folder:
     for ours in REQUIRED:
         if not cells[ours]:
             raise InputError(f"{row.where}: column '{names[ours]}': is empty")
+    if "\0" in cells["path"]:
+        raise InputError(f"{row.where}: column '{names['path']}': holds a NUL character, which no file name does")
+    for name, text in row.values.items():
+        if name != names["path"] and _is_no_text(text):
+            raise InputError(f"{row.where}: column '{name}': is not UTF-8 text")
     texts = {key: cells[key] for key in ("speaker", "transcript", "phones", "group", "language", "sex")}
     return Clip(
         path=folder / cells["path"],
@@ -146,6 +152,11 @@ def _make_clip(row: Row, names: Mapping[str, str], extra: Sequence[str], folder:
         extra=tuple((name, text) for name in extra if (text := row.values[name])),
         **texts,
     )
+
+
+def _is_no_text(value: str) -> bool:
+    """Whether a value was read from bytes that are not UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for character in value)
 
 
 def check_split(row: Row, column: str, text: str) -> str:
@@ -188,7 +199,10 @@ def write_manifest(path: str | os.PathLike[str], clips: Iterable[Clip], extra: S
         InputError: the folder is missing or not writable, or a value cannot stand in a table.
     """
     manifest = Path(path)
-    with replacing(manifest) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        replacing(manifest) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file,
+    ):
         write_clips(file, clips, manifest.parent, extra)
 
 

@@ -160,12 +160,13 @@ def read_sound(path: str, trim: bool) -> Sound:
     Raises:
         InputError: it cannot be read, is silent, or too short.
     """
-    wave, rate = audio.read(path)
+    reader = audio.BlockReader(path)
+    wave, rate = audio.without_offset(audio.join(reader)), reader.rate
     if trim:
         wave = audio.trim_silence(wave, rate)
     level = audio.loudness(wave, rate) if len(wave) else -np.inf
     if audio.is_silent(level):
-        raise InputError(f"{path}: only silence")
+        raise InputError(f"{path}: {reader.why_silent(level)}")
     wave = wave * audio.gain(level)
     sound = Sound(audio.resample(wave, rate, SAMPLE_RATE), wave, rate)
     if sound.frames < MIN_FRAMES:
@@ -184,7 +185,9 @@ class Task:
 
     @property
     def seed(self) -> int:
-        return zlib.crc32("/".join(Path(self.path).parts[-2:]).encode())  # of files that are all called 1.wav, too
+        return zlib.crc32(
+            "/".join(Path(self.path).parts[-2:]).encode("utf-8", "surrogateescape")
+        )  # of files that are all called 1.wav, too
 
 
 def extract(task: Task) -> dict[str, np.ndarray] | str:
