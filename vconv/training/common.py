@@ -409,8 +409,9 @@ def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
             if isinstance(part, ConvNeXtBlock) and f"{block}.scale" not in given:
                 nn.init.zeros_(part.scale)
         if layers:
-            left = ", ".join(sorted(f"{name}.{layer}" for layer in layers))
-            print(f"{path}: not taken, as it is missing there or of another shape: {left}")
+            parts = sorted({".".join(layer.split(".")[:3]) for layer in layers})
+            named = ", ".join(parts[:6]) + (" and others" if len(parts) > 6 else "")
+            print(f"{path}: {len(layers)} layers of {name} not taken, missing there or of another shape: {named}")
 
 
 class SaveClock:
