@@ -28,7 +28,7 @@ LAYERS = (
     ("excitation.py", "disturbances.py", "recognizer.py", "verifier.py", "manifest/"),
     ("models/",),
     ("training/",),
-    ("inference/",),
+    ("inference/", "live/"),
     ("export.py",),
     ("evaluation/",),
     ("cli.py", "__main__.py", "benchmarks/"),

@@ -341,7 +341,7 @@ class LoudnessMeter:
             # Where a constant begins and ends, resampling rings.
             powers = powers - offset * (2 * means - offset)
             powers = np.where(powers > 1e-9 * offset**2, powers, 0.0)[1:-1]
-        return _active_loudness(powers)
+        return active_loudness(powers)
 
 
 def loudness(wave: np.ndarray, rate: int) -> float:
@@ -390,8 +390,8 @@ def trim_silence(wave: np.ndarray, rate: int) -> np.ndarray:
     """
     frame = max(1, round(rate * _FRAME_SECONDS))
     powers = _mean_power(_fit(wave, -(-len(wave) // frame) * frame).reshape(-1, frame))
-    active = np.flatnonzero(_is_active(powers))
-    if not len(active) or is_silent(_active_loudness(powers)):
+    active = np.flatnonzero(is_active(powers))
+    if not len(active) or is_silent(active_loudness(powers)):
         return wave[:0]
     margin = round(rate * TRIM_MARGIN)
     return wave[max(0, active[0] * frame - margin) : (active[-1] + 1) * frame + margin]
@@ -401,14 +401,16 @@ def _mean_power(frames: np.ndarray) -> np.ndarray:
     return np.mean(np.square(frames, dtype=np.float64), axis=1)
 
 
-def _is_active(powers: np.ndarray) -> np.ndarray:
+def is_active(powers: np.ndarray) -> np.ndarray:
+    """Which frames count as speech, by their mean squares [n]: those within ``ACTIVE_RANGE_DB`` of the loud ones."""
     if not len(powers):
         return np.zeros(0, bool)
     return (powers > 0) & (powers >= np.percentile(powers, 95) * 10 ** (-ACTIVE_RANGE_DB / 10))
 
 
-def _active_loudness(powers: np.ndarray) -> float:
-    active = powers[_is_active(powers)]
+def active_loudness(powers: np.ndarray) -> float:
+    """RMS in dBFS over the active frames, by the mean squares [n] of all; -inf without any."""
+    active = powers[is_active(powers)]
     return 10 * float(np.log10(active.mean())) if len(active) else -np.inf
 
 

@@ -21,13 +21,20 @@ class PulseTrain:
     how much of it is heard, which forgives the voicing errors of a pitch tracker.
     """
 
-    def __init__(self, curve: np.ndarray) -> None:
-        """``curve``: log2 F0 relative to ``F0_REFERENCE``, [T] octaves, as ``continuous_log_f0`` makes it."""
+    def __init__(self, curve: np.ndarray, phase: float = 0.0) -> None:
+        """``curve``: log2 F0 relative to ``F0_REFERENCE``, [T] octaves, as ``continuous_log_f0`` makes it.
+
+        ``phase``, in cycles, is where it begins.
+        """
         frequency = F0_REFERENCE * np.exp2(curve.astype(np.float64))
         # Linear between frame centres, so the phase (in cycles) is piecewise quadratic.
         self._frequency = np.append(frequency, frequency[-1:])
         advance = (self._frequency[:-1] + self._frequency[1:]) / 2 * (OUTPUT_HOP / OUTPUT_RATE)
-        self._phase = np.concatenate([[0.0], np.cumsum(advance)])
+        self._phase = phase + np.concatenate([[0.0], np.cumsum(advance)])
+
+    def phase_at(self, frame: int) -> float:
+        """Phase at the beginning of a frame, in cycles from 0 to 1: where a train of the rest begins."""
+        return float(self._phase[frame] % 1.0)
 
     def samples(self, start: int, end: int) -> np.ndarray:
         """Samples of the frames ``start`` to ``end`` (exclusive): [(end - start) * OUTPUT_HOP] float32, rms 1."""

@@ -108,8 +108,13 @@ class PitchTracker:
         padded = np.zeros(frames * HOP_LENGTH, np.float32)
         padded[: len(wave)] = wave
         pitch = self._detector.detect(padded, SAMPLE_RATE, F0_MIN, F0_MAX)
-        level = 10 * np.log10(np.exp(2 * log_mel(wave)[:LOW_BANDS]).sum(axis=0))
+        level = low_level(log_mel(wave))
         return np.stack([pitch.pitch_hz, pitch.confidence, level]).astype(np.float32)
+
+
+def low_level(mel: np.ndarray) -> np.ndarray:
+    """Level below 1 kHz in dB of each frame of a log-mel: [N_MELS, T] -> [T]"""
+    return 10 * np.log10(np.exp(2 * mel[:LOW_BANDS]).sum(axis=0))
 
 
 def f0_of(track: np.ndarray) -> np.ndarray:
@@ -118,12 +123,25 @@ def f0_of(track: np.ndarray) -> np.ndarray:
     The background is what a tenth of the frames is no louder than. A recording without pauses has none to be seen.
     Levels are means over ``LEVEL_FRAMES``: for an instant somebody behind stands out as well.
     """
+    return f0_above(track, voicing_threshold(track[2]))
+
+
+def voicing_threshold(level: np.ndarray) -> float:
+    """Level in dB that stands out of a recording's background, by the levels below 1 kHz of its frames [T]."""
+    background, loud = np.percentile(_mean_level(level), [10, 95])
+    return float(min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN))
+
+
+def f0_above(track: np.ndarray, threshold: float) -> np.ndarray:
+    """F0 in Hz, 0 where unvoiced or of no higher level than ``threshold``: [3, T] -> [T] float32."""
     pitch, confidence, level = track
-    level = np.convolve(np.pad(level, LEVEL_FRAMES // 2, mode="edge"), np.full(LEVEL_FRAMES, 1 / LEVEL_FRAMES), "valid")
-    background, loud = np.percentile(level, [10, 95])
-    stands_out = level > min(background + BACKGROUND_MARGIN, loud - LOUD_MARGIN)
-    voiced = (confidence >= CONFIDENCE) & stands_out
+    voiced = (confidence >= CONFIDENCE) & (_mean_level(level) > threshold)
     return np.where(voiced, pitch, 0.0).astype(np.float32)
+
+
+def _mean_level(level: np.ndarray) -> np.ndarray:
+    padded = np.pad(level, LEVEL_FRAMES // 2, mode="edge")
+    return np.convolve(padded, np.full(LEVEL_FRAMES, 1 / LEVEL_FRAMES), "valid")
 
 
 def continuous_log_f0(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

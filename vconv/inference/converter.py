@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice,
 from vconv.opening import STANDARD_STREAM
 from vconv.recognizer import encoder_input
 from vconv.untrusted import all_finite
+
+if TYPE_CHECKING:
+    from vconv.live import Enrolment, LiveConverter
 
 PEAK = 0.99  # of full scale, which no result exceeds
 # Of the way, in log, to the target's spread of F0, where 1 would be Gaussian normalization: on sentences that two
@@ -95,8 +99,11 @@ class Converter:
     embedding [E] alone, which leaves the melody in the source's register.
     """
 
-    def __init__(self, engine: Engine, config: ConversionConfig, threads: int = 1, identity: str = "") -> None:
+    def __init__(
+        self, engine: Engine, config: ConversionConfig, threads: int = 1, identity: str = "", folder: Path | None = None
+    ) -> None:
         self._engine = engine
+        self._folder = folder
         self._config = config
         self._threads = threads
         self.model = hashlib.sha256(identity.encode()).digest()[:MODEL_BYTES]  # marks its units and tuned voices
@@ -321,6 +328,41 @@ class Converter:
         """
         with self._analyse(source) as analysis:
             return Extraction(self._codes(analysis), analysis.even_f0)
+
+    def live(
+        self, target: Target | list[Target], block: float = 0.096, enrolment: Enrolment | None = None, **options: Any
+    ) -> LiveConverter:
+        """A converter for sound as it comes; the options are those of ``LiveConverter``.
+
+        Raises:
+            InputError: the target or the enrolment cannot be used, or an option is out of range.
+        """
+        from vconv.live.engine import LiveConverter, Parts
+
+        parts = Parts(self._engine, self._config, self._tracker, self.model, self.voice, self._population)
+        return LiveConverter(parts, target, block, enrolment, **options)
+
+    def enrol(self, clips: Source | list[Source]) -> Enrolment:
+        """What live conversion is to know of the person at the microphone: ten seconds of them do.
+
+        Raises:
+            InputError: a clip cannot be used; the message says which and why.
+        """
+        from vconv.live.statistics import enrol
+
+        found = itertools.chain.from_iterable(map(clips_in, clips if isinstance(clips, list) else [clips]))
+        return enrol(list(found), self._engine, self._tracker, self.model)
+
+    @cached_property
+    def _population(self) -> Enrolment | None:
+        """The average speaker, if the model folder has one of these weights."""
+        from vconv.live.statistics import ENROLMENT, Enrolment
+
+        path = self._folder and self._folder / ENROLMENT
+        if path is None or not path.is_file():
+            return None
+        population = Enrolment.load(path)
+        return population if population.model == self.model else None
 
     @contextmanager
     def _analyse(self, source: Source) -> Iterator[Analysis]:

@@ -48,7 +48,7 @@ def load(path: str | os.PathLike[str] | None = None, device: str = "cpu", thread
     folder = default_model() if path is None else Path(path)
     threads = threads or available_cores()
     config, _ = read_config(folder)
-    return Converter(_engine(folder, device, threads), config, threads, read_identity(folder))
+    return Converter(_engine(folder, device, threads), config, threads, read_identity(folder), folder)
 
 
 def available_cores() -> int:

@@ -1,0 +1,239 @@
+"""What a file conversion measures over the whole file, and live conversion has to know before: statistics of a speaker.
+
+They come from an *enrolment*, ten seconds of the person at the microphone, and are then frozen; or they are gathered
+while that person speaks, beginning with the population's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vconv import audio, features
+from vconv.errors import InputError
+from vconv.features import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
+from vconv.inference.engine import Engine
+from vconv.inference.voice import save_arrays, speech_of
+from vconv.recognizer import encoder_input
+
+ENROLMENT = "enrolment.npz"  # in a model folder: the population's
+SPEECH_FRAMES = 626  # ten seconds of each enrolment are kept, to derive the decoder's statistics for any voice
+PIECE_FRAMES = 156  # of a clip, at least, where there are many
+LOUDNESS_SECONDS = 30.0  # over which loudness is measured
+MELODY_SECONDS = 60.0  # of voiced speech, over which F0's median and spread are measured
+SLOWEST_SECONDS = 30.0  # time constant of statistics that have been gathered for long
+PRIOR_SECONDS = 2.0  # of speech that the population's instance-norm statistics count for
+LOUDNESS_PRIOR_FRAMES = 120  # of speech that the loudness of an enrolment counts for
+MEDIAN_PRIOR_FRAMES, SPREAD_PRIOR_FRAMES = 6, 300  # of voiced speech that the population's F0 counts for
+GLIDE_SECONDS = 0.5  # time constant at which register and gain follow what was measured
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """Statistics of a speaker's speech, and some of it. C channels, S of all instance norms, K frames of the code."""
+
+    statistics: np.ndarray  # [2, S] mean and variance of the content encoder's instance norms
+    content: np.ndarray  # [C, K] content code of the speech
+    curve: np.ndarray  # [2K] its log2 F0 relative to F0_REFERENCE, bridged
+    voiced: np.ndarray  # [2K] 0 or 1
+    log_f0: float  # median, octaves above F0_REFERENCE
+    log_f0_spread: float  # standard deviation, octaves
+    loudness: float  # dBFS
+    model: bytes  # ``Converter.model``
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a .npz file that ``load`` and ``vconv live --me`` take."""
+        save_arrays(
+            path,
+            norm_statistics=self.statistics.astype(np.float32),
+            content=self.content.astype(np.float16),
+            curve=self.curve.astype(np.float32),
+            voiced=self.voiced.astype(np.uint8),
+            log_f0=np.float64(self.log_f0),
+            log_f0_spread=np.float64(self.log_f0_spread),
+            loudness=np.float64(self.loudness),
+            model=np.frombuffer(self.model, np.uint8),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Enrolment:
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: the file is missing or holds no enrolment.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(
+                    statistics=arrays["norm_statistics"],
+                    content=arrays["content"].astype(np.float32),
+                    curve=arrays["curve"],
+                    voiced=arrays["voiced"].astype(np.float32),
+                    log_f0=float(arrays["log_f0"]),
+                    log_f0_spread=float(arrays["log_f0_spread"]),
+                    loudness=float(arrays["loudness"]),
+                    model=arrays["model"].tobytes(),
+                )
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file; check the path") from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: holds no enrolment; make one with `vconv embed --me`") from error
+
+
+def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: features.PitchTracker, model: bytes) -> Enrolment:
+    """An enrolment from clips of one speaker, statistics averaged by their length.
+
+    Clips of many speakers give a population's: the average speaker, not the spread between speakers.
+
+    Raises:
+        InputError: a clip cannot be read, is silent, too short, or without voiced speech.
+    """
+    found, frames, medians, spreads, loudnesses = [], [], [], [], []
+    contents, curves, flags, kept = [], [], [], 0
+    share = max(-(-SPEECH_FRAMES // max(len(clips), 1)), PIECE_FRAMES) // 2 * 2
+    for clip in clips:
+        wave = speech_of(clip)
+        mel, asr_features = encoder_input(wave, engine.recognize)
+        f0 = tracker(wave)[: mel.shape[1]]
+        if not f0.any():
+            raise InputError(f"{audio.source_name(clip)}: no voiced speech found; give a clear recording of speech")
+        content, statistics = engine.content_with(mel, asr_features, None)
+        found.append(statistics)
+        frames.append(mel.shape[1])
+        medians.append(features.median_log_f0(f0))
+        spreads.append(features.log_f0_spread(f0))
+        raw, rate = audio.read(clip)
+        loudnesses.append(audio.loudness(raw, rate))
+        if kept < SPEECH_FRAMES:
+            length = min(mel.shape[1], share)
+            start = (mel.shape[1] - length) // 4 * 2  # from the middle: clips begin and end with silence
+            curve, voiced = features.continuous_log_f0(f0)
+            contents.append(content[:, start // 2 : (start + length) // 2])
+            curves.append(
+                np.pad(curve, (0, mel.shape[1] - len(curve)), mode="edge")[start : start + length] - medians[-1]
+            )
+            flags.append(np.pad(voiced, (0, mel.shape[1] - len(voiced)))[start : start + length])
+            kept += length
+    if not found:
+        raise InputError("no clip given; name ten seconds of your own speech")
+    log_f0 = float(np.average(medians, weights=frames))
+    known = [spread for spread in spreads if spread]
+    return Enrolment(
+        statistics=np.average(found, axis=0, weights=frames).astype(np.float32),
+        content=np.concatenate(contents, axis=1),
+        curve=np.concatenate(curves) + np.float32(log_f0),
+        voiced=np.concatenate(flags),
+        log_f0=log_f0,
+        log_f0_spread=float(np.mean(known)) if known else 0.25,
+        loudness=float(np.median(loudnesses)),
+        model=model,
+    )
+
+
+class NormEstimate:
+    """Running mean and variance [2, S] of instance norms, from those of overlapping windows.
+
+    At first a plain average over the speech so far, later one of ``SLOWEST_SECONDS``: it moves slowly, never jumps.
+    """
+
+    def __init__(self, start: np.ndarray | None, frozen: bool) -> None:
+        """``start`` [2, S] is where it begins, None the first window."""
+        self.value, self._start, self._frozen = start, start, frozen
+        self._seconds = 0.0 if start is None else PRIOR_SECONDS
+
+    def restarted(self) -> NormEstimate:
+        """The estimate as it began."""
+        return NormEstimate(self._start, self._frozen)
+
+    def add(self, own: np.ndarray, seconds: float) -> None:
+        """Take in the statistics [2, S] of a window with so much new speech in it."""
+        if self._frozen:
+            return
+        self._seconds = min(self._seconds + seconds, SLOWEST_SECONDS)
+        if self.value is None:
+            self.value = own
+            return
+        # Second moments average; variances do not, as windows differ in their means.
+        rate = np.float32(seconds / self._seconds)
+        mean, power = (one + rate * (two - one) for one, two in zip(_moments(self.value), _moments(own)))
+        self.value = np.stack([mean, np.maximum(power - mean**2, 0)])
+
+
+def _moments(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, variance = statistics
+    return mean, variance + mean**2
+
+
+@dataclass
+class Register:
+    """Median and spread of a speaker's log F0, octaves: frozen, or gathered over the voiced frames so far."""
+
+    log_f0: float | None = None
+    spread: float | None = None
+    frozen: bool = False
+    _prior: tuple[float | None, float | None] = field(init=False)
+    _heard: deque[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._prior = self.log_f0, self.spread
+        self._heard = deque(maxlen=round(MELODY_SECONDS * FRAME_RATE))
+
+    def add(self, f0: np.ndarray, seconds: float) -> None:
+        """Take in the next frames' F0 [n] in Hz, 0 where unvoiced, ``seconds`` after those before."""
+        voiced = f0[f0 > 0]
+        if self.frozen or not len(voiced):
+            return
+        self._heard.extend(np.log2(voiced / features.F0_REFERENCE).tolist())
+        values, (median, spread) = np.array(self._heard), self._prior
+        found = _blend(float(np.median(values)), median, len(values), MEDIAN_PRIOR_FRAMES)
+        self.log_f0 = _glide(self.log_f0, found, seconds)
+        if len(values) >= SPREAD_PRIOR_FRAMES // 10:
+            found = _blend(float(np.std(values)), spread, len(values), SPREAD_PRIOR_FRAMES)
+            self.spread = _glide(self.spread, found, seconds)
+
+
+class Level:
+    """Loudness of a speaker, and of the background, over the last ``LOUDNESS_SECONDS``."""
+
+    def __init__(self, loudness: float | None) -> None:
+        """``loudness`` in dBFS, where the speaker is known."""
+        known = loudness is not None
+        self.loudness = self._prior = loudness if known else audio.REFERENCE_LOUDNESS_DB
+        self._weight = LOUDNESS_PRIOR_FRAMES if known else 1
+        frames = round(LOUDNESS_SECONDS * FRAME_RATE)
+        self._powers: deque[float] = deque(maxlen=frames)
+        self._levels: deque[float] = deque(maxlen=frames)
+
+    @property
+    def gain(self) -> float:
+        """Brings the speaker to the reference loudness."""
+        return audio.gain(self.loudness)
+
+    def add(self, wave: np.ndarray, levels: np.ndarray) -> None:
+        """Take in samples [n * HOP_LENGTH] and the levels [n] below 1 kHz in dB of their frames."""
+        powers = np.square(wave.reshape(-1, HOP_LENGTH), dtype=np.float64).mean(axis=1)
+        self._powers.extend(powers.tolist())
+        self._levels.extend(levels.tolist())
+        heard = np.array(self._powers)
+        measured = audio.active_loudness(heard)
+        if not audio.is_silent(measured):
+            goal = _blend(measured, self._prior, np.count_nonzero(audio.is_active(heard)), self._weight)
+            self.loudness = _glide(self.loudness, goal, len(wave) / SAMPLE_RATE)
+
+    def f0_of(self, track: np.ndarray) -> np.ndarray:
+        """As ``features.f0_of``, the background being that of the last half minute: [3, T] -> [T] Hz"""
+        return features.f0_above(track, features.voicing_threshold(np.array(self._levels)))
+
+
+def _blend(measured: float, prior: float | None, count: int, weight: int) -> float:
+    return measured if prior is None else (count * measured + weight * prior) / (count + weight)
+
+
+def _glide(value: float | None, goal: float, seconds: float) -> float:
+    return goal if value is None else value + (goal - value) * (1 - math.exp(-seconds / GLIDE_SECONDS))

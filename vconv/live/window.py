@@ -1,0 +1,185 @@
+"""The networks in a sliding window: a step of new sound, with a fixed stretch before and a short one after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vconv import features
+from vconv.features import FRAME_RATE, HOP_LENGTH, N_FFT, OUTPUT_HOP, PitchTracker
+from vconv.inference import streaming
+from vconv.inference.engine import Engine, Reference
+from vconv.inference.streaming import MEL_CONTEXT, PITCH_CONTEXT
+from vconv.inference.voice import Voice
+from vconv.live.gate import Gate
+from vconv.live.joins import OverlapAdd
+from vconv.live.melody import Melody, bridged, into_register
+from vconv.live.statistics import Level, NormEstimate, Register
+
+DECODER_PAST = 40  # frames, 640 ms
+VOCODER_PAST = 26  # frames, its receptive field
+MEL_FADE = 2  # frames in which two steps' mels are cross-faded
+WAVE_FADE = OUTPUT_HOP  # samples in which two steps' waves are
+LEVEL_CONTEXT = features.LEVEL_FRAMES // 2
+UNSETTLED = N_FFT // 2 // HOP_LENGTH  # last frames of a mel, whose window reaches beyond the wave
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Lengths in frames, all even: a step of new sound, what is known after it, and the past of the encoders."""
+
+    step: int
+    ahead: int
+    past: int
+
+    @property
+    def longest(self) -> int:
+        return self.past + self.step + self.ahead
+
+
+@dataclass
+class Speaker:
+    """What is known of the person at the microphone."""
+
+    level: Level
+    register: Register
+    norms: NormEstimate
+
+
+@dataclass
+class LiveVoice:
+    """A target voice, ready to be decoded to."""
+
+    voice: Voice
+    reference: Reference
+    adapter: np.ndarray
+    norms: NormEstimate  # of the decoder's activations in this voice
+    gain: float = 1.0  # brings what comes out to the reference loudness
+
+    def restarted(self) -> LiveVoice:
+        """Without what was gathered while it was in use."""
+        return replace(self, norms=self.norms.restarted())
+
+
+class SlidingWindow:
+    """Turns 16 kHz sound into 24 kHz sound, ``timing.step`` frames at a time. Frame numbers count from the start.
+
+    Each step runs the networks on all of the window and keeps what lies in its middle.
+    """
+
+    def __init__(self, engine: Engine, tracker: PitchTracker, timing: Timing, speaker: Speaker, gate: Gate) -> None:
+        self._engine, self._tracker, self._timing = engine, tracker, timing
+        self._speaker, self._gate = speaker, gate
+        self._wave = np.zeros(0, np.float32)  # the last frames as they came
+        self._mel = np.zeros((features.N_MELS, 0), np.float32)  # of the same frames
+        self._gain = speaker.level.gain  # of the step before
+        self._due = 0  # the frame with which the next step begins
+        self._curve: float | None = None  # latest log2 F0 of the source
+        self._melody = Melody(DECODER_PAST)
+        self._decoded = np.zeros((features.N_MELS, 0), np.float32)  # the last final frames
+        self._mel_join, self._wave_join = OverlapAdd(MEL_FADE), OverlapAdd(WAVE_FADE)
+
+    @property
+    def missing(self) -> int:
+        """Samples that the next step needs."""
+        frames = self._timing.step + (0 if self._due else self._timing.ahead)
+        return frames * HOP_LENGTH
+
+    def step(self, wave: np.ndarray, voice: LiveVoice, octaves: float, keep_pitch: bool, muted: bool) -> np.ndarray:
+        """The next samples [``missing``] at 16 kHz -> converted ones [timing.step * OUTPUT_HOP] at 24 kHz.
+
+        ``octaves`` are added to the melody. ``muted`` skips the networks.
+        """
+        timing, level = self._timing, self._speaker.level
+        gain = level.gain
+        self._wave = np.concatenate([self._wave, wave])
+        heard = self._wave * np.float32(gain)
+        fresh = len(wave) // HOP_LENGTH
+        self._update_mel(heard, fresh)
+        powers = np.square(heard).reshape(-1, HOP_LENGTH).mean(axis=1)
+        opened = self._gate.is_open(powers[-timing.step - timing.ahead :], timing.step)
+        level.add(wave, features.low_level(self._mel)[-fresh - UNSETTLED : -UNSETTLED])
+        out = self._converted(heard, voice, octaves, keep_pitch) if opened and not muted else self._silent()
+        self._due += timing.step
+        before, self._gain = self._gain, gain
+        kept = timing.past + timing.ahead
+        self._wave, self._mel = self._wave[-kept * HOP_LENGTH :], self._mel[:, -kept:]
+        joined = self._wave_join.join(out, timing.step * OUTPUT_HOP)
+        # Back to the loudness of the source.
+        return joined / np.linspace(before, gain, len(joined), dtype=np.float32, endpoint=False)
+
+    def _update_mel(self, heard: np.ndarray, fresh: int) -> None:
+        """Bring the mel up to the end of the window, which has so many new frames."""
+        settled = max(self._mel.shape[1] - UNSETTLED, 0)
+        left = max(settled - MEL_CONTEXT, 0)
+        mel = features.log_mel(heard[left * HOP_LENGTH :])[:, settled - left :]
+        self._mel = np.concatenate([self._mel[:, :settled], mel], axis=1)
+
+    def _converted(self, heard: np.ndarray, voice: LiveVoice, octaves: float, keep_pitch: bool) -> np.ndarray:
+        """Wave of the step and of what is known after it: [(step + ahead) * OUTPUT_HOP]"""
+        step, span = self._timing.step, self._timing.step + self._timing.ahead
+        pitch = self._pitch(heard, voice.voice, octaves, keep_pitch)
+        speaks = bool(pitch[1, :step].any())
+        content = self._content(heard, speaks)
+        past = min(self._melody.final.shape[1], DECODER_PAST, self._mel.shape[1] - span)
+        mel, own = self._engine.decode_with(
+            content[:, -(past + span) // 2 :],
+            np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1),
+            voice.voice.embedding,
+            voice.reference,
+            voice.adapter,
+            voice.norms.value,
+        )
+        if speaks:
+            voice.norms.add(own, step / FRAME_RATE)
+        return self._vocoded(mel[:, past:], pitch) * np.float32(voice.gain)
+
+    def _pitch(self, heard: np.ndarray, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
+        """The networks' pitch input [2, step + ahead] of the frames that are due and of what is known after them."""
+        step, span = self._timing.step, self._timing.step + self._timing.ahead
+        left = max(len(heard) // HOP_LENGTH - span - PITCH_CONTEXT, 0)
+        track = self._tracker.track(heard[left * HOP_LENGTH :])[:, -span - LEVEL_CONTEXT :]
+        f0 = self._speaker.level.f0_of(track)[-span:]
+        register = self._speaker.register
+        register.add(f0[:step], step / FRAME_RATE)
+        before = self._curve if self._curve is not None else register.log_f0 or 0.0
+        curve, voiced = bridged(f0, before)
+        self._curve = float(curve[step - 1])
+        return np.stack([into_register(curve, register, voice, octaves, keep_pitch), voiced])
+
+    def _content(self, heard: np.ndarray, speaks: bool) -> np.ndarray:
+        """Content [C, T / 2] of the window's T frames."""
+        asr_features = self._engine.recognize(heard)[:, : self._mel.shape[1] // 2]
+        content, own = self._engine.content_with(self._mel, asr_features, self._speaker.norms.value)
+        if speaks:
+            self._speaker.norms.add(own, self._timing.step / FRAME_RATE)
+        return content
+
+    def _vocoded(self, mel: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+        """The wave of mel [N_MELS, step + ahead] and pitch [2, step + ahead]."""
+        step, span = self._timing.step, mel.shape[1]
+        mel = np.concatenate([self._mel_join.join(mel, step), mel[:, step:]], axis=1)
+        past = min(self._decoded.shape[1], VOCODER_PAST)
+        wave = self._engine.vocode(
+            np.concatenate([self._decoded[:, self._decoded.shape[1] - past :], mel], axis=1),
+            np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1),
+            self._melody.samples(pitch, past),
+            streaming.noise(self._due - past, self._due + span),
+        )
+        self._finish(mel[:, :step], pitch[:, :step])
+        return wave[past * OUTPUT_HOP :]
+
+    def _silent(self) -> np.ndarray:
+        """Nothing sounds in this step; the phase goes on."""
+        step = self._timing.step
+        latest = self._melody.final[0, -1] if self._melody.final.shape[1] else np.float32(0)
+        nothing = np.full((features.N_MELS, step + MEL_FADE), features.LOG_MEL_MIN, np.float32)
+        pitch = np.stack([np.full(step, latest, np.float32), np.zeros(step, np.float32)])
+        self._finish(self._mel_join.join(nothing, step), pitch)
+        return np.zeros(step * OUTPUT_HOP + WAVE_FADE, np.float32)
+
+    def _finish(self, mel: np.ndarray, pitch: np.ndarray) -> None:
+        """The mel [N_MELS, step] and pitch [2, step] of the step are final."""
+        self._decoded = np.concatenate([self._decoded, mel], axis=1)[:, -VOCODER_PAST:]
+        self._melody.add(pitch)
