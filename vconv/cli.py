@@ -751,9 +751,9 @@ def ladder(
 ) -> None:
     """Find where a model loses quality; needs vconv[eval], like vconv evaluate.
 
-    The same recordings are judged as they are, through the vocoder alone, converted to their own speaker
-    (from the clip itself, then from another), and converted to another speaker: what falls from one rung to
-    the next is what that part costs.
+    The same recordings are judged as they are, through the vocoder alone (and with the recording's magnitudes,
+    phase or spectral envelope in its copy), converted to their own speaker (from the clip itself, then from
+    another), and converted to another speaker. What falls from one rung to the next is what that part costs.
 
     \b
     Example:

@@ -13,6 +13,7 @@ from vconv.evaluation import metrics, statistics
 from vconv.evaluation.conversion import Speed
 from vconv.evaluation.measure import Answers, Failure, Question
 from vconv.evaluation.pairs import BadRow, Pair, Pairs
+from vconv.evaluation.periodicity import BANDS, key
 from vconv.evaluation.statistics import Comparison, Estimate
 from vconv.evaluation.text import text_errors
 
@@ -66,6 +67,7 @@ METRICS = (
     Metric("f0_shape_rmse", "F0 RMSE, registers aligned", -1, 0, "cents"),
     Metric("voicing_error", "voicing error", -1, 1, "%", 100),
     Metric("f0_distance", "mean F0 to target", -1, 2, "semitones"),
+    *(Metric(key(band), f"periodicity {band[0]:g}-{band[1]:g} kHz", 0, 2) for band in BANDS),
     Metric("mcd", "MCD to reference", -1, 2, "dB"),
     Metric("lsd", "log-spectral distance", -1, 2, "dB"),
     Metric("duration_ratio", "length over source's", 0, 3),
@@ -83,6 +85,7 @@ GROUPS = {
     "distillmos": ("distillmos",),
     "dnsmos": ("dnsmos",),
     "melody": ("f0", "warp"),
+    "periodicity": ("periodicity",),
     "reference": ("spectra",),
 }
 
@@ -120,6 +123,7 @@ def questions(pairs: Iterable[Pair], judges: Sequence[str]) -> list[Question]:
             ("distillmos", (pair.converted, pair.source)),
             ("dnsmos", (pair.converted, pair.source)),
             ("f0", pair.files()),
+            ("periodicity", (pair.converted,)),
         ):
             if judge in judges:
                 out += [Question(judge, (clip,)) for clip in clips]
@@ -182,6 +186,8 @@ class _Judged:
                 row.figures |= self._quality(judge)
         if "f0" in self.judges:
             row.figures |= self._melody()
+        if "periodicity" in self.judges:
+            row.figures |= self._answer("periodicity", self.pair.converted)
         if "spectra" in self.judges and self.pair.reference is not None:
             row.figures |= self._answer("spectra", self.pair.converted, self.pair.reference)
         if speed is not None:

@@ -242,6 +242,25 @@ def _load_f0(_: Settings) -> Callable[[Wave], list[float]]:
     return track
 
 
+def _load_periodicity(_: Settings) -> Callable[[Wave], dict[str, float]]:
+    """Median periodicity of voiced frames by band, at the lags of Praat's F0."""
+    import parselmouth
+
+    from vconv.evaluation.periodicity import periodicity
+
+    def measure(wave: Wave) -> dict[str, float]:
+        pitch = parselmouth.Sound(wave.astype(float), RATE).to_pitch_ac(
+            time_step=metrics.F0_FRAME_SECONDS, pitch_floor=60, pitch_ceiling=600
+        )
+        places = np.round(pitch.xs() / metrics.F0_FRAME_SECONDS).astype(int)
+        f0 = np.zeros(places.max(initial=0) + 1)
+        f0[places] = pitch.selected_array["frequency"]
+        found = periodicity(wave, f0, 1 / metrics.F0_FRAME_SECONDS).medians()
+        return {name: round(value, 4) for name, value in found.items()}
+
+    return measure
+
+
 def _load_warp(_: Settings) -> Callable[[Wave, Wave], list[list[int]]]:
     """Frames of 10 ms of two readings that belong together, by DTW over MFCCs, and how many frames each has."""
     import librosa
@@ -280,6 +299,7 @@ JUDGES = {
     ),
     "dnsmos": Judge("DNSMOS", ("speechmos", "librosa", "requests", "tqdm"), ("speechmos",), _load_dnsmos),
     "f0": Judge("Melody", ("parselmouth",), ("praat-parselmouth",), _load_f0),
+    "periodicity": Judge("Periodicity", ("parselmouth",), ("praat-parselmouth",), _load_periodicity),
     "warp": Judge("Melody of clips unlike in length", ("librosa",), ("librosa",), _load_warp, pairwise=True),
     "spectra": Judge("Distance to the reference", (), (), _load_spectra, pairwise=True),
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Where a model loses: the same clips with one more part of it between recording and result, rung by rung.
 
 1. the recording itself, against another clip of the speaker: what the judges give to perfection
-2. through analysis and vocoder
+2. through analysis and vocoder; then this copy with one of its faults taken from the recording (see ``oracles``): fine
+   magnitudes, phase, or the smooth spectral envelope. What a rung gains over 2 is what that fault costs
 3. through all of the model into the speaker's own voice, the clip itself as the target: what the code keeps
 4. the same with another clip as the target: what the embedding tells
 5. into another speaker's voice: what conversion adds to that
@@ -14,9 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import vconv
 from vconv import audio
 from vconv.errors import InputError
+from vconv.evaluation import oracles
 from vconv.evaluation.conversion import make_folder
 from vconv.evaluation.measure import Report
 from vconv.evaluation.pairs import BadRow, Pair, Pairs
@@ -28,6 +32,9 @@ from vconv.manifest import Clip
 RUNGS = (
     "1 recording",
     "2 vocoder",
+    "2 vocoder, recording's magnitudes",
+    "2 vocoder, recording's phase",
+    "2 vocoder, recording's envelope",
     "3 own voice, same clip",
     "4 own voice, other clip",
     "5 other voice",
@@ -95,18 +102,34 @@ def climb(converter: Converter, todo: Sequence[Step], folder: Path, report: Repo
 def _rungs(converter: Converter, step: Step, stem: Path) -> list[tuple[Path, Path, str, tuple[tuple[str, str], ...]]]:
     """Target, result and name of each rung, and what else there is to say of it."""
     source, same, other = step.clip.path, step.same.path, step.other.path
-    vocoded = stem.with_name(f"{stem.name}_vocoder.wav")
-    audio.write(vocoded, converter.resynthesize(source), OUTPUT_RATE)
-    rows = [(same, source, RUNGS[0], ()), (same, vocoded, RUNGS[1], ())]
-    for target, rung, name in ((source, RUNGS[2], "self"), (same, RUNGS[3], "own"), (other, RUNGS[4], "other")):
+    rows = [(same, source, RUNGS[0], ())]
+    for wave, rung, name in zip(_copies(converter, source), RUNGS[1:5], ("vocoder", "magnitudes", "phase", "envelope")):
+        result = stem.with_name(f"{stem.name}_{name}.wav")
+        audio.write(result, wave, OUTPUT_RATE)
+        rows.append((same, result, rung, ()))
+    for target, rung, name in ((source, RUNGS[5], "self"), (same, RUNGS[6], "own"), (other, RUNGS[7], "other")):
         result = stem.with_name(f"{stem.name}_{name}.wav")
         converter.convert_file(source, target, result)
         rows.append((target, result, rung, ()))
     if converter.has_codes:
         units, decoded = converter.encode(source), stem.with_name(f"{stem.name}_units.wav")
         converter.decode_file(units, decoded)
-        rows.append((same, decoded, RUNGS[5], ((BITS, f"{units.size.bits_per_second:.0f}"),)))
+        rows.append((same, decoded, RUNGS[8], ((BITS, f"{units.size.bits_per_second:.0f}"),)))
     return rows
+
+
+def _copies(converter: Converter, source: Path) -> tuple[np.ndarray, ...]:
+    """The vocoder's copy of a recording [N] at 24 kHz, and with the recording's magnitudes, phase and envelope."""
+    copy = converter.resynthesize(source)
+    recording, rate = audio.read(source)
+    recording = audio.resample(recording, rate, OUTPUT_RATE)
+    recording = np.pad(recording, (0, max(0, len(copy) - len(recording))))[: len(copy)]
+    return (
+        copy,
+        oracles.with_magnitudes(copy, recording),
+        oracles.with_magnitudes(recording, copy),
+        oracles.with_envelope(copy, recording),
+    )
 
 
 def prepare(

@@ -17,7 +17,7 @@ RATE = 16000  # Hz of the waves
 MIN_VOICED_FRAMES = 10  # below which a median says nothing
 
 _UPSAMPLING = 4  # the highest band has two samples a period, too few to hit the lag
-_WINDOW = 0.03  # s, three periods of a low voice
+_WINDOW = 0.012  # s; a longer one would count gliding pitch as noise
 _EDGE = 0.1  # kHz, width of the bands' raised-cosine edges
 _LAG_BAND = (0.0, 2.0)  # kHz, where the exact period is searched
 _LAG_RANGE = 0.04  # of the given period, to either side
