@@ -41,9 +41,10 @@ def test_an_error_of_the_f0_tracker_is_no_noise() -> None:
 
 
 def test_noise_is_not_periodic() -> None:
-    found = periodicity(noise(RATE), curve(150.0), FRAME_RATE).medians()
-    assert abs(found["periodicity_0_1k"]) < 0.35  # the lag is chosen here, so chance is above zero
-    assert max(abs(found[name]) for name in NAMES[1:]) < 0.15
+    wave = np.random.default_rng(RNG_SEED).standard_normal(10 * RATE)
+    found = periodicity(wave, curve(150.0, 10.0), FRAME_RATE).medians()
+    assert max(abs(found[name]) for name in NAMES[:2]) < 0.2  # the lag is chosen here, so chance is above zero
+    assert max(abs(found[name]) for name in NAMES[2:]) < 0.05
 
 
 def test_breath_counts_in_its_own_band() -> None:
@@ -57,7 +58,7 @@ def test_unvoiced_frames_and_frames_at_the_ends_are_left_out() -> None:
     f0[20:40] = 0
     frames = periodicity(harmonics(100.0, RATE), f0, FRAME_RATE).frames
     assert len(frames) and not set(frames) & set(range(20, 40))
-    assert not set(frames) & {0, 1}  # the windows would begin before the wave
+    assert 0 not in frames  # its window would begin before the wave
 
 
 @pytest.mark.parametrize("wave", [np.zeros(RATE), np.zeros(40), np.zeros(0)])

@@ -20,6 +20,7 @@ _UPSAMPLING = 4  # the highest band has two samples a period, too few to hit the
 _WINDOW = 0.012  # s; a longer one would count gliding pitch as noise
 _EDGE = 0.1  # kHz, width of the bands' raised-cosine edges
 _LAG_BAND = (0.0, 2.0)  # kHz, where the exact period is searched
+_LAG_WINDOW = 0.03  # s, for that search: more than for the correlation, so that less is owed to chance
 _LAG_RANGE = 0.04  # of the given period, to either side
 _COARSE = 4  # samples between those used in the search, which is below 2 kHz
 
@@ -51,16 +52,16 @@ def periodicity(wave: np.ndarray, f0: np.ndarray, frame_rate: float) -> Frames:
     do not fit into the wave are left out.
     """
     rate = RATE * _UPSAMPLING
-    half = int(_WINDOW * rate / 2)
+    half, wide = int(_WINDOW * rate / 2), int(_LAG_WINDOW * rate / 2)
     voiced = np.flatnonzero(f0 > 0)
     centres = np.round(voiced / frame_rate * rate).astype(int)
     lags = rate / np.asarray(f0, float)[voiced]
     longest = (lags * (1 + _LAG_RANGE)).astype(int) + 1
-    fits = (centres - half - longest // 2 >= 0) & (centres + half + longest // 2 + 1 < len(wave) * _UPSAMPLING)
+    fits = (centres - wide - longest // 2 >= 0) & (centres + wide + longest // 2 + 1 < len(wave) * _UPSAMPLING)
     voiced, centres, lags = voiced[fits], centres[fits], lags[fits]
     if not len(voiced):
         return Frames(np.zeros((len(BANDS), 0)), voiced)
-    exact = _best_lags(_band_pass(wave, _LAG_BAND), centres, lags, half)
+    exact = _best_lags(_band_pass(wave, _LAG_BAND), centres, lags, wide)
     values = [_correlation(_band_pass(wave, band), centres, exact, half) for band in BANDS]
     return Frames(np.stack(values), voiced)
 
