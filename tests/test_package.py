@@ -31,6 +31,7 @@ LAYERS = (
     ("inference/", "live/"),
     ("export.py",),
     ("evaluation/",),
+    ("web/",),
     ("cli.py", "__main__.py", "benchmarks/"),
 )
 
@@ -64,6 +65,7 @@ def test_the_wheel_holds_the_package_and_the_weights(wheel: zipfile.ZipFile) -> 
     weights = ROOT / "pretrained" / "base"
     expected = {path.relative_to(ROOT).as_posix() for path in SOURCES} | {"vconv/py.typed"}
     expected |= {f"vconv/pretrained/base/{path.name}" for path in weights.iterdir()}
+    expected |= {f"vconv/web/static/{path.name}" for path in (ROOT / "vconv" / "web" / "static").iterdir()}
     assert names == expected
     assert {"vconv/pretrained/base/config.json", "vconv/pretrained/base/vocoder.onnx"} <= names
 

@@ -488,6 +488,42 @@ def info(model: Model = None) -> None:
 
 
 @app.command()
+def web(
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port on this machine; default: 8317, or a free one.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open nothing.")] = False,
+    voices: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where voices are kept; default: in your data folder.")
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Model folder. Repeatable; default: the weights that came along."),
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; another than this machine's own needs --certificate.")
+    ] = "127.0.0.1",
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="For https.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="Private key of the certificate.")] = None,
+) -> None:
+    """Serve a page for voice conversion to this machine; needs vconv[web].
+
+    The page converts, records, keeps voices and compares results. Nothing leaves the machine.
+
+    \b
+    Example:
+      vconv web
+    """
+    with _silent_libraries(), _needs_extra("web"):
+        from vconv.web.app import Settings, serve
+
+        settings = Settings(voices, model or [], device, threads, port, host, certificate, key)
+        serve(settings, open_browser=not no_browser)
+
+
+@app.command()
 def prepare(
     sources: Annotated[
         list[Path],
@@ -1198,14 +1234,14 @@ def _progress(count: Callable[[], int] | None, quiet: bool) -> Iterator[_Report]
 
 
 @contextlib.contextmanager
-def _needs_extra() -> Iterator[None]:
-    """Say what to install where an import finds that the `train` extra is missing."""
+def _needs_extra(extra: str = "train") -> Iterator[None]:
+    """Say what to install where an import finds that an extra is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "vconv":
             raise
-        raise InputError(f"this command needs {error.name}; install it with: pip install 'vconv[train]'") from error
+        raise InputError(f"this command needs {error.name}; install it with: pip install 'vconv[{extra}]'") from error
 
 
 @contextlib.contextmanager
