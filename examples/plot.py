@@ -2,13 +2,17 @@
 
     python examples/plot.py                 # writes examples/conversion.png
     python examples/plot.py --source a.wav --target b.wav --output picture.png
+    python examples/plot.py --pairs pairs.csv --before old-model/ --model new-model/ --output pictures/
 
+With --before, the result of another model is a panel of its own. Of a table with the columns source and target, as for
+`vconv evaluate`, each row makes a picture; its column `converted`, where there is one, takes the place of --before.
 Needs matplotlib, which `pip install 'vconv[dev]'` brings along.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import vconv
 from vconv import audio
+from vconv.evaluation.pairs import read_pairs
 from vconv.features import FRAME_RATE, OUTPUT_RATE, SAMPLE_RATE, PitchTracker
 
 HERE = Path(__file__).parent
@@ -54,31 +59,50 @@ def draw(axes: Axes, title: str, wave: np.ndarray, tracker: PitchTracker) -> Non
     right.minorticks_off()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=HERE / "source.flac")
-    parser.add_argument("--target", type=Path, default=HERE / "target.flac")
-    parser.add_argument("--output", type=Path, default=HERE / "conversion.png")
-    parser.add_argument("--model", type=Path, help="model folder; default: the weights that came along")
-    args = parser.parse_args()
-
-    tracker = PitchTracker()
-    waves = {
-        f"source: {args.source.name}": audio.read(args.source, OUTPUT_RATE)[0],
-        f"result: what {args.source.stem} says in the voice of {args.target.stem}": vconv.load(args.model).convert(
-            args.source, args.target
-        ),
-        f"target: {args.target.name}": audio.read(args.target, OUTPUT_RATE)[0],
-    }
-    figure, panels = plt.subplots(len(waves), 1, figsize=(9, 7), layout="constrained")
+def picture(waves: dict[str, np.ndarray], tracker: PitchTracker, output: Path) -> None:
+    """A panel for each titled wave, at 24 kHz, one below the other."""
+    figure, panels = plt.subplots(len(waves), 1, figsize=(9, 2.35 * len(waves)), layout="constrained")
     seconds = max(len(wave) for wave in waves.values()) / OUTPUT_RATE
     for panel, (title, wave) in zip(panels, waves.items()):
         draw(panel, title, audio.normalize(wave, OUTPUT_RATE), tracker)
         panel.set_xlim(0, seconds)
         panel.set_facecolor("black")
     panels[-1].set_xlabel("seconds")
-    figure.savefig(args.output, dpi=110)
-    print(f"wrote {args.output}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+    print(f"wrote {output}")
+
+
+def jobs(args: argparse.Namespace) -> Iterator[tuple[Path, Path, Path | None, Path]]:
+    """Source, target, an older result if there is one, and where the picture goes."""
+    if args.pairs is None:
+        yield args.source, args.target, None, args.output or HERE / "conversion.png"
+        return
+    for row in read_pairs(args.pairs).good:
+        name = f"{row.line:03d}_{row.source.stem}_as_{row.target.stem}.png"
+        yield row.source, row.target, row.converted, (args.output or Path("pictures")) / name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=HERE / "source.flac")
+    parser.add_argument("--target", type=Path, default=HERE / "target.flac")
+    parser.add_argument("--pairs", type=Path, help="table of pairs, in place of --source and --target")
+    parser.add_argument("--output", type=Path, help="the picture; with --pairs their folder")
+    parser.add_argument("--model", type=Path, help="model folder; default: the included weights")
+    parser.add_argument("--before", type=Path, help="model folder, whose results are drawn as well")
+    args = parser.parse_args()
+
+    tracker = PitchTracker()
+    model, before = vconv.load(args.model), vconv.load(args.before) if args.before else None
+    for source, target, older, output in jobs(args):
+        waves = {f"source: {source.name}": audio.read(source, OUTPUT_RATE)[0]}
+        if older or before:
+            waves["before"] = audio.read(older, OUTPUT_RATE)[0] if older else before.convert(source, target)
+        waves[f"result: what {source.stem} says in the voice of {target.stem}"] = model.convert(source, target)
+        waves[f"target: {target.name}"] = audio.read(target, OUTPUT_RATE)[0]
+        picture(waves, tracker, output)
 
 
 if __name__ == "__main__":
