@@ -26,7 +26,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 import vconv
 from vconv import audio
 from vconv.evaluation.pairs import read_pairs
-from vconv.features import FRAME_RATE, OUTPUT_RATE, SAMPLE_RATE, PitchTracker
+from vconv.features import FRAME_RATE, OUTPUT_RATE, SAMPLE_RATE
+from vconv.frontends.pitch import PitchTracker
 
 HERE = Path(__file__).parent
 N_FFT, HOP = 1024, 192  # samples at 24 kHz

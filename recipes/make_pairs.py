@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vconv.data.manifest import SPLITS, Clip, read_manifest
 from vconv.errors import InputError
 from vconv.files import write_text
-from vconv.manifest import SPLITS, Clip, read_manifest
 
 COLUMNS = ("source", "target", "reference", "transcript")
 SOURCE_SECONDS = (1.5, 12.0)  # shorter ones hold few words to judge by, longer ones only cost time

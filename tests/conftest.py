@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.synthetic import make_verifier
+from tests.synthetic import make_speaker_encoder
 from vconv import audio, cli, features
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig
 from vconv.features import OUTPUT_HOP
+from vconv.frontends.asr_encoder import encoder_input, no_asr_features
 from vconv.inference import Converter
-from vconv.inference.engine import Engine, Reference
-from vconv.inference.population import POPULATION
-from vconv.recognizer import encoder_input, no_recognizer
+from vconv.inference.engine import Engine
+from vconv.model_folder import POPULATION
+from vconv.voice import Reference
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE_MODEL = REPOSITORY / "pretrained" / "base"
@@ -41,7 +42,7 @@ def speech(seconds: float, rate: int = 16000, f0: float = 120.0, seed: int = 0) 
 
 def heard(engine: Engine, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
-    return encoder_input(wave, engine.recognize)
+    return encoder_input(wave, engine.asr_features)
 
 
 class ToyEngine:
@@ -55,10 +56,10 @@ class ToyEngine:
         self.pitch: list[np.ndarray] = []  # what decode() was given
         self.references: list[Reference] = []
 
-    recognize = staticmethod(no_recognizer)
+    asr_frontend = staticmethod(no_asr_features)
 
-    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert phonetic.shape == (0, mel.shape[1] // 2)
+    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert asr_features.shape == (0, mel.shape[1] // 2)
         pairs = mel.reshape(len(mel), -1, 2).mean(axis=2)
         content = pairs - pairs.mean(axis=1, keepdims=True)
         return content, np.stack([content[:40].argmax(axis=0), content[40:].argmax(axis=0)])
@@ -71,7 +72,7 @@ class ToyEngine:
         return (bands / np.linalg.norm(bands)).astype(np.float32)
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
     ) -> np.ndarray:
         self.pitch.append(pitch)
         self.references.append(reference)
@@ -126,9 +127,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def verifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def speaker_encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
-    return make_verifier(tmp_path_factory.mktemp("verifier") / "verifier.safetensors")
+    return make_speaker_encoder(tmp_path_factory.mktemp("speaker_encoder") / "speaker_encoder.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import soundfile
 RATE = 24000  # Hz
 FORMANTS = {"a": (800, 1200), "i": (280, 2300), "u": (320, 800), "e": (500, 1900), "o": (480, 900)}  # Hz
 VOWEL_SECONDS = 0.18
-RECOGNIZER_STRIDE, RECOGNIZER_KERNEL = 400, 600  # samples at 16 kHz
-VERIFIER_SIZES = {
+ASR_STRIDE, ASR_KERNEL = 400, 600  # samples at 16 kHz
+CAMPPLUS_SIZES = {
     "maps": 4,
     "channels": 16,
     "growth": 4,
@@ -62,40 +62,40 @@ def make_corpus(folder: Path, sentences: int = 6) -> Path:
     return manifest
 
 
-def make_recognizer(path: Path) -> Path:
+def make_asr_encoder(path: Path) -> Path:
     """An ONNX model that hears how loud each stretch is: features [1, F, 2], the loudness and four times of it."""
     from onnx import TensorProto, helper, numpy_helper, save
 
-    kernel = np.array([1.0, 4.0], np.float32).reshape(2, 1, 1) * np.full(RECOGNIZER_KERNEL, 1 / RECOGNIZER_KERNEL)
+    kernel = np.array([1.0, 4.0], np.float32).reshape(2, 1, 1) * np.full(ASR_KERNEL, 1 / ASR_KERNEL)
     nodes = [
         helper.make_node("Mul", ["wave", "wave"], ["square"]),
         helper.make_node("Unsqueeze", ["square", "one"], ["channel"]),
-        helper.make_node("Conv", ["channel", "kernel"], ["mean"], strides=[RECOGNIZER_STRIDE]),
+        helper.make_node("Conv", ["channel", "kernel"], ["mean"], strides=[ASR_STRIDE]),
         helper.make_node("Transpose", ["mean"], ["features"], perm=[0, 2, 1]),
     ]
     graph = helper.make_graph(
         nodes,
-        "recognizer",
+        "asr_encoder",
         [helper.make_tensor_value_info("wave", TensorProto.FLOAT, [1, None])],
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, None, 2])],
         [numpy_helper.from_array(kernel.astype(np.float32), "kernel"), numpy_helper.from_array(np.array([1]), "one")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    helper.set_model_props(model, {"stride": str(RECOGNIZER_STRIDE), "centre": str(RECOGNIZER_KERNEL // 2)})
+    helper.set_model_props(model, {"stride": str(ASR_STRIDE), "centre": str(ASR_KERNEL // 2)})
     save(model, path)
     return path
 
 
-def make_verifier(path: Path) -> Path:
-    """A miniature verifier with random weights."""
+def make_speaker_encoder(path: Path) -> Path:
+    """A miniature speaker encoder with random weights."""
     import torch
 
-    from vconv.models.verifier import Verifier, VerifierConfig, save_verifier
+    from vconv.models.pretrained.campplus import CamPlusPlus, CamPlusPlusConfig, save_campplus
 
     torch.manual_seed(0)
-    verifier = Verifier(VerifierConfig(**VERIFIER_SIZES))
-    for parameter in verifier.parameters():
+    speaker_encoder = CamPlusPlus(CamPlusPlusConfig(**CAMPPLUS_SIZES))
+    for parameter in speaker_encoder.parameters():
         if parameter.dim() > 2:  # convolutions that let more through than new ones do
             parameter.data *= 3
-    save_verifier(path, verifier)
+    save_campplus(path, speaker_encoder)
     return path

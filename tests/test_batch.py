@@ -17,11 +17,10 @@ import pytest
 
 from tests.conftest import REPOSITORY, Outcome, speech
 from tests.test_cli import files_in
-from vconv import audio
+from vconv import audio, batch
+from vconv.batch import Job, Plan
 from vconv.errors import InputError, VconvError
 from vconv.files import STALE_SECONDS
-from vconv.inference import batch
-from vconv.inference.batch import Job, Plan
 
 Cli = Callable[..., Outcome]
 

@@ -12,10 +12,11 @@ import pytest
 
 from tests.conftest import Outcome, speech
 from vconv.config import BottleneckConfig, VocoderConfig
+from vconv.data.manifest import read_manifest
 from vconv.features import N_MELS, SAMPLE_RATE
-from vconv.inference.engine import OnnxEngine, read_config
-from vconv.inference.voice import Voice
-from vconv.manifest import read_manifest
+from vconv.inference.engine import OnnxEngine
+from vconv.model_folder import read_config
+from vconv.voice import Voice
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -25,14 +26,14 @@ from tests.synthetic import SPEAKERS, make_corpus  # noqa: E402
 from tests.test_models import SMALL  # noqa: E402
 from tests.test_training import CONVERSION, scalars, train  # noqa: E402
 from vconv import export  # noqa: E402
+from vconv.data.store import build  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.inference.torch_engine import TorchEngine  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.conversion import ConversionModel  # noqa: E402
 from vconv.models.vocoder import Vocoder  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
-from vconv.training.load import load_conversion  # noqa: E402
-from vconv.training.store import build  # noqa: E402
+from vconv.training.trained import load_conversion  # noqa: E402
 
 Cli = Callable[..., Outcome]
 
@@ -142,9 +143,9 @@ def with_bottleneck(folder: Path, small_model: Path, bottleneck: BottleneckConfi
     model.bottleneck.train()(torch.randn(4, old.config.content_channels, 100))  # codebooks begin with the first batch
     saved.round_weights(model.eval())
     saved.save(folder, model, vocoder)
-    (folder / "units.onnx").unlink(missing_ok=True)
+    (folder / "tokens.onnx").unlink(missing_ok=True)
     found = export.networks(model, vocoder)
-    for name in {"content", "units"} & found.keys():
+    for name in {"content", "tokens"} & found.keys():
         onnx.save(export.trace(found[name]), folder / f"{name}.onnx")
     return folder
 
@@ -183,20 +184,20 @@ def test_the_codes_of_the_first_stages_are_a_coarser_code(small_model: Path, tmp
     """Half of the bits for half of the stages, and decoded as if the other stages said nothing, by both engines."""
     import vconv
 
-    bottleneck = BottleneckConfig("vq", codes=16, quantizers=2, softness=0.2)
+    bottleneck = BottleneckConfig("vq", codes=16, quantizers=2, soft_temperature=0.2)
     folder = with_bottleneck(tmp_path / "model", small_model, bottleneck)
     onnx_model, torch_model = (vconv.load(folder, device, threads=1) for device in ("cpu", "torch"))
     source = (speech(2.0), SAMPLE_RATE)
     whole, coarse = onnx_model.encode(source), onnx_model.encode(source, stages=1)
     assert (len(whole.codes), len(coarse.codes)) == (4, 2)
     np.testing.assert_array_equal(coarse.codes, whole.codes[:2])
-    assert coarse.size.units == pytest.approx(whole.size.units / 2, abs=8)
+    assert coarse.size.tokens == pytest.approx(whole.size.tokens / 2, abs=8)
     first = onnx_model._engine.content_of(np.pad(coarse.codes, ((0, 2), (0, 0)), constant_values=-1))
     model = saved.load(folder)[0]
     with torch.no_grad():
         expected = model.bottleneck.decode(torch.from_numpy(coarse.codes)[None])[0]
     np.testing.assert_allclose(first, expected, atol=1e-5)
-    waves = [converter.decode(units) for converter in (onnx_model, torch_model) for units in (coarse, whole)]
+    waves = [converter.decode(tokens) for converter in (onnx_model, torch_model) for tokens in (coarse, whole)]
     np.testing.assert_allclose(waves[0], waves[2], atol=1e-3)
     assert np.abs(waves[0] - waves[1]).max() > 1e-3
     with pytest.raises(InputError, match="use 1 to 2"):
@@ -271,6 +272,6 @@ def test_conversion_to_the_voices_of_a_table_and_to_no_clip(table_model: Path, c
 def test_a_decoder_without_adain_is_not_tuned(table_model: Path) -> None:
     from vconv.training import finetune
 
-    assert read_config(table_model)[0].style_shape == (0, 0)
+    assert read_config(table_model)[0].adapter_shape == (0, 0)
     with pytest.raises(InputError, match="no scales and shifts to tune"):
         finetune.load_model(table_model, 1)

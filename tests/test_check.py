@@ -14,10 +14,12 @@ from tests.conftest import BASE_MODEL, REPOSITORY, Outcome
 from tests.synthetic import FORMANTS, RATE, speak
 from vconv import audio, features
 from vconv.errors import InputError
-from vconv.evaluation import fitting, sounds, verification
+from vconv.evaluation import verification
 from vconv.inference import load
-from vconv.inference.check import MEASURES, SEARCHED_SECONDS, UNUSUAL, WINDOW_FRAMES, Checker, loudest, read_beginning
-from vconv.inference.population import POPULATION, population_of
+from vconv.model_folder import POPULATION
+from vconv.voices import fitting, sounds
+from vconv.voices.check import MEASURES, SEARCHED_SECONDS, UNUSUAL, WINDOW_FRAMES, Checker, loudest, read_beginning
+from vconv.voices.population import population_of
 
 Cli = Callable[..., Outcome]
 EXAMPLES = (REPOSITORY / "examples" / "source.flac", REPOSITORY / "examples" / "target.flac")

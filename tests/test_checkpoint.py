@@ -179,7 +179,7 @@ def test_a_header_that_holds_no_state(tmp_path: Path, state: str) -> None:
 
 
 def test_weights_that_do_not_fit_their_configuration(tmp_path: Path) -> None:
-    from vconv.training.load import load_conversion, load_vocoder, trained_with
+    from vconv.training.trained import load_conversion, load_vocoder, trained_with
 
     path = tmp_path / "a.safetensors"
     for state in ({}, {"config": 3}, {"config": {"model": {}}, "ema": {}}, {"config": {"model": {}}, "ema": None}):

@@ -25,6 +25,7 @@ from vconv.evaluation.alignment import distances, warp
 from vconv.evaluation.conversion import Speed
 from vconv.evaluation.judges import Judge, Settings
 from vconv.evaluation.measure import Answers, Failure, Question
+from vconv.frontends.pitch import PitchTracker
 
 RATE = features.SAMPLE_RATE
 Cli = Callable[..., Outcome]
@@ -164,7 +165,7 @@ def test_chinese_without_its_package_is_an_error(monkeypatch: pytest.MonkeyPatch
         ("the cat sat", "the bat sat", 1, 1),
         ("the cat sat", "cat sat down", 2, 8),
         ("the cat", "", 2, 7),
-        ("yes", "yes no yes no yes no yes no", 1, 3),  # a recognizer that ran away counts as all wrong, not more
+        ("yes", "yes no yes no yes no yes no", 1, 3),  # an ASR encoder that ran away counts as all wrong, not more
     ],
 )
 def test_errors_are_counted(reference: str, heard: str, words: int, characters: int) -> None:
@@ -257,7 +258,7 @@ def test_a_shift_of_two_semitones_is_200_cents() -> None:
 
 
 def test_a_shift_of_two_semitones_is_heard_in_sound() -> None:
-    track = features.PitchTracker()
+    track = PitchTracker()
     source, shifted = (track(speech(2.0, f0=f0)) for f0 in (130.0, 130.0 * 2 ** (2 / 12)))
     found = metrics.melody(source, shifted, metrics.linear_warp(len(source), len(shifted)))
     assert found["f0_rmse"] == pytest.approx(200, abs=20)
@@ -335,7 +336,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return np.exp(features.log_mel(audio.normalize(wave, RATE))).mean(axis=1).tolist()
 
     def pitch(wave: np.ndarray) -> list[float]:
-        return features.PitchTracker()(wave).tolist()
+        return PitchTracker()(wave).tolist()
 
     toys = {
         "voice": judge("voice", bands),

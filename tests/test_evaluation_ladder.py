@@ -10,14 +10,15 @@ import pytest
 import soundfile
 
 from tests.conftest import ToyEngine, speech
-from vconv import audio, features
+from vconv import audio
 from vconv.config import BottleneckConfig
+from vconv.data.manifest import Clip
 from vconv.errors import InputError
 from vconv.evaluation import ladder
 from vconv.evaluation.probe import Choice
 from vconv.features import OUTPUT_RATE, SAMPLE_RATE
+from vconv.frontends.pitch import PitchTracker
 from vconv.inference import Converter
-from vconv.manifest import Clip
 
 
 def clip(folder: Path, speaker: str, name: str, group: str = "") -> Clip:
@@ -84,5 +85,5 @@ def test_resynthesis_keeps_length_level_and_melody(small_model: Path) -> None:
     result = vconv.load(small_model, threads=1).resynthesize((wave, 22050))
     assert len(result) == audio.scaled_length(len(wave), 22050, OUTPUT_RATE)
     assert audio.loudness(result, OUTPUT_RATE) == pytest.approx(audio.loudness(wave, 22050), abs=0.1)
-    f0 = features.PitchTracker()(audio.resample(result, OUTPUT_RATE, SAMPLE_RATE))
+    f0 = PitchTracker()(audio.resample(result, OUTPUT_RATE, SAMPLE_RATE))
     assert np.median(f0[f0 > 0]) == pytest.approx(150, rel=0.03)

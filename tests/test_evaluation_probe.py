@@ -15,10 +15,10 @@ from tests.conftest import heard as heard_by
 from tests.synthetic import FORMANTS, RATE, VOWEL_SECONDS, make_corpus, speak
 from vconv import audio, features
 from vconv.config import BottleneckConfig
+from vconv.data.manifest import Clip, read_manifest
 from vconv.errors import InputError
 from vconv.evaluation import phones, probe
 from vconv.evaluation.probe import Choice, Seen
-from vconv.manifest import Clip, read_manifest
 
 Cli = Callable[..., Outcome]
 
@@ -205,7 +205,7 @@ def test_phones_are_read_off_the_code(toy_engine: ToyEngine, tmp_path: Path) -> 
     assert found["phone_from_code"].value > found["phone_from_code"].chance + 0.15  # its content is the mel
     assert 0.2 < found["phone_information"].value <= 1
     assert found["phone_purity"].value > found["phone_purity"].chance + 0.1
-    assert found["phone_from_units"].value > found["phone_from_units"].chance + 0.1
+    assert found["phone_from_pseudo_labels"].value > found["phone_from_pseudo_labels"].chance + 0.1
     for figure in found.values():
         assert figure.estimate.low < figure.value < figure.estimate.high, figure.key
     seen.clips = [Clip(clip.path, clip.speaker) for clip in seen.clips]
@@ -250,7 +250,7 @@ def test_probe_command(vconv_cli: Cli, small_model: Path, tmp_path: Path) -> Non
     found = json.loads((out / "probe.json").read_text())
     assert set(found["figures"]) == {
         "speaker_from_code", "speaker_from_embedding", "embedding_eer", "code_usage", "perplexity",
-        "bits_per_second", "phone_from_code", "phone_from_units", "phone_information", "phone_purity",
+        "bits_per_second", "phone_from_code", "phone_from_pseudo_labels", "phone_information", "phone_purity",
         "rebuilt_error",
     }  # fmt: skip
     assert "95 % interval" in done.out

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import speech
 from vconv import features
 from vconv.features import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
+from vconv.frontends.pitch import PitchTracker
 
 
 def test_filterbank_is_librosas() -> None:
@@ -31,7 +32,7 @@ def test_mel_and_f0_have_one_frame_a_hop(samples: int) -> None:
     frames = -(-samples // HOP_LENGTH)
     assert features.frame_count(samples) == frames
     assert features.log_mel(wave).shape == (N_MELS, frames)
-    assert features.PitchTracker()(wave).shape == (frames,)
+    assert PitchTracker()(wave).shape == (frames,)
 
 
 def test_a_click_is_loudest_in_the_frame_it_is_centred_in() -> None:
@@ -50,14 +51,14 @@ def test_silence_lies_on_the_floor() -> None:
 def test_f0_follows_a_steady_voice(f0: float) -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     wave = sum(np.cos(2 * np.pi * k * f0 * time) / k for k in range(1, 20)).astype(np.float32) * 0.05
-    tracked = features.PitchTracker()(wave)[5:-5]
+    tracked = PitchTracker()(wave)[5:-5]
     assert (tracked > 0).mean() > 0.95
     assert np.median(tracked[tracked > 0]) == pytest.approx(f0, rel=0.02)
 
 
 def test_noise_has_no_f0() -> None:
     noise = 0.05 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
-    assert (features.PitchTracker()(noise) > 0).mean() < 0.1
+    assert (PitchTracker()(noise) > 0).mean() < 0.1
 
 
 def test_f0_of_a_crowd_behind_is_not_the_speakers() -> None:
@@ -68,7 +69,7 @@ def test_f0_of_a_crowd_behind_is_not_the_speakers() -> None:
         speech(6.0, f0=f0, seed=k)[k * 3000 :][: len(time)] for k, f0 in enumerate((95.0, 140.0, 170.0, 215.0, 260.0))
     )
     behind *= 10 ** (-15 / 20) * np.sqrt(np.mean(spoken**2) / np.mean(behind**2))
-    tracker, inside = features.PitchTracker(), np.convolve(pause[::HOP_LENGTH], np.ones(9), "same") == 9
+    tracker, inside = PitchTracker(), np.convolve(pause[::HOP_LENGTH], np.ones(9), "same") == 9
     alone, beside = tracker(spoken), tracker((spoken + behind).astype(np.float32))
     # It can be heard, and is found where nobody is louder.
     assert (tracker(behind)[inside] > 0).mean() > 0.8

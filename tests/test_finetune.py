@@ -16,9 +16,11 @@ import vconv
 from tests.conftest import REPOSITORY, Outcome, speech
 from vconv import audio
 from vconv.errors import InputError
-from vconv.features import N_MELS, SAMPLE_RATE, PitchTracker, continuous_log_f0
-from vconv.inference.voice import Voice, speech_features
-from vconv.recognizer import no_recognizer
+from vconv.features import N_MELS, SAMPLE_RATE, continuous_log_f0
+from vconv.frontends.asr_encoder import no_asr_features
+from vconv.frontends.pitch import PitchTracker
+from vconv.inference.targets import speech_features
+from vconv.voice import Voice
 
 torch = pytest.importorskip("torch")
 tuning = pytest.importorskip("vconv.training.finetune")
@@ -42,7 +44,7 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clips(speaker: Path) -> list[Clip]:
     tracker = PitchTracker()
-    return [speech_features(path, tracker, no_recognizer) for path in sorted(speaker.iterdir())]
+    return [speech_features(path, tracker, no_asr_features) for path in sorted(speaker.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +58,19 @@ def test_a_tuned_style_rebuilds_other_speech_of_the_speaker_better(
     model = tuning.load_model(small_model, 1)
     told = []
     tuned = tuning.finetune(model, clips, voice.embedding, SHORT, lambda done, steps: told.append((done, steps)))
-    assert tuned.style.shape == model.config.style_shape and tuned.style.dtype == np.float32
+    assert tuned.adapter.shape == model.config.adapter_shape and tuned.adapter.dtype == np.float32
     assert told[0] == (1, 20) and told[-1][0] >= tuned.steps > 0
     assert tuned.after < 0.97 * tuned.before
 
-    mel, f0, _ = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker(), no_recognizer)
+    mel, f0, _ = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker(), no_asr_features)
     pitch = np.stack(continuous_log_f0(f0))[:, : mel.shape[1]]
     with torch.no_grad():
-        heard, pitch, embedding, reference, style = (
-            torch.tensor(x, dtype=torch.float32)[None] for x in (mel, pitch, voice.embedding, clips[0][0], tuned.style)
+        heard, pitch, embedding, reference, adapter = (
+            torch.tensor(x, dtype=torch.float32)[None]
+            for x in (mel, pitch, voice.embedding, clips[0][0], tuned.adapter)
         )
         inputs = model.encode(heard).z_q, pitch, embedding, model.encode(reference).z_q, reference
-        plain, better = model.decoder(*inputs), model.decoder(*inputs, style)
+        plain, better = model.decoder(*inputs), model.decoder(*inputs, adapter)
     assert (better - heard).abs().mean() < 0.97 * (plain - heard).abs().mean()
 
 
@@ -78,12 +81,12 @@ def test_no_style_is_a_style_of_zeros(small_model: Path) -> None:
     content, pitch, embedding = torch.randn(1, config.content_channels, 20), torch.zeros(1, 2, 40), torch.randn(1, 24)
     inputs = content, pitch, embedding, content, torch.randn(1, N_MELS, 40)
     plain = model.decoder(*inputs)
-    torch.testing.assert_close(model.decoder(*inputs, torch.zeros(1, *config.style_shape)), plain)
-    for layer in range(config.style_shape[0]):  # each layer's style is heard
-        style = torch.zeros(1, *config.style_shape)
-        style[:, layer] = 0.5
-        assert (model.decoder(*inputs, style) - plain).abs().max() > 1e-3
-    torch.testing.assert_close(model.decoder(*inputs, tuning._first_style(config)), plain)
+    torch.testing.assert_close(model.decoder(*inputs, torch.zeros(1, *config.adapter_shape)), plain)
+    for layer in range(config.adapter_shape[0]):  # each layer's adapter is heard
+        adapter = torch.zeros(1, *config.adapter_shape)
+        adapter[:, layer] = 0.5
+        assert (model.decoder(*inputs, adapter) - plain).abs().max() > 1e-3
+    torch.testing.assert_close(model.decoder(*inputs, tuning._first_adapter(config)), plain)
 
 
 def test_a_style_adds_to_a_layer_the_product_of_its_factors() -> None:
@@ -99,15 +102,15 @@ def test_a_style_adds_to_a_layer_the_product_of_its_factors() -> None:
 def test_every_factor_is_tuned_and_heard(small_model: Path) -> None:
     model = tuning.load_model(small_model, 1)
     config = model.config
-    assert config.style_rank > 0
+    assert config.adapter_rank > 0
     torch.manual_seed(0)
-    style = tuning._first_style(config) + 0.01 * torch.randn(1, *config.style_shape)
-    style.requires_grad_()
+    adapter = tuning._first_adapter(config) + 0.01 * torch.randn(1, *config.adapter_shape)
+    adapter.requires_grad_()
     content, embedding = torch.randn(1, config.content_channels, 20), torch.randn(1, 24)
-    mel = model.decoder(content, torch.zeros(1, 2, 40), embedding, content, torch.randn(1, N_MELS, 40), style)
+    mel = model.decoder(content, torch.zeros(1, 2, 40), embedding, content, torch.randn(1, N_MELS, 40), adapter)
     mel.square().mean().backward()
-    assert style.grad[:, :-1].all()  # the last layer has no MLP behind it
-    assert style.grad[:, -1, : 2 * config.decoder_channels].all()
+    assert adapter.grad[:, :-1].all()  # the last layer has no MLP behind it
+    assert adapter.grad[:, -1, : 2 * config.decoder_channels].all()
 
 
 def test_pieces_are_the_clips_and_some_are_held_out(small_model: Path, clips: list[Clip]) -> None:
@@ -133,7 +136,7 @@ def test_it_stops_when_held_out_speech_gains_no_more(small_model: Path, clips: l
     model = tuning.load_model(small_model, 1)
     tuned = tuning.finetune(model, clips, voice.embedding, config, lambda done, steps: told.append(done))
     assert told == [1, 2, 3, 4]
-    assert (tuned.steps, tuned.after) == (0, tuned.before) and not tuned.style.any()
+    assert (tuned.steps, tuned.after) == (0, tuned.before) and not tuned.adapter.any()
 
 
 # ---------------------------------------------------------------- the command
@@ -150,11 +153,11 @@ def test_the_file_is_a_voice_that_convert_takes(
     assert place.stat().st_size < 2e6
     tuned = Voice.load(place)
     np.testing.assert_allclose(tuned.embedding, voice.embedding, atol=1e-6)
-    assert tuned.style.any()
+    assert tuned.adapter.any()
 
     assert vconv_cli("convert", source, "-t", place, "-o", tmp_path / "out.wav", "--model", small_model).code == 0
     converter = vconv.load(small_model, threads=1)
-    wave, plain = converter.convert(source, place), converter.convert(source, dataclasses.replace(tuned, style=None))
+    wave, plain = converter.convert(source, place), converter.convert(source, dataclasses.replace(tuned, adapter=None))
     assert wave.shape == plain.shape and np.abs(wave - plain).max() > 1e-3
     np.testing.assert_allclose(audio.read(tmp_path / "out.wav")[0], wave, atol=1e-3)
 
@@ -194,12 +197,12 @@ def test_it_asks_for_the_extra_where_torch_is_missing(small_model: Path, speaker
 
 
 def test_a_voice_tuned_for_another_model_is_refused(small_model: Path, voice: Voice, speaker: Path) -> None:
-    other = dataclasses.replace(voice, style=np.zeros((8, 448), np.float32))
+    other = dataclasses.replace(voice, adapter=np.zeros((8, 448), np.float32))
     converter = vconv.load(small_model, threads=1)
     with pytest.raises(InputError, match="tuned for another model"):
         converter.convert(speaker / "0.wav", other)
     # Of the same shape, but for other weights.
-    style = np.zeros(tuning.load_model(small_model, 1).config.style_shape, np.float32)
-    assert converter.voice(dataclasses.replace(voice, style=style, model=converter.model)).style is style
+    adapter = np.zeros(tuning.load_model(small_model, 1).config.adapter_shape, np.float32)
+    assert converter.voice(dataclasses.replace(voice, adapter=adapter, model=converter.model)).adapter is adapter
     with pytest.raises(InputError, match="tuned for another model"):
-        converter.voice(dataclasses.replace(voice, style=style, model=bytes(len(converter.model))))
+        converter.voice(dataclasses.replace(voice, adapter=adapter, model=bytes(len(converter.model))))

@@ -17,10 +17,9 @@ from vconv.evaluation.tables import to_csv
 from vconv.features import N_MELS
 from vconv.graphs import check_external_data, open_graph
 from vconv.inference import Converter
-from vconv.inference.engine import Reference
-from vconv.inference.population import Population
-from vconv.inference.voice import Voice
 from vconv.untrusted import MAX_DEPTH, load_arrays, parse_json
+from vconv.voice import Reference, Voice
+from vconv.voices.population import Population
 
 Cli = Callable[..., Outcome]
 
@@ -33,7 +32,7 @@ def a_voice(**changes: object) -> dict[str, np.ndarray]:
         "log_f0_spread": np.float64(0.2),
         "reference_content": np.zeros((32, 10), np.float16),
         "reference_mel": np.zeros((N_MELS, 20), np.float16),
-        "style": np.zeros(0, np.float16),
+        "adapter": np.zeros(0, np.float16),
         "model": np.zeros(0, np.uint8),
     }
     return arrays | {name: np.asarray(value) for name, value in changes.items()}
@@ -42,10 +41,10 @@ def a_voice(**changes: object) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- numbers that are not finite
 
 
-@pytest.mark.parametrize("name", ["embedding", "reference_content", "reference_mel", "style", "log_f0"])
+@pytest.mark.parametrize("name", ["embedding", "reference_content", "reference_mel", "adapter", "log_f0"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_voice_with_a_number_that_is_not_finite(tmp_path: Path, name: str, value: float) -> None:
-    arrays = a_voice(style=np.zeros((2, 3), np.float16))
+    arrays = a_voice(adapter=np.zeros((2, 3), np.float16))
     if name == "log_f0":
         value = np.inf  # NaN stands for an unknown register
     arrays[name] = np.array(arrays[name])
@@ -101,12 +100,12 @@ def test_a_reference_of_ten_hours_is_refused_unread(tmp_path: Path) -> None:
 
 def test_a_header_that_asks_for_all_memory_is_refused(tmp_path: Path) -> None:
     path, arrays = tmp_path / "voice.npz", a_voice()
-    del arrays["style"]
+    del arrays["adapter"]
     np.savez(path, **arrays)
     header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 20, 1 << 20)}
-    with zipfile.ZipFile(path, "a") as archive, archive.open("style.npy", "w") as file:
+    with zipfile.ZipFile(path, "a") as archive, archive.open("adapter.npy", "w") as file:
         np.lib.format.write_array_header_1_0(file, header)
-    with pytest.raises(InputError, match="style is 1048576 x 1048576"):
+    with pytest.raises(InputError, match="adapter is 1048576 x 1048576"):
         Voice.load(path)
 
 

@@ -16,14 +16,14 @@ import pytest
 import vconv
 from tests.conftest import BASE_MODEL, REPOSITORY, ToyEngine, heard, speech
 from vconv import audio, features
+from vconv import voice as voices
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
+from vconv.frontends.pitch import PitchTracker
 from vconv.inference import Converter, streaming
-from vconv.inference import voice as voices
 from vconv.inference.converter import PEAK
-from vconv.inference.engine import Reference
 from vconv.inference.streaming import Spool
-from vconv.inference.voice import Voice
+from vconv.voice import Reference, Voice
 
 
 def octaves_above_reference(f0: float) -> float:
@@ -270,7 +270,7 @@ def test_a_stretch_of_mel_equals_the_whole(start: int, end: int) -> None:
 
 def test_f0_in_stretches_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "PITCH_FRAMES", 50)
-    tracker = features.PitchTracker()
+    tracker = PitchTracker()
     wave = speech(4.0)[:-100]
     with spool_of(wave) as spool:
         np.testing.assert_allclose(streaming.f0_curve(spool, 1.0, tracker.track), tracker(wave), rtol=1e-3)
@@ -363,15 +363,15 @@ def test_both_engines_compute_the_same(any_model: Path) -> None:
     pytest.importorskip("torch")
     source, target = (speech(3.0, f0=110), SAMPLE_RATE), (speech(2.0, f0=210, seed=5), SAMPLE_RATE)
     onnx, modules = (vconv.load(any_model, device=device, threads=1) for device in ("cpu", "torch"))
-    mel, phonetic = heard(onnx._engine, audio.normalize(*source))
+    mel, asr_features = heard(onnx._engine, audio.normalize(*source))
     voice = onnx.voice(target)
     embedding, reference = voice.embedding, voice.reference
-    style = np.random.default_rng(0).normal(0, 0.1, onnx._config.style_shape).astype(np.float32)
+    adapter = np.random.default_rng(0).normal(0, 0.1, onnx._config.adapter_shape).astype(np.float32)
     np.testing.assert_allclose(modules.embed(target), embedding, atol=1e-5)
     mels = []
     for engine in (onnx._engine, modules._engine):
-        content, _ = engine.content(mel, phonetic)
-        mels.append(engine.decode(content, melody(mel.shape[1]), embedding, reference, style))
+        content, _ = engine.content(mel, asr_features)
+        mels.append(engine.decode(content, melody(mel.shape[1]), embedding, reference, adapter))
     assert np.abs(mels[0] - mels[1]).max() < 1e-3
     waves = [converter.convert(source, target) for converter in (onnx, modules)]
     error = np.square(waves[0] - waves[1]).mean()
@@ -392,7 +392,7 @@ def test_the_real_vocoder_in_pieces_equals_it_at_once(any_model: Path) -> None:
 def test_the_shipped_weights_move_a_voice_to_its_target() -> None:
     converter = vconv.load(threads=1)
     result = converter.convert((speech(3.0, f0=110), SAMPLE_RATE), (speech(3.0, f0=220, seed=5), SAMPLE_RATE))
-    f0 = features.PitchTracker()(audio.resample(result, OUTPUT_RATE, SAMPLE_RATE))
+    f0 = PitchTracker()(audio.resample(result, OUTPUT_RATE, SAMPLE_RATE))
     assert np.median(f0[f0 > 0]) == pytest.approx(220, rel=0.05)
 
 

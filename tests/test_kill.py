@@ -121,13 +121,13 @@ def test_convert(tmp_path: Path, clips: Path, model: Path) -> None:
     check()
 
 
-@pytest.mark.parametrize("features", ["store", "live"])
+@pytest.mark.parametrize("features", ["store", "on_the_fly"])
 def test_train(tmp_path: Path, features: str) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("accelerate")
     from tests.synthetic import make_corpus
     from tests.test_training import CONVERSION, EVERYTHING, scalars
-    from vconv.manifest import prepare
+    from vconv.data.manifest import prepare
     from vconv.training import checkpoint
 
     steps = 24
@@ -137,7 +137,7 @@ def test_train(tmp_path: Path, features: str) -> None:
     config.write_text(CONVERSION)
     settings = [f"corpus.manifest={table.with_name('corpus.tsv')}", f"optimizer.steps={steps}", "log.every=1"]
     settings += ["log.save_every=2", "log.validate_every=8", "corpus.processes=2", f"corpus.features={features}"]
-    settings += ["corpus.workers=1", f"corpus.cache={tmp_path / 'cache'}"] if features == "live" else []
+    settings += ["corpus.workers=1", f"corpus.cache={tmp_path / 'cache'}"] if features == "on_the_fly" else []
     settings += EVERYTHING
 
     def command(name: str) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ import soundfile
 
 from tests.conftest import REPOSITORY, Outcome
 from vconv import files, processes
+from vconv.data.manifest import Clip, Note, Skipped, prepare, read_held_out, read_manifest
+from vconv.data.manifest.preparing import CHUNK
 from vconv.errors import InputError, VconvError
-from vconv.manifest import Clip, Note, Skipped, prepare, read_held_out, read_manifest
-from vconv.manifest.preparing import CHUNK
 
 RATE = 16000
 
@@ -225,7 +225,7 @@ def test_several_processes_give_the_same_manifest(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times the files in folders of the same size; what Python holds at the peak stays the same."""
-    from vconv.manifest import preparing
+    from vconv.data.manifest import preparing
 
     def measured(clip: Clip, language: str, min_seconds: float) -> Clip:
         return Clip(clip.path, clip.speaker, 1.0, sample_rate=RATE)

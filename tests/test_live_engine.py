@@ -1,4 +1,4 @@
-"""Live conversion as a library: streams cut anyhow, the stated lookahead, and what may change in between."""
+"""OnTheFly conversion as a library: streams cut anyhow, the stated lookahead, and what may change in between."""
 
 from __future__ import annotations
 

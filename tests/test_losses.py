@@ -52,8 +52,8 @@ def test_units_that_are_unknown_do_not_count() -> None:
     log_probs = torch.randn(2, 5, 7).log_softmax(dim=2)
     units = torch.tensor([[3, -1, 0, -1, 6], [-1] * 5])
     expected = -(log_probs[0, 0, 3] + log_probs[0, 2, 0] + log_probs[0, 4, 6]) / 3
-    torch.testing.assert_close(losses.unit_cross_entropy(log_probs, units), expected)
-    assert losses.unit_cross_entropy(log_probs, torch.full((2, 5), -1)) == 0
+    torch.testing.assert_close(losses.pseudo_label_cross_entropy(log_probs, units), expected)
+    assert losses.pseudo_label_cross_entropy(log_probs, torch.full((2, 5), -1)) == 0
 
 
 def test_ctc_of_a_certain_path_is_zero() -> None:

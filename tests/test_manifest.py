@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from vconv import manifest
+from vconv.data import manifest
+from vconv.data.manifest import TRAIN, VALID, Clip, prepare, read_manifest, split_clips, write_manifest
 from vconv.errors import InputError
-from vconv.manifest import TRAIN, VALID, Clip, prepare, read_manifest, split_clips, write_manifest
 
 RATE = 16000
 

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE  # noqa: E402
-from vconv.inference.engine import Reference  # noqa: E402
 from vconv.models.attention import ReferenceAttention  # noqa: E402
 from vconv.models.conversion import ConversionModel  # noqa: E402
 from vconv.models.discriminators import MelDiscriminator, WaveDiscriminators  # noqa: E402
@@ -26,6 +25,7 @@ from vconv.models.layers import (  # noqa: E402
 from vconv.models.speaker_classifier import PhoneHead, SpeakerClassifier, SpeakerHead  # noqa: E402
 from vconv.models.speaker_table import SpeakerTable  # noqa: E402
 from vconv.models.vocoder import Stft, Vocoder  # noqa: E402
+from vconv.voice import Reference  # noqa: E402
 
 SMALL = ConversionConfig(
     channels=16,
@@ -159,7 +159,7 @@ class TestConcatenation:
         config = dataclasses.replace(SMALL, conditioning="concat")
         decoder = ConversionModel(config).decoder
         assert not [module for module in decoder.modules() if isinstance(module, AdaIN)]
-        assert config.style_shape == (0, 0)
+        assert config.adapter_shape == (0, 0)
         content, pitch, mel = torch.randn(1, 8, 20), torch.zeros(1, 2, 40), speech_like(1, 40)
         one, other = (torch.nn.functional.normalize(torch.randn(1, 12), dim=1) for _ in range(2))
         said = decoder(content, pitch, one, content, mel)

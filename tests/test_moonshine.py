@@ -1,4 +1,4 @@
-"""The recognizer that listens in training: its graph once more, with gradients, and what training makes of it."""
+"""The ASR encoder that listens in training: its graph once more, with gradients, and what training makes of it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 from tests.conftest import BASE_MODEL, REPOSITORY  # noqa: E402
-from tests.synthetic import make_corpus, make_recognizer  # noqa: E402
+from tests.synthetic import make_asr_encoder, make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
 from vconv import audio  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.features import N_MELS, SAMPLE_RATE  # noqa: E402
-from vconv.models.moonshine import Moonshine, load_moonshine  # noqa: E402
-from vconv.recognizer import CODE_HOP, RECOGNIZER, Recognizer  # noqa: E402
-from vconv.training.likeness import Listener, words_distance  # noqa: E402
-from vconv.training.load import load_vocoder  # noqa: E402
+from vconv.frontends.asr_encoder import CODE_HOP, AsrEncoder  # noqa: E402
+from vconv.model_folder import ASR_ENCODER  # noqa: E402
+from vconv.models.pretrained.moonshine import Moonshine, load_moonshine  # noqa: E402
+from vconv.training.perceptual import PerceptualLosses, content_distance  # noqa: E402
+from vconv.training.trained import load_vocoder  # noqa: E402
 
-GRAPH = BASE_MODEL / RECOGNIZER
+GRAPH = BASE_MODEL / ASR_ENCODER
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def spoken() -> np.ndarray:
 def test_it_hears_what_the_graph_hears(moonshine: Moonshine, spoken: np.ndarray) -> None:
     for samples in (len(spoken), 2 * SAMPLE_RATE + 77):  # whole frames of the code, and not
         wave = spoken[:samples]
-        here, there = moonshine(torch.from_numpy(wave)[None])[0], torch.from_numpy(Recognizer(GRAPH)(wave))
+        here, there = moonshine(torch.from_numpy(wave)[None])[0], torch.from_numpy(AsrEncoder(GRAPH)(wave))
         assert here.shape == there.shape == (288, -(-samples // CODE_HOP))
         middle = there.mean(dim=1, keepdim=True)
         alike = torch.cosine_similarity(here - middle, there - middle, dim=0)
@@ -59,10 +60,10 @@ def test_each_of_a_batch_is_heard_alone(moonshine: Moonshine, spoken: np.ndarray
 
 def test_the_distance_of_words_is_none_to_themselves_and_grows(moonshine: Moonshine, spoken: np.ndarray) -> None:
     real = moonshine(torch.from_numpy(spoken)[None])
-    assert words_distance(real, real) < 1e-6
+    assert content_distance(real, real) < 1e-6
     noise = np.random.default_rng(0).standard_normal(len(spoken)).astype(np.float32)
     waves = [spoken + level * noise for level in (0.003, 0.1)] + [spoken[::-1].copy()]
-    near, far, other = (words_distance(moonshine(torch.from_numpy(wave)[None]), real) for wave in waves)
+    near, far, other = (content_distance(moonshine(torch.from_numpy(wave)[None]), real) for wave in waves)
     assert near < 0.5 * far and far < other and 0.6 < other < 1.4
 
 
@@ -71,22 +72,22 @@ def test_what_is_heard_of_words_reaches_the_mel_and_nothing_else(moonshine: Moon
     vocoder = load_vocoder(BASE_MODEL)
     mel, pitch = torch.randn(2, N_MELS, 32) - 5, torch.stack([torch.zeros(32), torch.ones(32)]).expand(2, 2, 32)
     converted = (mel + 0.3 * torch.randn(mel.shape)).requires_grad_()
-    listener = Listener(vocoder, recognizer=moonshine)
+    perceptual = PerceptualLosses(vocoder, asr_encoder=moonshine)
     fakes = {"converted": converted, "pitch": pitch, "source": mel.requires_grad_(), "source_pitch": pitch}
-    losses = listener(fakes, None)
-    assert set(losses) == {"words"} and losses["words"] > 0
-    losses["words"].backward()
+    losses = perceptual(fakes, None)
+    assert set(losses) == {"content_consistency"} and losses["content_consistency"] > 0
+    losses["content_consistency"].backward()
     assert converted.grad.abs().sum() > 0 and mel.grad is None
     assert all(p.grad is None for p in [*moonshine.parameters(), *vocoder.parameters()])
 
 
 def test_other_graphs_are_refused(tmp_path: Path) -> None:
-    make_recognizer(tmp_path / "toy.onnx")
+    make_asr_encoder(tmp_path / "toy.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
     for name in ("toy", "text"):
-        with pytest.raises(InputError, match=f"{name}.onnx: no recognizer of Moonshine's form"):
+        with pytest.raises(InputError, match=f"{name}.onnx: no ASR encoder of Moonshine's form"):
             load_moonshine(tmp_path / f"{name}.onnx")
-    with pytest.raises(InputError, match=r"missing\.onnx: no such recognizer"):
+    with pytest.raises(InputError, match=r"missing\.onnx: no such ASR encoder"):
         load_moonshine(tmp_path / "missing.onnx")
 
 
@@ -102,23 +103,31 @@ def vocoder(corpus: Path) -> Path:
 
 
 def test_training_asks_for_words(corpus: Path, vocoder: Path, tmp_path: Path) -> None:
-    settings = [f"listen={vocoder}", f"corpus.recognizer={GRAPH}", "losses.words=1", "losses.cycle_items=3"]
+    settings = [
+        f"vocoder={vocoder}",
+        f"corpus.asr_encoder={GRAPH}",
+        "losses.content_consistency=1",
+        "losses.cycle_items=3",
+    ]
     state = train(tmp_path, CONVERSION, corpus, *settings, "optimizer.steps=20")
-    assert len(scalars(tmp_path, "words")) == 2 and np.isfinite(scalars(tmp_path, "words")).all()
-    assert not any("moonshine" in name or "recognizer" in name for name in state["learner"])
+    assert (
+        len(scalars(tmp_path, "content_consistency")) == 2
+        and np.isfinite(scalars(tmp_path, "content_consistency")).all()
+    )
+    assert not any("moonshine" in name or "asr_encoder" in name for name in state["learner"])
 
 
 def test_another_recognizer_may_listen_than_the_one_that_is_heard_with(
     corpus: Path, vocoder: Path, tmp_path: Path
 ) -> None:
     store = f"corpus.store={corpus.parent / 'mel.store'}"
-    settings = [f"listen={vocoder}", store, "losses.words=1", "losses.cycle_items=3"]
-    state = train(tmp_path, CONVERSION, corpus, *settings, f"words_by={GRAPH}", "optimizer.steps=10")
-    assert np.isfinite(scalars(tmp_path, "words")).all()
-    assert state["config"]["model"]["phonetic_channels"] == 0
+    settings = [f"vocoder={vocoder}", store, "losses.content_consistency=1", "losses.cycle_items=3"]
+    state = train(tmp_path, CONVERSION, corpus, *settings, f"loss_asr_encoder={GRAPH}", "optimizer.steps=10")
+    assert np.isfinite(scalars(tmp_path, "content_consistency")).all()
+    assert state["config"]["model"]["asr_channels"] == 0
 
 
 def test_words_need_a_vocoder_and_a_recognizer(corpus: Path, tmp_path: Path) -> None:
-    for settings, missing in (((), "listen"), (("listen=x",), "corpus.recognizer")):
+    for settings, missing in (((), "vocoder"), (("vocoder=x",), "corpus.asr_encoder")):
         with pytest.raises(InputError, match=f"set {missing}"):
-            train(tmp_path, CONVERSION, corpus, "losses.words=1", *settings)
+            train(tmp_path, CONVERSION, corpus, "losses.content_consistency=1", *settings)

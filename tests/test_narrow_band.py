@@ -10,17 +10,11 @@ import soundfile
 torch = pytest.importorskip("torch")
 
 from tests.synthetic import make_corpus  # noqa: E402
+from vconv.data.batches import WaveBatchConfig, WaveSampler, full_band_items, narrow_items  # noqa: E402
+from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
+from vconv.data.manifest import read_manifest  # noqa: E402
+from vconv.data.on_the_fly import OnTheFly  # noqa: E402
 from vconv.features import OUTPUT_RATE  # noqa: E402
-from vconv.manifest import read_manifest  # noqa: E402
-from vconv.training.batches import (  # noqa: E402
-    Corpus,
-    WaveBatchConfig,
-    WaveSampler,
-    full_band_items,
-    load_corpus,
-    narrow_items,
-)
-from vconv.training.live import Live  # noqa: E402
 from vconv.training.vocoder import with_upper_band  # noqa: E402
 
 
@@ -43,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Every other clip said to be recorded at 16 kHz."""
     named = read_manifest(make_corpus(tmp_path_factory.mktemp("corpus"), sentences=3))
     clips = [replace(clip, seconds=soundfile.info(clip.path).duration) for clip in named]
-    whole = load_corpus(Live(clips, None), clips)[0]
+    whole = load_corpus(OnTheFly(clips, None), clips)[0]
     items = [replace(item, sample_rate=16000 if i % 2 else 24000) for i, item in enumerate(whole.items)]
     return replace(whole, items=items)
 

@@ -22,17 +22,19 @@ TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "l
 TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py", "evaluation/judges.py")
 # Data flows one way: no module imports one of a later layer.
 LAYERS = (
-    ("errors.py", "config.py", "processes.py", "files.py", "graphs.py"),
-    ("audio.py",),
+    ("errors.py", "config.py", "processes.py", "files.py", "untrusted.py", "graphs.py"),
+    ("audio.py", "model_folder.py"),
     ("features.py",),
-    ("excitation.py", "disturbances.py", "recognizer.py", "verifier.py", "manifest/"),
+    ("excitation.py", "frontends/", "voice.py"),
+    ("tokens/", "data/"),
     ("models/",),
     ("training/",),
-    ("inference/", "live/"),
-    ("export.py",),
+    ("inference/",),
+    ("live/", "voices/"),
+    ("batch.py", "export.py"),
     ("evaluation/",),
     ("web/",),
-    ("cli.py", "__main__.py", "benchmarks/"),
+    ("cli/", "__main__.py", "benchmarks/"),
 )
 
 
@@ -72,7 +74,7 @@ def test_the_wheel_holds_the_package_and_the_weights(wheel: zipfile.ZipFile) -> 
 
 def test_the_weights_are_found_where_the_wheel_puts_them(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
-    code = "import vconv.inference.loading as loading; print(loading.default_model())"
+    code = "import vconv.model_folder as folder; print(folder.default_model())"
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
@@ -157,5 +159,7 @@ def test_no_module_imports_the_one_above_it(path: Path) -> None:
 def test_conversion_needs_nothing_of_the_train_extra() -> None:
     """With the extra's packages blocked, every module of inference and the command line can be imported."""
     code = f"import sys\nfor name in {sorted(TORCH_PACKAGES | {'yaml'})}: sys.modules[name] = None\n"
-    code += "import vconv, vconv.cli, vconv.manifest, vconv.inference.batch\nvconv.load, vconv.Converter\n"
+    code += (
+        "import vconv, vconv.cli, vconv.data.manifest, vconv.batch, vconv.voices.mixing\nvconv.load, vconv.Converter\n"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from vconv.data.augmentation.mel import PerturbConfig, perturb, warp
 from vconv.features import LOG_MEL_MIN, N_MELS
-from vconv.training.perturb import PerturbConfig, perturb, warp
 
 NOISE = PerturbConfig(warp=0, equalizer=0, blur=0, noise=1, noise_snr_db=(15, 15), reverb=0, band_limit=0)
 NOTHING = PerturbConfig(warp=0, equalizer=0, blur=0, noise=0, reverb=0, band_limit=0)

@@ -22,8 +22,8 @@ import soundfile
 from tests.conftest import REPOSITORY
 from vconv import audio
 from vconv.config import build, load_yaml
+from vconv.data.manifest import Clip, open_table, prepare, read_held_out, read_manifest
 from vconv.errors import InputError
-from vconv.manifest import Clip, open_table, prepare, read_held_out, read_manifest
 
 RECIPES = REPOSITORY / "recipes"
 # A folder with real.tsv and recordings of VCTK in it, to take in place of the examples.
@@ -242,11 +242,11 @@ CONFIGS = sorted(path for recipe in TRAINING for path in (RECIPES / recipe).glob
 def test_the_settings_of_every_recipe_are_known(path: Path) -> None:
     pytest.importorskip("torch")
     from vconv.training.conversion import ConversionTraining
-    from vconv.training.hearing import HearingTraining
+    from vconv.training.robust_frontend import RobustFrontendTraining
     from vconv.training.vocoder import VocoderTraining
 
     mapping = load_yaml(path)
-    kinds = {"conversion": ConversionTraining, "vocoder": VocoderTraining, "hearing": HearingTraining}
+    kinds = {"conversion": ConversionTraining, "vocoder": VocoderTraining, "robust_frontend": RobustFrontendTraining}
     config = build(kinds[mapping["task"]], mapping)
     assert config.output and config.optimizer.steps > 0
 

@@ -35,7 +35,9 @@ def quantizers(*settings: dict[str, float]) -> list[Bottleneck]:
 
 
 def test_softness_is_a_mean_of_entries_and_the_codes_stay() -> None:
-    hard, sharp, soft, wide = quantizers({}, {"softness": 1e-4}, {"softness": 0.3}, {"softness": 1e4})
+    hard, sharp, soft, wide = quantizers(
+        {}, {"soft_temperature": 1e-4}, {"soft_temperature": 0.3}, {"soft_temperature": 1e4}
+    )
     z = torch.randn(2, 8, 30)
     codes = [bottleneck.encode(z).codes for bottleneck in (hard, sharp, soft, wide)]
     assert all(torch.equal(code, codes[0]) for code in codes)
@@ -49,7 +51,7 @@ def test_softness_is_a_mean_of_entries_and_the_codes_stay() -> None:
 
 
 def test_the_weights_are_those_of_the_formula() -> None:
-    (soft,) = quantizers({"softness": 0.5})
+    (soft,) = quantizers({"soft_temperature": 0.5})
     z = torch.randn(1, 8, 5)
     book = soft.codebooks[1]
     distance = (z[0, 4:].T[:, None] - book).square().sum(2)
@@ -58,7 +60,7 @@ def test_the_weights_are_those_of_the_formula() -> None:
 
 
 def test_residue_adds_its_share_of_what_was_taken_away() -> None:
-    hard, part, all_of_it = quantizers({}, {"residue": 0.25}, {"residue": 1.0})
+    hard, part, all_of_it = quantizers({}, {"residual_mix": 0.25}, {"residual_mix": 1.0})
     z = torch.randn(2, 8, 30)
     z_q = hard.encode(z).z_q
     torch.testing.assert_close(part.encode(z).z_q, z_q + 0.25 * (z - z_q))
@@ -66,14 +68,14 @@ def test_residue_adds_its_share_of_what_was_taken_away() -> None:
 
 
 def test_training_hears_the_nearest_entries() -> None:
-    hard, soft = quantizers({}, {"softness": 0.3, "residue": 0.5})
+    hard, soft = quantizers({}, {"soft_temperature": 0.3, "residual_mix": 0.5})
     z = torch.randn(2, 8, 30)
     torch.testing.assert_close(soft.train()(z).z_q, hard.encode(z).z_q, rtol=0, atol=1e-5)
 
 
 def test_a_share_of_the_items_is_trained_on_what_is_heard_in_use() -> None:
-    settings = {"softness": 0.3, "residue": 0.5}
-    hard, all_soft, some = quantizers({}, {**settings, "soft_share": 1.0}, {**settings, "soft_share": 0.5})
+    settings = {"soft_temperature": 0.3, "residual_mix": 0.5}
+    hard, all_soft, some = quantizers({}, {**settings, "soft_probability": 1.0}, {**settings, "soft_probability": 0.5})
     z = torch.randn(40, 8, 30, requires_grad=True)
     nearest, heard = hard.encode(z).z_q, all_soft.encode(z).z_q
     for bottleneck in (all_soft, some):  # as long as they are trained, the codebooks follow
@@ -93,13 +95,13 @@ def test_a_share_of_the_items_is_trained_on_what_is_heard_in_use() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_an_impossible_share_is_refused(share: float) -> None:
-    with pytest.raises(InputError, match="soft_share"):
-        ConversionConfig(bottleneck=BottleneckConfig(soft_share=share))
+    with pytest.raises(InputError, match="soft_probability"):
+        ConversionConfig(bottleneck=BottleneckConfig(soft_probability=share))
 
 
-@pytest.mark.parametrize("settings", [{"softness": -1.0}, {"residue": 1.5}], ids=lambda s: str(s))
+@pytest.mark.parametrize("settings", [{"soft_temperature": -1.0}, {"residual_mix": 1.5}], ids=lambda s: str(s))
 def test_impossible_ones_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="softness"):
+    with pytest.raises(InputError, match="soft_temperature"):
         ConversionConfig(bottleneck=BottleneckConfig(**settings))
 
 
@@ -112,7 +114,7 @@ def test_export_sets_them_and_both_engines_agree(tmp_path: Path) -> None:
     state = {"task": "conversion", "config": {"model": asdict(config)}, "ema": model.state_dict()}
     checkpoint.save(file, state)
     write_model(plain, model, vocoder)
-    export(file, plain, folder, ["bottleneck.softness=0.3", "bottleneck.residue=0.25"])
+    export(file, plain, folder, ["bottleneck.soft_temperature=0.3", "bottleneck.residual_mix=0.25"])
     mel = np.random.default_rng(0).normal(-5, 2, (80, 24)).astype(np.float32)
     nothing = np.zeros((0, 12), np.float32)
     content, codes = OnnxEngine(folder, 1).content(mel, nothing)
@@ -124,7 +126,7 @@ def test_export_sets_them_and_both_engines_agree(tmp_path: Path) -> None:
     assert np.abs(content - hard).max() > 1e-2
     with pytest.raises(InputError, match="other shapes"):
         export(file, plain, tmp_path / "other", ["bottleneck.codes=8"])
-    with pytest.raises(InputError, match="did you mean 'softness'"):
+    with pytest.raises(InputError, match="did you mean 'soft_temperature'"):
         export(file, plain, tmp_path / "other", ["bottleneck.softnes=0.3"])
 
 

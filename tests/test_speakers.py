@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 
 from tests.conftest import Outcome, speech
+from vconv.data.manifest import Clip
 from vconv.errors import InputError
-from vconv.evaluation import fitting, verification
+from vconv.evaluation import verification
 from vconv.evaluation.statistics import equal_error_rate
 from vconv.features import N_MELS
-from vconv.inference import Converter, Voice, speakers
+from vconv.inference import Converter
 from vconv.inference.converter import Rebuilt
-from vconv.inference.engine import Reference
-from vconv.inference.mixing import mix, parse_weight, target_voice
-from vconv.inference.population import POPULATION, Population, Scoring, population_of
-from vconv.inference.voice import REFERENCE_FRAMES
-from vconv.manifest import Clip
+from vconv.model_folder import POPULATION
+from vconv.voice import REFERENCE_FRAMES, Reference, Voice
+from vconv.voices import fitting
+from vconv.voices import sampling as speakers
+from vconv.voices.mixing import mix, parse_weight, target_voice
+from vconv.voices.population import Population, Scoring, population_of
 
 Cli = Callable[..., Outcome]
 SIZE = 4  # of the toy engine's embeddings

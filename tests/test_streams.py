@@ -131,7 +131,7 @@ def test_names_that_are_not_utf8(clip: Path, voice: Path, tmp_path: Path) -> Non
 
 
 def test_a_manifest_of_such_names(clip: Path, tmp_path: Path) -> None:
-    from vconv.manifest import read_manifest
+    from vconv.data.manifest import read_manifest
 
     folder = tmp_path / os.fsdecode(b"Jos\xe9")
     try:
@@ -187,8 +187,8 @@ def test_memory_and_descriptors_are_told_as_such() -> None:
 
 
 def test_a_nul_in_a_manifest_is_told(tmp_path: Path) -> None:
+    from vconv.data.manifest import read_manifest
     from vconv.errors import InputError
-    from vconv.manifest import read_manifest
 
     table = tmp_path / "corpus.tsv"
     table.write_text("path\tspeaker\na\0b.wav\tanna\n", encoding="utf-8")

@@ -13,16 +13,17 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 from tests.synthetic import SPEAKERS, make_corpus  # noqa: E402
+from vconv.data.augmentation.mel import PerturbConfig  # noqa: E402
+from vconv.data.batches import BatchConfig, ConversionSampler  # noqa: E402
+from vconv.data.corpus import load_corpus  # noqa: E402
+from vconv.data.manifest import read_manifest  # noqa: E402
+from vconv.data.store import open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.features import N_MELS, OUTPUT_HOP  # noqa: E402
-from vconv.manifest import read_manifest  # noqa: E402
-from vconv.models.speaker_classifier import CodeReader  # noqa: E402
+from vconv.models.speaker_classifier import CodeClassifier  # noqa: E402
 from vconv.training import checkpoint, run  # noqa: E402
-from vconv.training.batches import BatchConfig, ConversionSampler, load_corpus  # noqa: E402
 from vconv.training.conversion import ConversionTraining, Learner, weigh  # noqa: E402
-from vconv.training.load import load_conversion  # noqa: E402
-from vconv.training.perturb import PerturbConfig  # noqa: E402
-from vconv.training.store import open_store  # noqa: E402
+from vconv.training.trained import load_conversion  # noqa: E402
 
 CONVERSION = """
 task: conversion
@@ -213,11 +214,11 @@ SWITCHES = {
         {"realism", "matching", "critic"},
     ),
     "nothing but reconstruction": (
-        tuple(f"losses.{name}=0" for name in ("commitment", "consistency", "speaker", "adversary", "phones")),
+        tuple(f"losses.{name}=0" for name in ("commitment", "code_consistency", "speaker", "adversary", "phones")),
         set(),
     ),
 }
-ALWAYS = {"reconstruction", "commitment", "consistency", "speaker", "phones"}
+ALWAYS = {"reconstruction", "commitment", "code_consistency", "speaker", "phones"}
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -314,7 +315,7 @@ def test_conversion_can_be_heard(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "vocoder").mkdir()
     train(tmp_path / "vocoder", VOCODER, corpus, "optimizer.steps=1")
     vocoder = tmp_path / "vocoder" / "run" / "checkpoint.safetensors"
-    train(tmp_path, CONVERSION, corpus, f"listen={vocoder}", "optimizer.steps=1", "log.validate_every=1")
+    train(tmp_path, CONVERSION, corpus, f"vocoder={vocoder}", "optimizer.steps=1", "log.validate_every=1")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -323,7 +324,7 @@ def test_conversion_can_be_heard(corpus: Path, tmp_path: Path) -> None:
     assert len(events.Tags()["images"]) == 2
     conversion = tmp_path / "run" / "checkpoint.safetensors"
     with pytest.raises(InputError, match="holds a conversion training, not a vocoder one"):
-        train(tmp_path, CONVERSION, corpus, f"listen={conversion}", f"output={tmp_path / 'other'}")
+        train(tmp_path, CONVERSION, corpus, f"vocoder={conversion}", f"output={tmp_path / 'other'}")
 
 
 def test_a_checkpoint_of_another_shape_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -433,7 +434,7 @@ def labelled(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def probe(encoder: torch.nn.Module) -> float:
     """How often a classifier that is trained anew reads the label off the code of clips that it has not heard."""
-    reader = CodeReader(4, 2, 16)
+    reader = CodeClassifier(4, 2, 16)
     optimizer = torch.optim.Adam(reader.parameters(), 1e-2)
     for _ in range(40):
         x, label = labelled(64)

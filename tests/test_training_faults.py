@@ -12,9 +12,9 @@ pytest.importorskip("accelerate")
 
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
+from vconv.data.batches import ConversionSampler, WaveSampler  # noqa: E402
 from vconv.errors import VconvError  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
-from vconv.training.batches import ConversionSampler, WaveSampler  # noqa: E402
 from vconv.training.guard import MAX_SKIPPED  # noqa: E402
 
 CASES = {  # a training, its sampler, and a field of its batches that the discriminators see

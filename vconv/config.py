@@ -21,12 +21,10 @@ T = TypeVar("T")
 BottleneckKind = Literal["identity", "sparse", "vae", "vq", "gumbel", "binary", "fsq"]
 ContentNorm = Literal["instance", "channel"]
 Conditioning = Literal["adain", "concat"]
-SpeakerSource = Literal["encoder", "verifier", "table"]
+SpeakerSource = Literal["encoder", "pretrained", "table"]
 Adversary = Literal["reversal", "alternating", "off"]
 Precision = Literal["no", "bf16"]
 
-MODEL_FORMAT = 2  # of the model folder
-MODEL_CONFIG = "config.json"  # in it
 MAX_CODE_VALUES = 65536  # of one code
 
 
@@ -47,9 +45,9 @@ class BottleneckConfig:
     temperature: tuple[float, float] = (2.0, 0.5)  # gumbel: at first, at last
     warmup: int = 5000  # steps until vae's divergence has its weight, gumbel's temperature its last value
     levels: tuple[int, ...] = (8, 8, 8)  # fsq: values of each number of a code
-    softness: float = 0.0  # vq, in use: what the decoder hears is a mean of the nearest entries, the wider the higher
-    residue: float = 0.0  # vq, in use: the share of what quantization takes away that it hears all the same
-    soft_share: float = 0.0  # vq, in training: of the items whose decoder hears what it hears in use
+    soft_temperature: float = 0.0  # vq, at inference: z_q is a weighted mean of entries; 0 is the nearest entry
+    residual_mix: float = 0.0  # vq, at inference: fraction of the quantization residual added back
+    soft_probability: float = 0.0  # vq, in training: probability that an item is decoded as at inference
 
     @property
     def codes_per_frame(self) -> int:
@@ -94,10 +92,10 @@ class BottleneckConfig:
             raise InputError(f"bottleneck.temperature: {list(self.temperature)}; use positive ones")
         if self.kind == "binary" and self.codes & (self.codes - 1):
             raise InputError(f"bottleneck.codes: {self.codes} are no signs' combinations; use a power of two")
-        if self.softness < 0 or not 0 <= self.residue <= 1:
-            raise InputError("bottleneck: softness is 0 or more, and residue 0 to 1")
-        if not 0 <= self.soft_share <= 1:
-            raise InputError(f"bottleneck.soft_share: {self.soft_share} is no share; use 0 to 1")
+        if self.soft_temperature < 0 or not 0 <= self.residual_mix <= 1:
+            raise InputError("bottleneck: soft_temperature is 0 or more, and residual_mix 0 to 1")
+        if not 0 <= self.soft_probability <= 1:
+            raise InputError(f"bottleneck.soft_probability: {self.soft_probability} is no share; use 0 to 1")
         if self.kind == "fsq" and min(self.levels, default=0) < 3:
             raise InputError(f"bottleneck.levels: {list(self.levels)}; use one or more, each 3 or more")
         if self.codes_per_frame and self.code_values > MAX_CODE_VALUES:
@@ -114,7 +112,7 @@ class ConversionConfig:
     expansion: int = 3  # hidden channels of a block's MLP, as a multiple
     content_blocks: tuple[int, int] = (2, 5)  # at the frame rate, at half of it
     content_channels: int = 64  # of the code
-    phonetic_channels: int = 0  # of the recognizer that the content encoder hears with; 0: it has the mel alone
+    asr_channels: int = 0  # of the ASR encoder that the content encoder hears with; 0: it has the mel alone
     denoiser_channels: int = 256
     denoiser_blocks: int = 0  # that clean the mel before the content encoder hears it; 0: it hears it as it is
     speaker_blocks: int = 3
@@ -126,27 +124,27 @@ class ConversionConfig:
     bottleneck: BottleneckConfig = BottleneckConfig()
     content_norm: ContentNorm = "instance"  # channel leaves what is constant in a recording, such as the speaker
     conditioning: Conditioning = "adain"  # or the embedding beside each frame of the decoder
-    # Of the embedding: heard in a clip, heard there by a verifier, or learned for each speaker in training.
+    # Of the embedding: heard in a clip, heard there by a speaker encoder, or learned for each speaker in training.
     speaker: SpeakerSource = "encoder"
-    voice_channels: int = 0  # with `verifier`: of what it hears; training asks it
+    speaker_embedding_channels: int = 0  # with `speaker_encoder`: of what it hears; training asks it
     speakers: tuple[str, ...] = ()  # with `table`: its rows' names, which training takes from the manifest
-    style_rank: int = 0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
+    adapter_rank: int = 0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
 
     def __post_init__(self) -> None:
         self.bottleneck.check(self.content_channels)
 
     @property
-    def hears_speakers(self) -> bool:
+    def embeds_speakers(self) -> bool:
         """Whether it can take anybody's voice from a clip, and not only those that it has learned."""
         return self.speaker != "table"
 
     @property
-    def style_shape(self) -> tuple[int, int]:
+    def adapter_shape(self) -> tuple[int, int]:
         """Of what a tuned voice adds to the decoder: AdaIN layers; their scales and shifts, then low-rank factors."""
         if self.conditioning != "adain":
             return 0, 0
         width, hidden = self.decoder_channels, self.decoder_channels * self.expansion
-        return sum(self.decoder_blocks) + 1, 2 * width + 2 * self.style_rank * (width + hidden)
+        return sum(self.decoder_blocks) + 1, 2 * width + 2 * self.adapter_rank * (width + hidden)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,22 +22,22 @@ from torch import Tensor, nn
 
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP
-from vconv.inference.engine import WEIGHTS
-from vconv.inference.voice import Voice
+from vconv.frontends.asr_encoder import AsrEncoder
+from vconv.frontends.speaker_encoder import WINDOW_SAMPLES
+from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, WEIGHTS
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.norm_statistics import NormStatistics
+from vconv.models.pretrained.campplus import CamPlusPlus, fbank, load_campplus, save_campplus
 from vconv.models.speaker_table import SpeakerTable
-from vconv.models.verifier import Verifier, fbank, load_verifier, save_verifier
 from vconv.models.vocoder import Vocoder
-from vconv.recognizer import RECOGNIZER, Recognizer
-from vconv.training.load import load_conversion, load_vocoder, trained_with
-from vconv.verifier import VERIFIER_WEIGHTS, WINDOW_SAMPLES
+from vconv.training.trained import load_conversion, load_vocoder, trained_with
+from vconv.voice import Voice
 
 OPSET = 18
 SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
 EXAMPLE_FRAMES = 64  # of the inputs that the tracer runs on
-STYLE_RANK = 8  # of the matrices that `vconv finetune` may add; more makes larger voices and slower conversions
+ADAPTER_RANK = 8  # of the matrices that `vconv finetune` may add; more makes larger voices and slower conversions
 
 
 class ContentGraph(nn.Module):
@@ -49,10 +49,14 @@ class ContentGraph(nn.Module):
         self.model = model
 
     def forward(
-        self, mel: Tensor, phonetic: Tensor | None = None, statistics: Tensor | None = None, share: Tensor | None = None
+        self,
+        mel: Tensor,
+        asr_features: Tensor | None = None,
+        statistics: Tensor | None = None,
+        share: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         with NormStatistics(statistics, share) as norms:
-            code = self.model.encode(mel, phonetic)
+            code = self.model.encode(mel, asr_features)
         codes = code.codes if code.codes is not None else code.z_q[:, :0].long()
         return code.z_q, codes, *norms.reported
 
@@ -71,25 +75,25 @@ class DecoderGraph(nn.Module):
         embedding: Tensor,
         reference_content: Tensor,
         reference_mel: Tensor,
-        style: Tensor,
+        adapter: Tensor,
         statistics: Tensor | None = None,
         share: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         with NormStatistics(statistics, share) as norms:
-            mel = self.decoder(content, pitch, embedding, reference_content, reference_mel, style)
+            mel = self.decoder(content, pitch, embedding, reference_content, reference_mel, adapter)
         return mel, *norms.reported
 
 
-class VerifierGraph(nn.Module):
-    def __init__(self, verifier: Verifier) -> None:
+class SpeakerEncoderGraph(nn.Module):
+    def __init__(self, speaker_encoder: CamPlusPlus) -> None:
         super().__init__()
-        self.verifier = verifier
+        self.speaker_encoder = speaker_encoder
 
     def forward(self, fbank: Tensor) -> Tensor:
-        return self.verifier.embed(fbank)
+        return self.speaker_encoder.embed(fbank)
 
 
-class UnitsGraph(nn.Module):
+class TokensGraph(nn.Module):
     def __init__(self, model: ConversionModel) -> None:
         super().__init__()
         self.bottleneck = model.bottleneck
@@ -103,48 +107,48 @@ def export(
     vocoder: Path,
     output: Path,
     settings: Sequence[str] = (),
-    recognizer: Path | None = None,
-    verifier: Path | None = None,
+    asr_encoder: Path | None = None,
+    speaker_encoder: Path | None = None,
 ) -> None:
     """Write a model folder from a conversion and a vocoder checkpoint, with their averaged weights.
 
     ``vocoder`` may be another model folder, whose vocoder is then taken over. ``settings`` are ``key=value`` of the
-    conversion model's config that concern its use, such as ``bottleneck.softness=0.1``. A conversion model that hears
-    with a recognizer gets the one it was trained with, or ``recognizer``, where that has moved; likewise one that
-    hears its speakers with a verifier.
+    conversion model's config that concern its use, such as ``bottleneck.soft_temperature=0.1``. ``asr_encoder`` and
+    ``speaker_encoder`` replace the files that the checkpoint names, where those have moved.
 
     Raises:
-        InputError: a file that is not such a checkpoint, a folder that holds no model, or no recognizer or verifier
-            where it was.
+        InputError: a file is no such checkpoint, a folder holds no model, or a pretrained encoder is missing.
     """
     speaks = load_vocoder(vocoder)
-    model, (heard_with, told_by) = load_conversion(conversion, settings), trained_with(conversion)
-    hears = recognizer or heard_with
-    if not model.config.phonetic_channels:
+    model, (asr_encoder_file, speaker_encoder_file) = load_conversion(conversion, settings), trained_with(conversion)
+    hears = asr_encoder or asr_encoder_file
+    if not model.config.asr_channels:
         hears = None
-    elif hears is None or Recognizer(hears).channels != model.config.phonetic_channels:
-        raise InputError(f"{conversion}: was trained with another recognizer than {hears}; give that one")
-    write_model(output, model, speaks, hears, _verifier(model, conversion, verifier or told_by))
+    elif hears is None or AsrEncoder(hears).channels != model.config.asr_channels:
+        raise InputError(f"{conversion}: was trained with another ASR encoder than {hears}; give that one")
+    write_model(
+        output, model, speaks, hears, _speaker_encoder(model, conversion, speaker_encoder or speaker_encoder_file)
+    )
 
 
-def _verifier(model: ConversionModel, checkpoint: Path, file: Path | None) -> Verifier | None:
+def _speaker_encoder(model: ConversionModel, checkpoint: Path, file: Path | None) -> CamPlusPlus | None:
     """What a model hears its speakers with, if it does. Raises InputError where that is another than in training."""
-    if model.config.speaker != "verifier":
+    if model.config.speaker != "pretrained":
         return None
-    verifier = load_verifier(file) if file else None
-    if verifier is None or verifier.config.embedding_channels != model.config.voice_channels:
-        raise InputError(f"{checkpoint}: was trained with another verifier than {file}; give that one")
-    return verifier
+    speaker_encoder = load_campplus(file) if file else None
+    if speaker_encoder is None or speaker_encoder.config.embedding_channels != model.config.speaker_embedding_channels:
+        raise InputError(f"{checkpoint}: was trained with another speaker encoder than {file}; give that one")
+    return speaker_encoder
 
 
 def write_model(
     folder: Path,
     conversion: ConversionModel,
     vocoder: Vocoder,
-    recognizer: Path | None = None,
-    verifier: Verifier | None = None,
+    asr_encoder: Path | None = None,
+    speaker_encoder: CamPlusPlus | None = None,
 ) -> None:
-    """Write config, weights and graphs, with them a recognizer and a verifier, and of a table of speakers the voices.
+    """Write config, weights, graphs and the pretrained encoders; for a table of speakers, also their voices.
 
     The models' weights are rounded in place to what the files hold, and the decoder gets room for tuned matrices. The
     graphs read their weights from the safetensors files beside them. Graphs and voices of another model that was in the
@@ -152,23 +156,25 @@ def write_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz")]:
-        if recognizer is None or stale.resolve() != recognizer.resolve():
+        if asr_encoder is None or stale.resolve() != asr_encoder.resolve():
             stale.unlink()
-    conversion.config = dataclasses.replace(conversion.config, style_rank=STYLE_RANK)
+    conversion.config = dataclasses.replace(conversion.config, adapter_rank=ADAPTER_RANK)
     saved.round_weights(conversion.eval())
     saved.round_weights(vocoder.eval())
     saved.save(folder, conversion, vocoder)
     graphs, files = networks(conversion, vocoder), [folder / name for name in WEIGHTS]
-    told_by = folder / VERIFIER_WEIGHTS
-    if verifier is None:
-        told_by.unlink(missing_ok=True)
+    speaker_encoder_file = folder / SPEAKER_ENCODER_WEIGHTS
+    if speaker_encoder is None:
+        speaker_encoder_file.unlink(missing_ok=True)
     else:
-        save_verifier(told_by, verifier, in_bytes=True)
-        graphs["verifier"] = verifier_network(load_verifier(told_by))  # rounded as the file is
-        files.append(told_by)
+        save_campplus(speaker_encoder_file, speaker_encoder, in_bytes=True)
+        graphs["speaker_encoder"] = speaker_encoder_network(
+            load_campplus(speaker_encoder_file)
+        )  # rounded as the file is
+        files.append(speaker_encoder_file)
     weights = places(files)
-    if recognizer is not None and recognizer.resolve() != (folder / RECOGNIZER).resolve():
-        saved.replace(folder / RECOGNIZER, lambda path: path.write_bytes(recognizer.read_bytes()))
+    if asr_encoder is not None and asr_encoder.resolve() != (folder / ASR_ENCODER).resolve():
+        saved.replace(folder / ASR_ENCODER, lambda path: path.write_bytes(asr_encoder.read_bytes()))
     for name, network in graphs.items():
         graph = refer(store_in_half(trace(network)), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
@@ -213,15 +219,15 @@ def with_statistics(network: Network) -> Network:
 
 
 def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network]:
-    """The graphs of a model folder by name: `speaker` where there is an encoder, `units` where there are codes."""
+    """The graphs of a model folder by name: `speaker` where there is an encoder, `tokens` where there are codes."""
     config, frames = conversion.config, EXAMPLE_FRAMES
     half, reference = torch.export.Dim("half", min=4, max=1 << 20), torch.export.Dim("reference", min=2, max=1 << 20)
     full = 2 * half
     mel, pitch = torch.randn(1, N_MELS, frames), torch.zeros(1, 2, frames)
     heard, heard_shapes = {"mel": mel}, {"mel": {2: full}}
-    if config.phonetic_channels:
-        heard["phonetic"] = torch.randn(1, config.phonetic_channels, frames // 2)
-        heard_shapes["phonetic"] = {2: half}
+    if config.asr_channels:
+        heard["asr_features"] = torch.randn(1, config.asr_channels, frames // 2)
+        heard_shapes["asr_features"] = {2: half}
     content = torch.randn(1, config.content_channels, frames // 2)
     # Two tensors: the tracer would take one that is passed twice for one input.
     source, noise = torch.randn(1, frames * OUTPUT_HOP), torch.randn(1, frames * OUTPUT_HOP)
@@ -237,7 +243,7 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
                 "embedding": torch.randn(1, config.embedding_channels),
                 "reference_content": content[:, :, : frames // 4].clone(),
                 "reference_mel": mel[:, :, : frames // 2].clone(),
-                "style": torch.randn(1, *config.style_shape),
+                "adapter": torch.randn(1, *config.adapter_shape),
             },
             ["mel_out"],
             {
@@ -246,7 +252,7 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
                 "embedding": None,
                 "reference_content": {2: reference},
                 "reference_mel": {2: 2 * reference},
-                "style": None,
+                "adapter": None,
             },
         ),
         "vocoder": Network(
@@ -260,19 +266,19 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
         found[name] = with_statistics(found[name])
     if config.speaker == "encoder":
         found["speaker"] = Network(conversion.speaker, {"mel": mel}, ["embedding"], {"mel": {2: full}})
-    if config.speaker == "verifier":
-        voice = {"voice": torch.randn(1, config.voice_channels)}
-        found["speaker"] = Network(conversion.speaker, voice, ["embedding"], {"voice": None})
+    if config.speaker == "pretrained":
+        voice = {"speaker_embedding": torch.randn(1, config.speaker_embedding_channels)}
+        found["speaker"] = Network(conversion.speaker, voice, ["embedding"], {"speaker_embedding": None})
     if config.bottleneck.codes_per_frame:
         codes = conversion.encode(mel).codes
-        found["units"] = Network(UnitsGraph(conversion), {"codes": codes}, ["content"], {"codes": {2: half}})
+        found["tokens"] = Network(TokensGraph(conversion), {"codes": codes}, ["content"], {"codes": {2: half}})
     return found
 
 
-def verifier_network(verifier: Verifier) -> Network:
-    """From ``fbank`` of one window, the length that the verifier is always given, to a voice."""
+def speaker_encoder_network(speaker_encoder: CamPlusPlus) -> Network:
+    """From ``fbank`` of one window, the length that the speaker encoder is always given, to a voice."""
     energies = fbank(torch.zeros(1, WINDOW_SAMPLES))
-    return Network(VerifierGraph(verifier), {"fbank": energies}, ["voice"], {"fbank": None})
+    return Network(SpeakerEncoderGraph(speaker_encoder), {"fbank": energies}, ["speaker_embedding"], {"fbank": None})
 
 
 def trace(network: Network) -> onnx.ModelProto:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vconv.data.manifest import TRAIN, Clip, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.evaluation import probe, statistics
 from vconv.features import N_MELS
-from vconv.manifest import TRAIN, Clip, read_manifest
-from vconv.recognizer import no_recognizer
+from vconv.frontends.asr_encoder import no_asr_features
 
 GROUPS, CODES = 2, 512
 TRAINING_CLIPS = 400
@@ -49,9 +49,9 @@ class KMeansCode:
             MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed).fit(part) for part in learned
         ]
 
-    recognize = staticmethod(no_recognizer)
+    asr_frontend = staticmethod(no_asr_features)
 
-    def content(self, mel: np.ndarray, phonetic: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def content(self, mel: np.ndarray, asr_features: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """mel [N_MELS, T] -> centroids [2 N_MELS, T / 2] and their numbers [GROUPS, T / 2]"""
         codes = np.stack([book.predict(part) for book, part in zip(self._books, vectors(mel))])
         centroids = [book.cluster_centers_[numbers] for book, numbers in zip(self._books, codes)]

@@ -32,11 +32,11 @@ from make_pairs import make_pairs, write_pairs
 from make_pairs import write_table as write_pair_table
 
 from vconv.config import load_yaml
+from vconv.data.manifest import VALID, Clip, read_manifest
 from vconv.errors import InputError, VconvError, run_script
 from vconv.evaluation.judges import JUDGES, Settings
 from vconv.files import write_text
-from vconv.inference.loading import default_model
-from vconv.manifest import VALID, Clip, read_manifest
+from vconv.model_folder import default_model
 
 HERE = Path(__file__).resolve().parent
 # The most telling ones first: a run that is ended early has made a table of those.

@@ -34,7 +34,7 @@ COLUMNS = (
     Column("rebuilt_error", "rebuilt mel, dB ↓", 1.0, 2),
     Column("speaker_from_code", "speaker read off the code, % ↓"),
     Column("phone_from_code", "phone read off the code's vectors, % ↑"),
-    Column("phone_from_units", "phone read off its numbers, % ↑"),
+    Column("phone_from_pseudo_labels", "phone read off its numbers, % ↑"),
     Column("phone_information", "one codebook tells of the phone, % ↑"),
     Column("sim_target", "SIM ↑", 1.0, 3),
     Column("wer", "WER, % ↓"),
@@ -43,7 +43,7 @@ COLUMNS = (
 )
 
 
-COMPARED = ("rebuilt_error", "speaker_from_code", "phone_from_code", "phone_from_units")  # with the first row's
+COMPARED = ("rebuilt_error", "speaker_from_code", "phone_from_code", "phone_from_pseudo_labels")  # with the first row's
 
 
 @dataclass(frozen=True)

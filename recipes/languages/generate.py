@@ -27,9 +27,9 @@ from phonemes import check_packages
 from synthesis import NATIVE, RATE, Kokoro, Speaker, make_speakers, natives, read_voices
 
 from vconv import audio
+from vconv.data.manifest import Clip, open_table, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.files import replacing
-from vconv.manifest import Clip, open_table, read_manifest
 
 SENTENCES = Path(__file__).with_name("sentences.tsv")
 LANGUAGES = ("en", *NATIVE)

@@ -21,10 +21,10 @@ import pyarrow
 import ray
 from pyarrow import csv
 
+from vconv.batch import Conversion, Folders, Job, Plan, attempt
 from vconv.config import build, load_yaml
+from vconv.data.manifest import scan_manifest
 from vconv.errors import InputError, VconvError, run_script
-from vconv.inference.batch import Conversion, Folders, Job, Plan, attempt
-from vconv.manifest import scan_manifest
 
 SUFFIX = ".wav"
 RESULTS = "results.csv"  # in the output folder

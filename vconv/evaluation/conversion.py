@@ -88,7 +88,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _model_digest(engine: Engine) -> str:
-    from vconv.inference.loading import default_model
+    from vconv.model_folder import default_model
 
     folder = default_model() if engine.model is None else engine.model
     if not folder.is_dir():

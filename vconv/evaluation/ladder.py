@@ -6,7 +6,7 @@
 3. through all of the model into the speaker's own voice, the clip itself as the target: what the code keeps
 4. the same with another clip as the target: what the embedding tells
 5. into another speaker's voice: what conversion adds to that
-6. through a units file, decoded in the voice that is in it: what little over 1 kbit/s tells; for models with codes
+6. through a tokens file, decoded in the voice that is in it: what little over 1 kbit/s tells; for models with codes
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 import vconv
 from vconv import audio
+from vconv.data.manifest import Clip
 from vconv.errors import InputError
 from vconv.evaluation import oracles
 from vconv.evaluation.conversion import make_folder
@@ -27,7 +28,6 @@ from vconv.evaluation.pairs import BadRow, Pair, Pairs
 from vconv.evaluation.probe import Choice, choose
 from vconv.features import OUTPUT_RATE
 from vconv.inference import Converter
-from vconv.manifest import Clip
 
 RUNGS = (
     "1 recording",
@@ -38,9 +38,9 @@ RUNGS = (
     "3 own voice, same clip",
     "4 own voice, other clip",
     "5 other voice",
-    "6 units, decoded",
+    "6 tokens, decoded",
 )
-BITS = "bits_per_second"  # column of the rows: of the units file
+BITS = "bits_per_second"  # column of the rows: of the tokens file
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def _rungs(converter: Converter, step: Step, stem: Path) -> list[tuple[Path, Pat
         converter.convert_file(source, target, result)
         rows.append((target, result, rung, ()))
     if converter.has_codes:
-        units, decoded = converter.encode(source), stem.with_name(f"{stem.name}_units.wav")
-        converter.decode_file(units, decoded)
-        rows.append((same, decoded, RUNGS[8], ((BITS, f"{units.size.bits_per_second:.0f}"),)))
+        tokens, decoded = converter.encode(source), stem.with_name(f"{stem.name}_tokens.wav")
+        converter.decode_file(tokens, decoded)
+        rows.append((same, decoded, RUNGS[8], ((BITS, f"{tokens.size.bits_per_second:.0f}"),)))
     return rows
 
 

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vconv import audio, features
+from vconv.data.manifest import SPLITS, Clip, read_manifest
 from vconv.errors import InputError
 from vconv.evaluation import metrics, phones, statistics
 from vconv.evaluation.judges import EXTRA
 from vconv.evaluation.statistics import Estimate, equal_error_rate
 from vconv.files import write_text
-from vconv.inference.engine import OnnxEngine, Reference
-from vconv.inference.loading import read_config
-from vconv.manifest import SPLITS, Clip, read_manifest
-from vconv.recognizer import encoder_input
+from vconv.frontends.asr_encoder import encoder_input
+from vconv.frontends.pitch import PitchTracker
+from vconv.inference.engine import OnnxEngine
+from vconv.model_folder import read_config
+from vconv.voice import Reference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,7 +116,7 @@ def probe(
     rows = config.bottleneck.codes_of(stages)
     chosen = choose(read_manifest(manifest), choice)
     engine = OnnxEngine(model, threads)
-    hears = config.hears_speakers
+    hears = config.embeds_speakers
     seen = look(chosen, engine, report, hears)
     if len({clip.speaker for clip in seen.clips}) < 2:
         why = f"; the first problem: {seen.bad[0]}" if seen.bad else ""
@@ -122,7 +124,7 @@ def probe(
     seen.codes = [codes[:rows] for codes in seen.codes]
     found, notes = ask(seen, config.bottleneck.code_values)
     if hears:
-        found += rebuilt_figures(seen.clips, engine, config.style_shape, threads)
+        found += rebuilt_figures(seen.clips, engine, config.adapter_shape, threads)
     else:
         notes.append("no embedding figures: this model has a table of speakers and hears none")
     return Probe(found, len(seen.clips), len({clip.speaker for clip in seen.clips}), [*seen.bad, *notes], seen)
@@ -182,8 +184,8 @@ def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: No
         except InputError as error:
             seen.bad.append(str(error))
             continue
-        mel, phonetic = encoder_input(wave, engine.recognize)
-        content, codes = engine.content(mel, phonetic)
+        mel, asr_features = encoder_input(wave, engine.asr_features)
+        content, codes = engine.content(mel, asr_features)
         seen.clips.append(clip)
         seen.content.append(content)
         seen.codes.append(codes)
@@ -352,7 +354,7 @@ def phone_figures(seen: Seen) -> list[Figure]:
         return out
     codes = np.concatenate([seen.codes[n] for n in known], axis=1)
     out += _phone_classifier(
-        "phone_from_units", "phone read off the code's numbers (%)", _counting(codes), codes.T, frames
+        "phone_from_pseudo_labels", "phone read off the code's numbers (%)", _counting(codes), codes.T, frames
     )
 
     def told(taken: np.ndarray) -> np.ndarray:
@@ -415,7 +417,7 @@ def _phone_classifier(key: str, label: str, classifier: Any, values: np.ndarray,
 
 
 def rebuilt_figures(
-    clips: Sequence[Clip], engine: Engine, style_shape: tuple[int, int], threads: int = 1
+    clips: Sequence[Clip], engine: Engine, adapter_shape: tuple[int, int], threads: int = 1
 ) -> list[Figure]:
     """How far the mel is from a clip's own that is made of its content and F0 and of another clip's voice.
 
@@ -425,14 +427,18 @@ def rebuilt_figures(
     for clip in clips:
         by_speaker.setdefault(clip.speaker, []).append(clip)
     able = [clip for clip in clips if len(by_speaker[clip.speaker]) > 1]
-    tracker, style, errors = features.PitchTracker(threads), np.zeros(style_shape, np.float32), []
+    tracker, adapter, errors = PitchTracker(threads), np.zeros(adapter_shape, np.float32), []
     for clip in sorted(able, key=lambda clip: _shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
         wave, heard = hear(clip.path), hear(own[(own.index(clip) + 1) % len(own)].path)
-        (mel, phonetic), (voice, voice_phonetic) = (encoder_input(w, engine.recognize) for w in (wave, heard))
+        (mel, asr_features), (voice, voice_asr_features) = (
+            encoder_input(w, engine.asr_features) for w in (wave, heard)
+        )
         pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : mel.shape[1]]
-        reference = Reference(engine.content(voice, voice_phonetic)[0], voice)
-        made = engine.decode(engine.content(mel, phonetic)[0], pitch, engine.speaker(heard, voice), reference, style)
+        reference = Reference(engine.content(voice, voice_asr_features)[0], voice)
+        made = engine.decode(
+            engine.content(mel, asr_features)[0], pitch, engine.speaker(heard, voice), reference, adapter
+        )
         errors.append(float(np.abs(made - mel).mean()) * DB_PER_NEPER)
     if not errors:
         return []

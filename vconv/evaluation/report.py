@@ -20,6 +20,7 @@ from vconv.evaluation.page import SCRIPT, STYLE
 from vconv.evaluation.results import arrow, interval, p_value, used_metrics
 from vconv.evaluation.statistics import Estimate
 from vconv.files import write_text
+from vconv.frontends.pitch import PitchTracker
 
 if TYPE_CHECKING:
     from vconv.evaluation.run import Evaluation
@@ -272,7 +273,7 @@ class _Clips:
     def __init__(self, evaluation: Evaluation) -> None:
         self._answers = evaluation.answers
         self._has_f0 = "f0" in evaluation.judges
-        self._tracker: features.PitchTracker | None = None
+        self._tracker: PitchTracker | None = None
 
     def card(self, title: str, path: Path, row: Row | None = None) -> str:
         wave, rate = audio.read(path)
@@ -294,7 +295,7 @@ class _Clips:
             curve = self._answers.get("f0", path)
             return "" if isinstance(curve, Failure) else picture.f0_path(curve)
         if self._tracker is None:
-            self._tracker = features.PitchTracker()
+            self._tracker = PitchTracker()
         return picture.f0_path(self._tracker(audio.normalize(wave, features.SAMPLE_RATE)))
 
 

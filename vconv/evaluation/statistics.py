@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vconv.voices.verification import equal_error_point
+
 DRAWS = 2000
 WEIGHTED_DRAWS = 500  # where each takes long
 SEED = 0
@@ -92,22 +94,6 @@ def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
     Between two thresholds, where the shares cross without meeting, it is the mean of the two.
     """
     return equal_error_point(genuine, impostor)[0]
-
-
-def equal_error_point(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
-    """The equal error rate, and the threshold from which on a score counts as genuine there.
-
-    The threshold lies in the middle between two scores.
-    """
-    genuine, impostor = np.sort(genuine), np.sort(impostor)
-    thresholds = np.concatenate([genuine, impostor, [np.inf]])
-    rejected = np.searchsorted(genuine, thresholds, side="left") / len(genuine)
-    accepted = 1 - np.searchsorted(impostor, thresholds, side="left") / len(impostor)
-    closest = np.argmin(np.abs(rejected - accepted))
-    above = min(thresholds[closest], thresholds[:-1].max())
-    below = np.max(thresholds[thresholds < above], initial=-np.inf)
-    threshold = (above + below) / 2 if np.isfinite(below) else above
-    return float((rejected[closest] + accepted[closest]) / 2), float(threshold)
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:

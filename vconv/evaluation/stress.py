@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import vconv
-from vconv import audio, disturbances
+from vconv import audio
+from vconv.data.augmentation import wave as disturbances
 from vconv.errors import InputError
 from vconv.evaluation.conversion import make_folder
 from vconv.evaluation.measure import Report

@@ -17,7 +17,7 @@ UNITS = (
 )
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 # fmt: on
-# One spelling for each word, so that a recognizer's house style does not count as errors.
+# One spelling for each word, so that an ASR encoder's house style does not count as errors.
 SPELLINGS = dict(
     line.split()
     for line in """

@@ -10,13 +10,13 @@ import numpy as np
 
 from vconv import audio
 from vconv.errors import InputError
-from vconv.evaluation import fitting
-from vconv.evaluation.fitting import Trials
 from vconv.evaluation.judges import JUDGES, RATE, Panel, Settings
 from vconv.evaluation.statistics import SEED, Estimate
-from vconv.inference.check import UNUSUAL, Checker
 from vconv.inference.loading import load
-from vconv.inference.population import Scoring, population_of
+from vconv.voices import fitting
+from vconv.voices.check import UNUSUAL, Checker
+from vconv.voices.fitting import Trials
+from vconv.voices.population import Scoring, population_of
 
 DRAWS = 500
 Report = Callable[[int, int], None]

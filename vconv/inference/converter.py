@@ -21,21 +21,23 @@ from vconv.audio import Source
 from vconv.config import ConversionConfig
 from vconv.errors import InputError, VconvError
 from vconv.features import F0_MAX, F0_MIN, F0_REFERENCE, HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
+from vconv.frontends.asr_encoder import encoder_input
+from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
-from vconv.inference.engine import Engine, Reference
+from vconv.inference.engine import Engine
 from vconv.inference.streaming import Spool
-from vconv.inference.units import MODEL_BYTES, Melody, Units, coarse_embedding
-from vconv.inference.voice import Voice, check_length, clips_in, is_saved_voice, make_voice, speech_features
+from vconv.inference.targets import check_length, clips_in, make_voice, speech_features
 from vconv.opening import STANDARD_STREAM
-from vconv.recognizer import encoder_input
+from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
 from vconv.untrusted import all_finite
+from vconv.voice import Reference, Voice, is_saved_voice
 
 if TYPE_CHECKING:
     from vconv.live import Enrolment, LiveConverter
 
 PEAK = 0.99  # of full scale, which no result exceeds
 # Of the way, in log, to the target's spread of F0, where 1 would be Gaussian normalization: on sentences that two
-# people both read, the melody is then nearest to what the target made of it (recipes/base/RUNS.md).
+# people both read, the melody is then nearest to what the target made of it (recipes/base/history/RUNS.md).
 SPREAD_SHARE = 0.75
 SPREAD_RATIO_RANGE = (0.5, 2.0)
 MAX_PITCH = 24.0  # semitones either way
@@ -106,7 +108,7 @@ class Converter:
         self._folder = folder
         self._config = config
         self._threads = threads
-        self.model = hashlib.sha256(identity.encode()).digest()[:MODEL_BYTES]  # marks its units and tuned voices
+        self.model = hashlib.sha256(identity.encode()).digest()[:MODEL_BYTES]  # marks its tokens and tuned voices
 
     @property
     def has_codes(self) -> bool:
@@ -114,8 +116,8 @@ class Converter:
         return self._config.bottleneck.codes_per_frame > 0
 
     @cached_property
-    def _tracker(self) -> features.PitchTracker:
-        return features.PitchTracker(self._threads)
+    def _tracker(self) -> PitchTracker:
+        return PitchTracker(self._threads)
 
     def convert(
         self, source: Source, target: Target | list[Target], *, pitch: float = 0.0, keep_pitch: bool = False
@@ -179,10 +181,10 @@ class Converter:
             blocks = self._blocks(content, melody, voice)
             yield from _finished(blocks, analysis.output_samples, analysis.loudness, progress)
 
-    def encode(self, source: Source, stages: int | None = None) -> Units:
-        """A recording as discrete units, melody and voice, which ``decode`` makes speech of again.
+    def encode(self, source: Source, stages: int | None = None) -> Tokens:
+        """A recording as discrete tokens, melody and voice, which ``decode`` makes speech of again.
 
-        What ``convert`` hears besides the codes, with a bottleneck of some softness or residue, is not in them.
+        Unlike ``convert``, the decoder then gets the nearest codebook entries: no soft_temperature, no residual_mix.
 
         Args:
             stages: of the quantizer whose codes to take, the first so many: fewer bits, and fewer words survive.
@@ -194,8 +196,8 @@ class Converter:
         bottleneck = self._config.bottleneck
         rows = bottleneck.codes_of(stages)
         with self._analyse(source) as analysis:
-            heard = self._config.hears_speakers  # with a table of speakers there is no telling who speaks
-            return Units(
+            heard = self._config.embeds_speakers  # with a table of speakers there is no telling who speaks
+            return Tokens(
                 codes=self._codes(analysis)[:rows],
                 melody=Melody.of(analysis.even_f0),
                 samples=analysis.output_samples,
@@ -207,28 +209,28 @@ class Converter:
 
     def decode(
         self,
-        units: Units | str | os.PathLike[str],
+        tokens: Tokens | str | os.PathLike[str],
         target: Target | list[Target] | None = None,
         *,
         pitch: float = 0.0,
         keep_pitch: bool = False,
     ) -> np.ndarray:
-        """The speech that units, or a file of them, stand for: 24 kHz float32, [units.samples].
+        """The speech that tokens, or a file of them, stand for: 24 kHz float32, [tokens.samples].
 
         Args:
-            target: whose voice; None takes the one that the units came with.
+            target: whose voice; None takes the one that the tokens came with.
             pitch: semitones to add to the melody.
-            keep_pitch: leave the melody where the units have it, instead of in the target's register.
+            keep_pitch: leave the melody where the tokens have it, instead of in the target's register.
 
         Raises:
-            InputError: the units are of another model or have no voice, or the target cannot be used.
+            InputError: the tokens are of another model or have no voice, or the target cannot be used.
         """
-        units = units if isinstance(units, Units) else Units.load(units)
-        return np.concatenate(list(self.decode_stream(units, target, pitch=pitch, keep_pitch=keep_pitch)))
+        tokens = tokens if isinstance(tokens, Tokens) else Tokens.load(tokens)
+        return np.concatenate(list(self.decode_stream(tokens, target, pitch=pitch, keep_pitch=keep_pitch)))
 
     def decode_file(
         self,
-        units: Units,
+        tokens: Tokens,
         output: str | os.PathLike[str],
         target: Target | list[Target] | None = None,
         *,
@@ -238,12 +240,12 @@ class Converter:
         overwrite: bool = True,
     ) -> float:
         """Like ``decode``, into a file, as ``convert_file`` does; returns the seconds of audio made."""
-        blocks = self.decode_stream(units, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress)
+        blocks = self.decode_stream(tokens, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress)
         return _write(output, blocks, overwrite)
 
     def decode_stream(
         self,
-        units: Units,
+        tokens: Tokens,
         target: Target | list[Target] | None = None,
         *,
         pitch: float = 0.0,
@@ -252,16 +254,16 @@ class Converter:
     ) -> Iterator[np.ndarray]:
         """Like ``decode``, in blocks [n] and in bounded memory, as ``stream`` does."""
         _check_pitch(pitch)
-        self._check_units(units)
-        voice = self.voice(units.voice if target is None else target)
-        f0 = units.melody.f0
+        self._check_tokens(tokens)
+        voice = self.voice(tokens.voice if target is None else target)
+        f0 = tokens.melody.f0
         melody = _moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
-        missing = self._config.bottleneck.codes_per_frame - len(units.codes)
-        codes = np.pad(units.codes, ((0, missing), (0, 0)), constant_values=-1)  # of stages that say nothing
+        missing = self._config.bottleneck.codes_per_frame - len(tokens.codes)
+        codes = np.pad(tokens.codes, ((0, missing), (0, 0)), constant_values=-1)  # of stages that say nothing
         blocks = self._blocks(
             lambda start, end: self._engine.content_of(codes[:, start // 2 : end // 2]), melody, voice
         )
-        yield from _finished(blocks, units.samples, units.loudness, progress)
+        yield from _finished(blocks, tokens.samples, tokens.loudness, progress)
 
     def resynthesize(self, source: Source) -> np.ndarray:
         """``source`` through analysis and vocoder alone, no network between: 24 kHz float32.
@@ -283,14 +285,14 @@ class Converter:
 
         Nothing is refused: this is for asking how well the model knows such sound.
         """
-        mel, phonetic = encoder_input(wave, self._engine.recognize)
+        mel, asr_features = encoder_input(wave, self._engine.asr_features)
         f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
         f0 = np.pad(f0, (0, mel.shape[1] - len(f0)))
         embedding = self._engine.speaker(wave, mel)
-        content, codes = self._engine.content(mel, phonetic)
+        content, codes = self._engine.content(mel, asr_features)
         pitch = np.stack(features.continuous_log_f0(f0))
-        style = np.zeros(self._config.style_shape, np.float32)
-        again = self._engine.decode(content, pitch, embedding, Reference.none(self._config.content_channels), style)
+        adapter = np.zeros(self._config.adapter_shape, np.float32)
+        again = self._engine.decode(content, pitch, embedding, Reference.none(self._config.content_channels), adapter)
         return Rebuilt(mel, f0, embedding, codes, again)
 
     def embed(self, wave: Source | list[Source]) -> np.ndarray:
@@ -313,12 +315,12 @@ class Converter:
         return make_voice(list(itertools.chain.from_iterable(map(clips_in, targets))), self._engine, self._tracker)
 
     def speech_features(self, clip: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mel [N_MELS, T], T even, F0 [T'] and a recognizer's features [R, T / 2] of a clip without silence around it.
+        """Mel [N_MELS, T], T even, F0 [T'] and ASR features [R, T / 2] of a clip, trimmed of silence.
 
         Raises:
             InputError: the clip cannot be used as a target.
         """
-        return speech_features(clip, self._tracker, self._engine.recognize)
+        return speech_features(clip, self._tracker, self._engine.asr_features)
 
     def extract(self, source: Source) -> Extraction:
         """Content codes and F0 of a recording.
@@ -390,8 +392,8 @@ class Converter:
     def _hear(self, analysis: Analysis, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Content [C, T / 2] and codes [G, T / 2] of a source from one frame to another, both even."""
         stretch = (analysis.wave, analysis.gain, start, end)
-        phonetic = streaming.phonetic_frames(*stretch, self._engine.recognize)
-        return self._engine.content(streaming.mel_frames(*stretch), phonetic)
+        asr_features = streaming.asr_frames(*stretch, self._engine.asr_features)
+        return self._engine.content(streaming.mel_frames(*stretch), asr_features)
 
     def _codes(self, analysis: Analysis) -> np.ndarray:
         """Content codes of a source [G, frames / 2]."""
@@ -423,12 +425,12 @@ class Converter:
     def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice) -> Iterator[np.ndarray]:
         """Wave of content and pitch [2, T] in a voice, whatever its loudness: blocks [n], together [T * OUTPUT_HOP]."""
         reference = voice.reference or Reference.none(self._config.content_channels)
-        style = np.zeros(self._config.style_shape, np.float32) if voice.style is None else voice.style
+        adapter = np.zeros(self._config.adapter_shape, np.float32) if voice.adapter is None else voice.adapter
 
         def chunks() -> Iterator[tuple[int, np.ndarray]]:
             for start, end in streaming.chunk_bounds(pitch.shape[1]):
                 said = content(start, end)
-                yield start, self._engine.decode(said, pitch[:, start:end], voice.embedding, reference, style)
+                yield start, self._engine.decode(said, pitch[:, start:end], voice.embedding, reference, adapter)
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)
 
@@ -437,18 +439,18 @@ class Converter:
             kind = self._config.bottleneck.kind
             raise InputError(f"this model has no codes, as its bottleneck is '{kind}'; use another with --model")
 
-    def _check_units(self, units: Units) -> None:
+    def _check_tokens(self, tokens: Tokens) -> None:
         """Raise InputError unless they are this model's and long enough to be spoken."""
         self._check_has_codes()
-        if units.model not in (None, self.model):
-            raise InputError(f"{units.name}: was encoded with another model; name that one with --model")
+        if tokens.model not in (None, self.model):
+            raise InputError(f"{tokens.name}: was encoded with another model; name that one with --model")
         bottleneck = self._config.bottleneck
         rows, values = bottleneck.codes_per_frame, bottleneck.code_values
-        if not 0 < len(units.codes) <= rows or len(units.codes) % bottleneck.codes_of(1):
-            raise InputError(f"{units.name}: has {len(units.codes)} codes a frame, this model has {rows}")
-        if units.codes.min() < 0 or units.codes.max() >= values:
-            raise InputError(f"{units.name}: has the code {units.codes.max()}, this model's end at {values - 1}")
-        check_length(units.name, units.samples, OUTPUT_RATE, "of units")
+        if not 0 < len(tokens.codes) <= rows or len(tokens.codes) % bottleneck.codes_of(1):
+            raise InputError(f"{tokens.name}: has {len(tokens.codes)} codes a frame, this model has {rows}")
+        if tokens.codes.min() < 0 or tokens.codes.max() >= values:
+            raise InputError(f"{tokens.name}: has the code {tokens.codes.max()}, this model's end at {values - 1}")
+        check_length(tokens.name, tokens.samples, OUTPUT_RATE, "of tokens")
 
     def _checked(self, voice: Voice, name: str) -> Voice:
         """The voice with its embedding at unit length, if it is one of this model's."""
@@ -462,8 +464,8 @@ class Converter:
             )
         if voice.reference is not None and not self._fits(voice.reference):
             raise InputError(f"{name}: holds speech for another model; make it again with `vconv embed`")
-        strange = np.shape(voice.style) != self._config.style_shape or voice.model not in (None, self.model)
-        if voice.style is not None and strange:
+        strange = np.shape(voice.adapter) != self._config.adapter_shape or voice.model not in (None, self.model)
+        if voice.adapter is not None and strange:
             raise InputError(f"{name}: was tuned for another model; make it again with `vconv finetune`")
         return dataclasses.replace(voice, embedding=embedding / length)
 

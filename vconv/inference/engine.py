@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
-from vconv.features import LOG_MEL_MIDDLE, N_MELS
+from vconv.frontends.asr_encoder import FolderAsrEncoder
+from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
 from vconv.graphs import open_graph
-from vconv.recognizer import FolderRecognizer
-from vconv.verifier import FolderVerifier
+from vconv.model_folder import WEIGHTS, check_files, read_config
+from vconv.voice import Reference
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 GRAPHS = ("content", "speaker", "decoder", "vocoder")
-WEIGHTS = ("conversion.safetensors", "vocoder.safetensors")  # which the graphs read, and PyTorch
 STATISTICS = {"statistics", "share"}  # inputs of graphs with instance norms: how to normalize other than by themselves
 OWN_STATISTICS = "own_statistics"  # their last output
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Speech of the target for the decoder's attention: its content [C, K] and its log-mel [N_MELS, 2K]."""
-
-    content: np.ndarray
-    mel: np.ndarray
-
-    @classmethod
-    def none(cls, channels: int) -> Reference:
-        """What stands for no speech at all, as in training."""
-        return cls(np.zeros((channels, 2), np.float32), np.full((N_MELS, 4), LOG_MEL_MIDDLE, np.float32))
-
-
 class Engine(Protocol):
-    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R of a recognizer."""
+    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R features."""
 
-    def recognize(self, wave: np.ndarray) -> np.ndarray:
-        """wave [N] at 16 kHz -> what the recognizer hears in it [R, ceil(T / 2)]; R is 0 where there is none"""
+    def asr_features(self, wave: np.ndarray) -> np.ndarray:
+        """wave [N] at 16 kHz -> what the ASR encoder hears in it [R, ceil(T / 2)]; R is 0 where there is none"""
 
-    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """mel [N_MELS, T], a recognizer's features [R, T / 2] -> content [C, T / 2] and its codes [G, T / 2]
+    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """mel [N_MELS, T], an ASR encoder's features [R, T / 2] -> content [C, T / 2] and its codes [G, T / 2]
 
         There are no rows of codes where the bottleneck has none.
         """
 
     def content_with(
-        self, mel: np.ndarray, phonetic: np.ndarray, statistics: np.ndarray | None
+        self, mel: np.ndarray, asr_features: np.ndarray, statistics: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Content [C, T / 2], normalized by given statistics [2, S], and the input's own [2, S]; see ``NormStatistics``
 
@@ -65,7 +48,7 @@ class Engine(Protocol):
         pitch: np.ndarray,
         embedding: np.ndarray,
         reference: Reference,
-        style: np.ndarray,
+        adapter: np.ndarray,
         statistics: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``decode``: mel [N_MELS, T], normalized by given statistics [2, S], and the input's own [2, S]"""
@@ -81,9 +64,9 @@ class Engine(Protocol):
         """
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
     ) -> np.ndarray:
-        """content [C, T / 2], pitch [2, T], embedding [E], speech and style [L, S] of the target -> mel [N_MELS, T]"""
+        """content [C, T / 2], pitch [2, T], embedding [E], reference, adapter [L, S] -> mel [N_MELS, T]"""
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """mel [N_MELS, T], pitch [2, T], source and noise [T * OUTPUT_HOP] -> 24 kHz wave [T * OUTPUT_HOP]"""
@@ -94,25 +77,29 @@ class OnnxEngine:
 
     def __init__(self, folder: Path, threads: int) -> None:
         config = read_config(folder)[0]
-        self._hears, self._recognizes = config.hears_speakers, config.phonetic_channels > 0
-        self.recognize = FolderRecognizer(folder, config.phonetic_channels, threads)
-        self._verify = FolderVerifier(folder, config.voice_channels, threads) if config.speaker == "verifier" else None
-        graphs = [f"{graph}.onnx" for graph in GRAPHS if self._hears or graph != "speaker"]
+        self._embeds_speakers, self._uses_asr_features = config.embeds_speakers, config.asr_channels > 0
+        self.asr_features = FolderAsrEncoder(folder, config.asr_channels, threads)
+        self._pretrained_speaker = (
+            FolderSpeakerEncoder(folder, config.speaker_embedding_channels, threads)
+            if config.speaker == "pretrained"
+            else None
+        )
+        graphs = [f"{graph}.onnx" for graph in GRAPHS if self._embeds_speakers or graph != "speaker"]
         check_files(folder, [*graphs, *WEIGHTS])
         self._folder = folder
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
 
-    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        recognized = {"phonetic": phonetic} if self._recognizes else {}
-        content, codes, *_ = self._run("content", mel=mel, **recognized)
+    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        optional = {"asr_features": asr_features} if self._uses_asr_features else {}
+        content, codes, *_ = self._run("content", mel=mel, **optional)
         return content, codes
 
     def content_with(
-        self, mel: np.ndarray, phonetic: np.ndarray, statistics: np.ndarray | None
+        self, mel: np.ndarray, asr_features: np.ndarray, statistics: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        recognized = {"phonetic": phonetic} if self._recognizes else {}
-        content, _, own = self._run_with("content", statistics, mel=mel, **recognized)
+        optional = {"asr_features": asr_features} if self._uses_asr_features else {}
+        content, _, own = self._run_with("content", statistics, mel=mel, **optional)
         return content, own
 
     def decode_with(
@@ -121,7 +108,7 @@ class OnnxEngine:
         pitch: np.ndarray,
         embedding: np.ndarray,
         reference: Reference,
-        style: np.ndarray,
+        adapter: np.ndarray,
         statistics: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         mel, own = self._run_with(
@@ -132,22 +119,22 @@ class OnnxEngine:
             embedding=embedding,
             reference_content=reference.content,
             reference_mel=reference.mel,
-            style=style,
+            adapter=adapter,
         )
         return mel, own
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
-        check_files(self._folder, ["units.onnx"])  # which a model without codes has not
-        return self._run("units", codes=codes)[0]
+        check_files(self._folder, ["tokens.onnx"])  # which a model without codes has not
+        return self._run("tokens", codes=codes)[0]
 
     def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
-        if not self._hears:
+        if not self._embeds_speakers:
             raise no_encoder()
-        heard = {"voice": self._verify(wave)} if self._verify else {"mel": mel}
+        heard = {"speaker_embedding": self._pretrained_speaker(wave)} if self._pretrained_speaker else {"mel": mel}
         return self._run("speaker", **heard)[0]
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
     ) -> np.ndarray:
         return self._run(
             "decoder",
@@ -156,7 +143,7 @@ class OnnxEngine:
             embedding=embedding,
             reference_content=reference.content,
             reference_mel=reference.mel,
-            style=style,
+            adapter=adapter,
         )[0]
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -200,58 +187,3 @@ def no_encoder() -> InputError:
         "this model knows the speakers of its training alone and cannot take another's voice from a clip; "
         "give one of the voices in its folder, voices/NAME.npz"
     )
-
-
-def check_files(folder: Path, names: list[str]) -> None:
-    """Raise InputError if the folder or one of its files is missing."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such model folder; give one made by `vconv export` with --model")
-    for name in names:
-        path = folder / name
-        if not path.is_file() or not path.stat().st_size:
-            raise InputError(f"{path}: is missing or empty; export or download the model again")
-
-
-def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
-    """The networks of a model folder, as its config.json describes them.
-
-    Raises:
-        InputError: the folder or the file is missing, not JSON, of another format version, or wrong.
-    """
-    path = folder / MODEL_CONFIG
-    config = _read_settings(folder)
-    version, parts = config["format"], (config["conversion"], config["vocoder"])
-    if version != MODEL_FORMAT:
-        raise InputError(
-            f"{path}: has model format {version!r}, this vconv reads {MODEL_FORMAT}; export the model again"
-        )
-    for part in parts:
-        if not isinstance(part, dict):
-            raise InputError(f"{path}: expected a mapping of settings, got {part!r}; export the model again")
-    return (
-        build(ConversionConfig, parts[0], f"{path}: conversion"),
-        build(VocoderConfig, parts[1], f"{path}: vocoder"),
-    )
-
-
-def read_identity(folder: Path) -> str:
-    """What tells a model from others: the digest of its weights, where its export left one, or of its settings.
-
-    Raises:
-        InputError: the folder or its config is missing or wrong.
-    """
-    config = _read_settings(folder)
-    settings = json.dumps(config["conversion"], sort_keys=True)
-    return str(config.get("weights") or hashlib.sha256(settings.encode()).hexdigest())
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """What stands in config.json, at least the format and a part for each model."""
-    check_files(folder, [MODEL_CONFIG])
-    path = folder / MODEL_CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        _ = config["format"], config["conversion"], config["vocoder"]
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not a model's config; export or download the model again") from error
-    return config

@@ -12,22 +12,10 @@ from vconv.config import BottleneckConfig
 from vconv.errors import InputError
 from vconv.features import FRAME_RATE
 from vconv.inference.converter import Converter
-from vconv.inference.engine import Engine, OnnxEngine, read_config, read_identity
+from vconv.inference.engine import Engine, OnnxEngine
+from vconv.model_folder import default_model, read_config, read_identity
 
 DEVICES = ("cpu", "cuda", "torch")  # the ONNX graphs; the torch modules on the GPU; the same on the CPU
-
-
-def default_model() -> Path:
-    """The folder of the weights that come with vconv: in the installed package, or in the checkout.
-
-    Raises:
-        InputError: there are none.
-    """
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "pretrained" / "base", package.parent / "pretrained" / "base"):
-        if folder.is_dir():
-            return folder
-    raise InputError(f"{folder}: no weights came with this vconv; install it again, or give a model with --model")
 
 
 def load(path: str | os.PathLike[str] | None = None, device: str = "cpu", threads: int | None = None) -> Converter:

@@ -21,8 +21,9 @@ from vconv import features
 from vconv.errors import VconvError
 from vconv.excitation import PulseTrain
 from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
+from vconv.frontends.asr_encoder import AsrFrontend
+from vconv.frontends.pitch import f0_of
 from vconv.opening import temporary_space
-from vconv.recognizer import Recognize
 
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
 OVERLAP_FRAMES = 124  # about 2 s, where two of its results are cross-faded
@@ -92,13 +93,13 @@ def mel_frames(wave: Spool, gain: float, start: int, end: int) -> np.ndarray:
     return out
 
 
-def phonetic_frames(wave: Spool, gain: float, start: int, end: int, recognize: Recognize) -> np.ndarray:
-    """What a recognizer hears in the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
+def asr_frames(wave: Spool, gain: float, start: int, end: int, asr_frontend: AsrFrontend) -> np.ndarray:
+    """What an ASR encoder hears in the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
 
     Beyond the last frame of the wave it hears nothing else.
     """
     rows = (end - start) // 2
-    found = recognize(wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain))[:, :rows]
+    found = asr_frontend(wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain))[:, :rows]
     return np.pad(found, ((0, 0), (0, rows - found.shape[1])), mode="edge")
 
 
@@ -114,7 +115,7 @@ def f0_curve(wave: Spool, gain: float, track: Callable[[np.ndarray], np.ndarray]
         left = max(start - PITCH_CONTEXT, 0)
         samples = wave.read(left * HOP_LENGTH, (end + PITCH_CONTEXT) * HOP_LENGTH)
         parts.append(track(samples * np.float32(gain))[:, start - left : end - left])
-    return features.f0_of(np.concatenate(parts, axis=1))
+    return f0_of(np.concatenate(parts, axis=1))
 
 
 # ---------------------------------------------------------------- conversion in overlapping chunks

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vconv.errors import InputError
-from vconv.inference.engine import Reference, no_encoder
+from vconv.frontends.asr_encoder import FolderAsrEncoder
+from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
+from vconv.inference.engine import no_encoder
 from vconv.models import saved
 from vconv.models.norm_statistics import NormStatistics
-from vconv.recognizer import FolderRecognizer
-from vconv.verifier import FolderVerifier
+from vconv.voice import Reference
 
 
 class TorchEngine:
@@ -30,13 +31,17 @@ class TorchEngine:
         self._device = torch.device("cpu" if device == "torch" else device)
         conversion, vocoder = saved.load(folder)
         config = conversion.config
-        self.recognize = FolderRecognizer(folder, config.phonetic_channels, threads)
-        self._verify = FolderVerifier(folder, config.voice_channels, threads) if config.speaker == "verifier" else None
+        self.asr_features = FolderAsrEncoder(folder, config.asr_channels, threads)
+        self._pretrained_speaker = (
+            FolderSpeakerEncoder(folder, config.speaker_embedding_channels, threads)
+            if config.speaker == "pretrained"
+            else None
+        )
         self._conversion, self._vocoder = conversion.to(self._device), vocoder.to(self._device)
 
-    def content(self, mel: np.ndarray, phonetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            code = self._conversion.encode(self._tensor(mel), self._tensor(phonetic))
+            code = self._conversion.encode(self._tensor(mel), self._tensor(asr_features))
         codes = np.zeros((0, code.z_q.shape[2]), np.int64) if code.codes is None else _array(code.codes)
         return _array(code.z_q), codes
 
@@ -45,20 +50,20 @@ class TorchEngine:
             return _array(self._conversion.bottleneck.decode(torch.from_numpy(codes[None]).to(self._device)))
 
     def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
-        if not self._conversion.config.hears_speakers:
+        if not self._conversion.config.embeds_speakers:
             raise no_encoder()
-        return self._run(self._conversion.speaker, self._verify(wave) if self._verify else mel)
+        return self._run(self._conversion.speaker, self._pretrained_speaker(wave) if self._pretrained_speaker else mel)
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, style: np.ndarray
+        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
     ) -> np.ndarray:
-        return self._run(self._conversion.decoder, content, pitch, embedding, reference.content, reference.mel, style)
+        return self._run(self._conversion.decoder, content, pitch, embedding, reference.content, reference.mel, adapter)
 
     def content_with(
-        self, mel: np.ndarray, phonetic: np.ndarray, statistics: np.ndarray | None
+        self, mel: np.ndarray, asr_features: np.ndarray, statistics: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         with self._normalized(statistics) as norms:
-            content = self.content(mel, phonetic)[0]
+            content = self.content(mel, asr_features)[0]
         return content, _reported(norms)
 
     def decode_with(
@@ -67,11 +72,11 @@ class TorchEngine:
         pitch: np.ndarray,
         embedding: np.ndarray,
         reference: Reference,
-        style: np.ndarray,
+        adapter: np.ndarray,
         statistics: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         with self._normalized(statistics) as norms:
-            mel = self.decode(content, pitch, embedding, reference, style)
+            mel = self.decode(content, pitch, embedding, reference, adapter)
         return mel, _reported(norms)
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:

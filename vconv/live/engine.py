@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vconv import audio, features
+from vconv import audio
 from vconv.config import ConversionConfig
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
 from vconv.features import FRAME_RATE, OUTPUT_RATE, SAMPLE_RATE
+from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
-from vconv.inference.engine import Engine, Reference
-from vconv.inference.voice import Voice
+from vconv.inference.engine import Engine
 from vconv.live.gate import Gate
 from vconv.live.joins import Ramp
 from vconv.live.melody import into_register
 from vconv.live.resampling import StreamResampler
 from vconv.live.statistics import Enrolment, Level, NormEstimate, Register
 from vconv.live.window import LiveVoice, SlidingWindow, Speaker, Timing
+from vconv.voice import Reference, Voice
 
 BLOCK_SECONDS = 0.096  # of sound converted at once
 LOOKAHEAD_SECONDS = 0.192  # of sound after a block that is known when it is converted
@@ -38,7 +39,7 @@ class Parts:
 
     engine: Engine
     config: ConversionConfig
-    tracker: features.PitchTracker
+    tracker: PitchTracker
     model: bytes
     voice_of: Callable[[object], Voice]
     population: Enrolment | None
@@ -189,7 +190,7 @@ class LiveConverter:
         """A voice with the statistics that the decoder has when the enrolled speech is converted to it."""
         config, known = self._parts.config, self._known
         reference = voice.reference or Reference.none(config.content_channels)
-        adapter = np.zeros(config.style_shape, np.float32) if voice.style is None else voice.style
+        adapter = np.zeros(config.adapter_shape, np.float32) if voice.adapter is None else voice.adapter
         start, gain = None, 1.0
         if known is not None:
             register = Register(known.log_f0, known.log_f0_spread)

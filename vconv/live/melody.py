@@ -7,8 +7,8 @@ import numpy as np
 from vconv.excitation import PulseTrain
 from vconv.features import F0_REFERENCE
 from vconv.inference.converter import LOG_F0_RANGE, SPREAD_RATIO_RANGE, SPREAD_SHARE
-from vconv.inference.voice import Voice
 from vconv.live.statistics import Register
+from vconv.voice import Voice
 
 
 def into_register(curve: np.ndarray, source: Register, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:

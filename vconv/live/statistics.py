@@ -18,9 +18,11 @@ import numpy as np
 from vconv import audio, features
 from vconv.errors import InputError
 from vconv.features import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
+from vconv.frontends.asr_encoder import encoder_input
+from vconv.frontends.pitch import PitchTracker, f0_above, voicing_threshold
 from vconv.inference.engine import Engine
-from vconv.inference.voice import save_arrays, speech_of
-from vconv.recognizer import encoder_input
+from vconv.inference.targets import speech_of
+from vconv.voice import save_arrays
 
 ENROLMENT = "enrolment.npz"  # in a model folder: the population's
 SPEECH_FRAMES = 626  # ten seconds of each enrolment are kept, to derive the decoder's statistics for any voice
@@ -86,7 +88,7 @@ class Enrolment:
             raise InputError(f"{path}: holds no enrolment; make one with `vconv embed --me`") from error
 
 
-def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: features.PitchTracker, model: bytes) -> Enrolment:
+def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: PitchTracker, model: bytes) -> Enrolment:
     """An enrolment from clips of one speaker, statistics averaged by their length.
 
     Clips of many speakers give a population's: the average speaker, not the spread between speakers.
@@ -99,7 +101,7 @@ def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: features.Pitch
     share = max(-(-SPEECH_FRAMES // max(len(clips), 1)), PIECE_FRAMES) // 2 * 2
     for clip in clips:
         wave = speech_of(clip)
-        mel, asr_features = encoder_input(wave, engine.recognize)
+        mel, asr_features = encoder_input(wave, engine.asr_features)
         f0 = tracker(wave)[: mel.shape[1]]
         if not f0.any():
             raise InputError(f"{audio.source_name(clip)}: no voiced speech found; give a clear recording of speech")
@@ -228,7 +230,7 @@ class Level:
 
     def f0_of(self, track: np.ndarray) -> np.ndarray:
         """As ``features.f0_of``, the background being that of the last half minute: [3, T] -> [T] Hz"""
-        return features.f0_above(track, features.voicing_threshold(np.array(self._levels)))
+        return f0_above(track, voicing_threshold(np.array(self._levels)))
 
 
 def _blend(measured: float, prior: float | None, count: int, weight: int) -> float:

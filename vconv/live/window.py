@@ -7,21 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vconv import features
-from vconv.features import FRAME_RATE, HOP_LENGTH, N_FFT, OUTPUT_HOP, PitchTracker
+from vconv.features import FRAME_RATE, HOP_LENGTH, N_FFT, OUTPUT_HOP
+from vconv.frontends.pitch import LEVEL_FRAMES, PitchTracker, low_level
 from vconv.inference import streaming
-from vconv.inference.engine import Engine, Reference
+from vconv.inference.engine import Engine
 from vconv.inference.streaming import MEL_CONTEXT, PITCH_CONTEXT
-from vconv.inference.voice import Voice
 from vconv.live.gate import Gate
 from vconv.live.joins import OverlapAdd
 from vconv.live.melody import Melody, bridged, into_register
 from vconv.live.statistics import Level, NormEstimate, Register
+from vconv.voice import Reference, Voice
 
 DECODER_PAST = 40  # frames, 640 ms
 VOCODER_PAST = 26  # frames, its receptive field
 MEL_FADE = 2  # frames in which two steps' mels are cross-faded
 WAVE_FADE = OUTPUT_HOP  # samples in which two steps' waves are
-LEVEL_CONTEXT = features.LEVEL_FRAMES // 2
+LEVEL_CONTEXT = LEVEL_FRAMES // 2
 UNSETTLED = N_FFT // 2 // HOP_LENGTH  # last frames of a mel, whose window reaches beyond the wave
 
 
@@ -99,7 +100,7 @@ class SlidingWindow:
         self._update_mel(heard, fresh)
         powers = np.square(heard).reshape(-1, HOP_LENGTH).mean(axis=1)
         opened = self._gate.is_open(powers[-timing.step - timing.ahead :], timing.step)
-        level.add(wave, features.low_level(self._mel)[-fresh - UNSETTLED : -UNSETTLED])
+        level.add(wave, low_level(self._mel)[-fresh - UNSETTLED : -UNSETTLED])
         out = self._converted(heard, voice, octaves, keep_pitch) if opened and not muted else self._silent()
         self._due += timing.step
         before, self._gain = self._gain, gain
@@ -150,7 +151,7 @@ class SlidingWindow:
 
     def _content(self, heard: np.ndarray, speaks: bool) -> np.ndarray:
         """Content [C, T / 2] of the window's T frames."""
-        asr_features = self._engine.recognize(heard)[:, : self._mel.shape[1] // 2]
+        asr_features = self._engine.asr_features(heard)[:, : self._mel.shape[1] // 2]
         content, own = self._engine.content_with(self._mel, asr_features, self._speaker.norms.value)
         if speaks:
             self._speaker.norms.add(own, self._timing.step / FRAME_RATE)

@@ -13,7 +13,7 @@ from vconv.models.layers import ChannelNorm, InstanceNorm, blocks, normalize_mel
 class ContentEncoder(nn.Module):
     """ConvNeXt blocks with instance norm, halving the rate once: mel [B, N_MELS, T] -> [B, C, T / 2].
 
-    T is even. With ``phonetic_channels`` it also hears a recognizer's features [B, R, T / 2], normalized like the rest,
+    T is even. With ``asr_channels`` it also hears an ASR encoder's features [B, R, T / 2], normalized like the rest,
     where the rate is halved; zeros, or None, stand for none. With ``denoiser_blocks`` it hears the mel denoised. The
     bottleneck that follows is a module of its own. Layer norm (``content_norm: channel``) instead lets what is constant
     over the utterance through, to see what instance norm does.
@@ -28,24 +28,24 @@ class ContentEncoder(nn.Module):
         self.input = nn.Conv1d(N_MELS, width, 5, padding=2)
         self.fine = blocks(fine, width, config.expansion, norm)
         self.halve = nn.Conv1d(width, width, 4, stride=2, padding=1)
-        if config.phonetic_channels:
+        if config.asr_channels:
             self.phonetic_norm = InstanceNorm()
-            self.phonetic = nn.Conv1d(config.phonetic_channels, width, 1, bias=False)
+            self.phonetic = nn.Conv1d(config.asr_channels, width, 1, bias=False)
         else:
             self.phonetic = None
         self.coarse = blocks(coarse, width, config.expansion, norm)
         self.norm = norm()
         self.output = nn.Conv1d(width, config.content_channels, 1)
 
-    def forward(self, mel: Tensor, phonetic: Tensor | None = None) -> Tensor:
+    def forward(self, mel: Tensor, asr_features: Tensor | None = None) -> Tensor:
         if self.denoiser is not None:
-            mel = self.denoiser(mel, phonetic)
+            mel = self.denoiser(mel, asr_features)
         x = self.input(normalize_mel(mel))
         for block in self.fine:
             x = block(x)
         x = self.halve(x)
-        if self.phonetic is not None and phonetic is not None:
-            x = x + self.phonetic(self.phonetic_norm(phonetic))
+        if self.phonetic is not None and asr_features is not None:
+            x = x + self.phonetic(self.phonetic_norm(asr_features))
         for block in self.coarse:
             x = block(x)
         return self.output(self.norm(x))

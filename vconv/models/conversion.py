@@ -8,10 +8,10 @@ from vconv.config import ConversionConfig
 from vconv.models.bottleneck import Code, make_bottleneck
 from vconv.models.content_encoder import ContentEncoder
 from vconv.models.decoder import Decoder
-from vconv.models.speaker_encoder import SpeakerEncoder, VoiceProjection
+from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
 from vconv.models.speaker_table import SpeakerTable
 
-SPEAKERS = {"encoder": SpeakerEncoder, "verifier": VoiceProjection, "table": SpeakerTable}
+SPEAKERS = {"encoder": SpeakerEncoder, "pretrained": SpeakerProjection, "table": SpeakerTable}
 
 
 class ConversionModel(nn.Module):
@@ -29,21 +29,21 @@ class ConversionModel(nn.Module):
         pitch: Tensor,
         target: Tensor,
         speaker: Tensor | None = None,
-        source_phonetic: Tensor | None = None,
-        target_phonetic: Tensor | None = None,
+        source_asr_features: Tensor | None = None,
+        target_asr_features: Tensor | None = None,
     ) -> Tensor:
         """Source mel [B, N_MELS, T], pitch [B, 2, T], target mel [B, N_MELS, 2K] -> converted mel [B, N_MELS, T].
 
-        A model with a table of speakers needs the target's number as well, [B], one with a verifier what that hears of
-        it, [B, V]; one with a recognizer is better off with the features of both, [B, R, T / 2] and [B, R, K].
+        ``speaker``: number [B] with `speaker: table`, speaker embedding [B, V] with `speaker: pretrained`. The ASR
+        features of both, [B, R, T / 2] and [B, R, K], are optional.
         """
-        embedding, heard = self.embed(target, speaker), self.encode(target, target_phonetic).z_q
-        return self.decoder(self.encode(source, source_phonetic).z_q, pitch, embedding, heard, target)
+        embedding, heard = self.embed(target, speaker), self.encode(target, target_asr_features).z_q
+        return self.decoder(self.encode(source, source_asr_features).z_q, pitch, embedding, heard, target)
 
     def embed(self, mel: Tensor, speaker: Tensor | None) -> Tensor:
-        """Who speaks: of a mel [B, N_MELS, T], of a verifier's voice [B, V] or of a number [B] in a table -> [B, E]."""
+        """Embedding [B, E] of a mel [B, N_MELS, T], of a pretrained embedding [B, V] or of a number [B] in a table."""
         return self.speaker(mel if self.config.speaker == "encoder" else speaker)
 
-    def encode(self, mel: Tensor, phonetic: Tensor | None = None) -> Code:
-        """Content code of a mel [B, N_MELS, T] and a recognizer's features [B, R, T / 2], without side effects."""
-        return self.bottleneck.encode(self.content(mel, phonetic))
+    def encode(self, mel: Tensor, asr_features: Tensor | None = None) -> Code:
+        """Content code of a mel [B, N_MELS, T] and an ASR encoder's features [B, R, T / 2], without side effects."""
+        return self.bottleneck.encode(self.content(mel, asr_features))

@@ -19,7 +19,7 @@ class Decoder(nn.Module):
 
     content [B, C, T / 2], pitch [B, 2, T] (log2 F0 relative to F0_REFERENCE, voiced flag),
     embedding [B, E] of unit length, reference content [B, C, K] and mel [B, N_MELS, 2K] of the target,
-    for a voice that was tuned its style [B, *config.style_shape] -> mel [B, N_MELS, T].
+    for a voice that was tuned its adapter [B, *config.adapter_shape] -> mel [B, N_MELS, T].
     """
 
     def __init__(self, config: ConversionConfig) -> None:
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
         self.fine = blocks(fine, width, config.expansion, norm)
         self.norm = norm()
         self.output = nn.Conv1d(width, 2 * N_MELS, 3, padding=1)  # envelope, and how deep the harmonics ripple it
-        self.styled = config.style_shape[0] > 0
+        self.has_adapter = config.adapter_shape[0] > 0
         # Unit-length embeddings have entries of about E ** -0.5: bring them to about one.
         self.gain = embedding**0.5
 
@@ -54,23 +54,23 @@ class Decoder(nn.Module):
         embedding: Tensor,
         reference_content: Tensor,
         reference_mel: Tensor,
-        style: Tensor | None = None,
+        adapter: Tensor | None = None,
     ) -> Tensor:
         embedding = embedding * self.gain
         # One for each AdaIN, in turn.
-        styles = iter(style.unbind(1)) if self.styled and style is not None else itertools.repeat(None)
+        adapters = iter(adapter.unbind(1)) if self.has_adapter and adapter is not None else itertools.repeat(None)
         x, late = self.input(content), 0.0
         if self.attention is not None:
             heard = self.attention(content, reference_content, reference_mel)
             x = x + self.early(heard)
             late = self.late(heard).repeat_interleave(2, dim=2)
         for block in self.coarse:
-            x = block(x, embedding, next(styles))
+            x = block(x, embedding, next(adapters))
         ripple = self.harmonics(pitch)
         x = self._double_rate(x) + self.pitch(torch.cat([pitch, ripple], dim=1))
         for block in self.fine:
-            x = block(x, embedding, next(styles))
-        envelope, depth = self.output(self.norm(x, embedding, next(styles)) + late).float().chunk(2, dim=1)
+            x = block(x, embedding, next(adapters))
+        envelope, depth = self.output(self.norm(x, embedding, next(adapters)) + late).float().chunk(2, dim=1)
         return denormalize_mel(envelope + depth * ripple)
 
     def _double_rate(self, x: Tensor) -> Tensor:

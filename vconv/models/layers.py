@@ -42,7 +42,7 @@ class AdaIN(nn.Module):
     """Instance norm, then the scale and shift that the speaker embedding asks for.
 
     Huang and Belongie 2017, "Arbitrary Style Transfer in Real-time with Adaptive Instance
-    Normalization", eq. 8, with the style's statistics predicted from the embedding as in Chou et al. 2019.
+    Normalization", eq. 8, with the adapter's statistics predicted from the embedding as in Chou et al. 2019.
     """
 
     def __init__(self, channels: int, embedding_channels: int) -> None:
@@ -50,11 +50,11 @@ class AdaIN(nn.Module):
         self.norm = InstanceNorm()
         self.affine = nn.Linear(embedding_channels, 2 * channels)
 
-    def forward(self, x: Tensor, embedding: Tensor, style: Tensor | None = None) -> Tensor:
-        """[B, C, T], [B, E] -> [B, C, T]; the first 2C of a style [B, S] are added to the scales and shifts."""
+    def forward(self, x: Tensor, embedding: Tensor, adapter: Tensor | None = None) -> Tensor:
+        """[B, C, T], [B, E] -> [B, C, T]; the first 2C of an adapter [B, S] are added to the scales and shifts."""
         affine = self.affine(embedding)
-        if style is not None:
-            affine = affine + style[:, : affine.shape[1]]
+        if adapter is not None:
+            affine = affine + adapter[:, : affine.shape[1]]
         scale, shift = affine.float().unsqueeze(2).chunk(2, dim=1)
         return self.norm(x) * (1 + scale) + shift
 
@@ -62,7 +62,7 @@ class AdaIN(nn.Module):
 class Concatenation(nn.Module):
     """Layer norm, then the speaker embedding beside each frame, projected back to the channels.
 
-    The plain way to condition a decoder, as in Qian et al. 2019, "AutoVC", section 3.3. ``style`` is there to take
+    The plain way to condition a decoder, as in Qian et al. 2019, "AutoVC", section 3.3. ``adapter`` is there to take
     AdaIN's place, and ignored.
     """
 
@@ -71,7 +71,7 @@ class Concatenation(nn.Module):
         self.norm = ChannelNorm(channels)
         self.project = nn.Conv1d(channels + embedding_channels, channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, adapter: Tensor | None = None) -> Tensor:
         """[B, C, T], [B, E] -> [B, C, T]"""
         beside = embedding.unsqueeze(2).expand(-1, -1, x.shape[2])
         return self.project(torch.cat([self.norm(x), beside.to(x.dtype)], dim=1))
@@ -81,8 +81,8 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, a norm, a pointwise MLP, a learned residual scale: [B, C, T] -> [B, C, T].
 
     Liu et al. 2022, "A ConvNet for the 2020s", in one dimension. ``norm`` takes what ``forward`` gets
-    after ``x``: nothing, or for ``AdaIN`` and ``Concatenation`` the speaker embedding [B, E] and the style [B, S].
-    What the norm leaves of the style are matrices for the MLP.
+    after ``x``: nothing, or for ``AdaIN`` and ``Concatenation`` the speaker embedding [B, E] and the adapter [B, S].
+    What the norm leaves of the adapter are matrices for the MLP.
     """
 
     def __init__(self, channels: int, expansion: int, norm: nn.Module, kernel: int = 7, scale: float = 0.2) -> None:
@@ -93,16 +93,16 @@ class ConvNeXtBlock(nn.Module):
         self.project = nn.Linear(channels * expansion, channels)
         self.scale = nn.Parameter(torch.full((channels,), scale))
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None, style: Tensor | None = None) -> Tensor:
-        condition = () if embedding is None else (embedding, style)
+    def forward(self, x: Tensor, embedding: Tensor | None = None, adapter: Tensor | None = None) -> Tensor:
+        condition = () if embedding is None else (embedding, adapter)
         hidden = self.norm(self.depthwise(x), *condition).transpose(1, 2)
-        widen, narrow = self._factors(style)
+        widen, narrow = self._factors(adapter)
         hidden = adapted(self.project, nn.functional.gelu(adapted(self.expand, hidden, widen)), narrow)
         return x + (self.scale * hidden).transpose(1, 2)
 
-    def _factors(self, style: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What a style [B, 2C + 2R(C + H)] adds to the MLP's two layers, if there is any: each [B, R(C + H)]"""
-        rest = None if style is None else style[:, 2 * len(self.scale) :]
+    def _factors(self, adapter: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What an adapter [B, 2C + 2R(C + H)] adds to the MLP's two layers, if there is any: each [B, R(C + H)]"""
+        rest = None if adapter is None else adapter[:, 2 * len(self.scale) :]
         return (None, None) if rest is None or not rest.shape[1] else rest.chunk(2, dim=1)
 
 

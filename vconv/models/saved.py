@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vconv.config import MODEL_CONFIG, MODEL_FORMAT, ConversionConfig, VocoderConfig, build
+from vconv.config import ConversionConfig, VocoderConfig, build
 from vconv.errors import InputError
 from vconv.files import replacing
+from vconv.model_folder import CONFIG, FORMAT
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 
@@ -78,12 +79,12 @@ def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
         state = stored(module)
         replace(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     config = {
-        "format": MODEL_FORMAT,
+        "format": FORMAT,
         "weights": digest(conversion),
         "conversion": dataclasses.asdict(conversion.config),
         "vocoder": dataclasses.asdict(vocoder.config),
     }
-    replace(folder / MODEL_CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    replace(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
 
 
 def digest(module: nn.Module) -> str:
@@ -108,7 +109,7 @@ def load(folder: Path) -> tuple[ConversionModel, Vocoder]:
     Raises:
         InputError: a file is missing, damaged, or does not fit config.json.
     """
-    path = folder / MODEL_CONFIG
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         parts = config["conversion"], config["vocoder"]

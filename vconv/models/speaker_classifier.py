@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vconv.models.layers import ChannelNorm, ConvNeXtBlock, pool_statistics
 
 
-class CodeReader(nn.Module):
+class CodeClassifier(nn.Module):
     """A few numbers read off the whole content code: [B, C, T] -> [B, K], such as the logits of a label."""
 
     def __init__(self, channels: int, outputs: int, width: int = 192) -> None:
@@ -24,7 +24,7 @@ class CodeReader(nn.Module):
         return self.output(pool_statistics(x)).float()
 
 
-class SpeakerClassifier(CodeReader):
+class SpeakerClassifier(CodeClassifier):
     """Reads the speaker off the content code: [B, C, T], prototypes [S, E] -> logits [B, S].
 
     The adversary of Chou et al. 2018, section 3.1, with a difference: instead of a class for each of a

@@ -1,4 +1,4 @@
-"""Who says it, as one unit-length embedding: of a log-mel, or of what a verifier has heard."""
+"""Who says it, as one unit-length embedding: of a log-mel, or of what a speaker encoder has heard."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class SpeakerEncoder(nn.Module):
         return nn.functional.normalize(self.output(pool_statistics(x)).float(), dim=1)
 
 
-class VoiceProjection(nn.Module):
-    """What a verifier hears of somebody, as the decoder is to have it: voice [B, V] -> [B, E] of unit length.
+class SpeakerProjection(nn.Module):
+    """Projects a pretrained speaker embedding [B, V] to the decoder's space: [B, E] of unit length.
 
-    Linear, as the verifier has heard many thousands of people and a corpus has hundreds: there is no more to learn
-    about who is like whom. After Jia et al. 2018, "Transfer Learning from Speaker Verification to Multispeaker
-    Text-To-Speech Synthesis", section 2.1.
+    Linear: the pretrained encoder has seen thousands of speakers and a corpus has hundreds, too few to learn more.
+    After Jia et al. 2018, "Transfer Learning from Speaker Verification to Multispeaker Text-To-Speech Synthesis",
+    section 2.1.
     """
 
     def __init__(self, config: ConversionConfig) -> None:
         super().__init__()
-        self.projection = nn.Linear(config.voice_channels, config.embedding_channels)
+        self.projection = nn.Linear(config.speaker_embedding_channels, config.embedding_channels)
 
     def forward(self, voice: Tensor) -> Tensor:
         return nn.functional.normalize(self.projection(voice).float(), dim=1)

@@ -25,8 +25,8 @@ def run(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -
         from vconv.training.vocoder import VocoderTraining, train
 
         return train(build(VocoderTraining, mapping, str(path)), resume)
-    if task == "hearing":
-        from vconv.training.hearing import HearingTraining, train
+    if task == "robust_frontend":
+        from vconv.training.robust_frontend import RobustFrontendTraining, train
 
-        return train(build(HearingTraining, mapping, str(path)), resume)
+        return train(build(RobustFrontendTraining, mapping, str(path)), resume)
     raise InputError(f"{path}: task: expected conversion, vocoder or hearing, got {task!r}")

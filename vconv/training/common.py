@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from vconv.config import Precision
+from vconv.data.corpus import Corpus, load_corpus, values_of
+from vconv.data.manifest import TEST, read_manifest
+from vconv.data.on_the_fly import OnTheFly
+from vconv.data.store import build, open_store
 from vconv.errors import InputError
-from vconv.manifest import TEST, read_manifest
 from vconv.models.layers import ConvNeXtBlock
 from vconv.processes import die_with_parent
 from vconv.training import checkpoint
-from vconv.training.batches import Corpus, load_corpus, values_of
-from vconv.training.live import Live
-from vconv.training.store import build, open_store
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -37,9 +37,11 @@ class CorpusConfig:
     manifest: str = ""
     store: str = ""  # folder of features; built on the first run. Default: beside the manifest
     processes: int = 2  # that build it
-    features: Literal["store", "live"] = "store"  # live: made from the audio when a batch needs them, no store
-    cache: str = ""  # with live: folder that keeps each clip's features once they are made
-    recognizer: str = ""  # ONNX file; the content encoder then hears its features beside the mel
+    features: Literal["store", "on_the_fly"] = (
+        "store"  # on_the_fly: made from the audio when a batch needs them, no store
+    )
+    cache: str = ""  # with on_the_fly: folder that keeps each clip's features once they are made
+    asr_encoder: str = ""  # ONNX file; the content encoder then hears its features beside the mel
     workers: int = 0  # processes that make batches ahead, for each training process; 0: made when they are needed
 
 
@@ -77,9 +79,9 @@ def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = 
     clips = [clip for clip in read_manifest(manifest) if clip.split != TEST]
     if label != "speaker":
         values_of(clips, label)  # seen before the work
-    if config.features == "live":
+    if config.features == "on_the_fly":
         cache = Path(config.cache) if config.cache else None
-        return load_corpus(Live(clips, cache, config.recognizer), clips, label)
+        return load_corpus(OnTheFly(clips, cache, config.asr_encoder), clips, label)
     store = Path(config.store) if config.store else manifest.with_suffix(".store")
     if is_main and not (store / "index.json").exists():
         from rich.progress import Progress
@@ -87,11 +89,11 @@ def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = 
         with Progress() as bar:
             task = bar.add_task("features", total=len(clips))
             report = lambda done: bar.update(task, completed=done)  # noqa: E731
-            skipped = build(clips, store, config.processes, report, config.recognizer)
+            skipped = build(clips, store, config.processes, report, config.asr_encoder)
         for line in skipped:
             print(f"left out: {line}")
     wait()
-    return load_corpus(open_store(store, config.recognizer), clips, label)
+    return load_corpus(open_store(store, config.asr_encoder), clips, label)
 
 
 def make_accelerator(precision: Precision, accumulate: int) -> Accelerator:

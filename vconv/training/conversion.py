@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from vconv.config import Adversary, ConversionConfig, Precision
+from vconv.data.batches import BatchConfig, ConversionSampler
+from vconv.data.corpus import PSEUDO_LABELS, Corpus
 from vconv.errors import InputError
 from vconv.features import LOG_MEL_MIDDLE, OUTPUT_RATE
 from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import MelDiscriminator
 from vconv.models.layers import GradientReversal
-from vconv.models.moonshine import load_moonshine
-from vconv.models.speaker_classifier import CodeReader, PhoneHead, SpeakerClassifier, SpeakerHead
-from vconv.models.speaker_encoder import SpeakerEncoder, VoiceProjection
+from vconv.models.pretrained.campplus import load_campplus
+from vconv.models.pretrained.moonshine import load_moonshine
+from vconv.models.speaker_classifier import CodeClassifier, PhoneHead, SpeakerClassifier, SpeakerHead
+from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
 from vconv.models.speaker_table import SpeakerTable
-from vconv.models.verifier import load_verifier
 from vconv.models.vocoder import Vocoder
-from vconv.training.batches import UNITS, BatchConfig, ConversionSampler, Corpus
 from vconv.training.common import (
     CHECKPOINT,
     CorpusConfig,
@@ -50,10 +51,7 @@ from vconv.training.common import (
     to_tensors,
 )
 from vconv.training.guard import StepGuard, gradient_norm
-from vconv.training.hearing import load_hearing
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
-from vconv.training.likeness import Listener, clip_voices, likeness, speaker_voices
-from vconv.training.load import load_vocoder, speak
 from vconv.training.losses import (
     code_consistency,
     discriminator_hinge,
@@ -62,11 +60,14 @@ from vconv.training.losses import (
     label_cross_entropy,
     mel_l1,
     phone_ctc,
+    pseudo_label_cross_entropy,
     uniform_confusion,
-    unit_cross_entropy,
 )
+from vconv.training.perceptual import PerceptualLosses, clip_embeddings, speaker_embeddings, speaker_similarity
 from vconv.training.projection import fit_projection
+from vconv.training.robust_frontend import load_robust_frontend
 from vconv.training.table import measure_registers, with_speakers
+from vconv.training.trained import load_vocoder, speak
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class LossConfig:
 
     reconstruction: float = 10.0
     commitment: float = 0.25
-    consistency: float = 0.5  # code of the disturbed or parallel source against the clean target's
+    code_consistency: float = 0.5  # code of the disturbed or parallel source against the clean target's
     speaker: float = 0.5  # angular margin head on the embedding
     adversary: float = 0.1
     adversary_kind: Adversary = "reversal"
@@ -87,12 +88,13 @@ class LossConfig:
     speaker_information: float = 0.0  # between code and embedding, lowered (information.SpeakerInformation)
     speaker_information_from: int = 1000  # step
     phones: float = 0.5
-    units: float = 0.0  # read off each frame of the code: the manifest's column of that name
-    voice: float = 0.0  # of the embedding: a verifier's mean embedding of the speaker, read off it
-    likeness: float = 0.0  # of the sound of converted ones: a verifier's embedding, against the target's mean
-    words: float = 0.0  # of the sound of converted ones: the recognizer's features, against those of the source
+    pseudo_labels: float = 0.0  # read off each frame of the code: the manifest's column of that name
+    speaker_embedding: float = 0.0  # of the embedding: a speaker encoder's mean embedding of the speaker, read off it
+    # Perceptual losses, on conversions through the vocoder: against the target's speaker and the source's content.
+    speaker_similarity: float = 0.0
+    content_consistency: float = 0.0
     cycle: float = 0.0  # converted mel encoded again: same content, the target's embedding
-    cycle_items: int = 6  # converted ones, which discriminator, verifier and recognizer judge as well
+    cycle_items: int = 6  # converted ones, which discriminator, speaker encoder and ASR encoder judge as well
     cycle_from: int = 3000  # step
     realism: float = 0.0  # patch discriminator on the mel
     realism_from: int = 4000  # step
@@ -124,17 +126,17 @@ class LossConfig:
         """
         if not self.cycle_items:
             return False
-        return step >= self.cycle_from if self.cycle else self.judges(step) or self.listens
+        return step >= self.cycle_from if self.cycle else self.judges(step) or self.has_perceptual
 
     @property
-    def listens(self) -> bool:
+    def has_perceptual(self) -> bool:
         """Whether anybody hears the sound of what is converted."""
-        return bool(self.likeness or self.words)
+        return bool(self.speaker_similarity or self.content_consistency)
 
     @property
-    def verifies(self) -> bool:
-        """Whether a verifier is needed."""
-        return bool(self.voice or self.likeness)
+    def needs_speaker_encoder(self) -> bool:
+        """Whether a speaker encoder is needed."""
+        return bool(self.speaker_embedding or self.speaker_similarity)
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,13 @@ class ConversionTraining:
     task: Literal["conversion"] = "conversion"
     output: str = "runs/conversion"
     start_from: str = ""  # a conversion checkpoint whose weights to begin with, where they fit
-    hearing: str = ""  # a hearing checkpoint whose denoiser to begin with
+    robust_frontend: str = ""  # a hearing checkpoint whose denoiser to begin with
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
-    listen: str = ""  # a vocoder checkpoint or a model's folder: validation is then heard in TensorBoard, not only seen
-    verifier: str = ""  # of speakers, for model.speaker, losses.voice and, through the vocoder of `listen`, likeness
-    words_by: str = ""  # the recognizer that listens to conversions, for losses.words; default: that of the corpus
+    vocoder: str = ""  # a vocoder checkpoint or model folder: for perceptual losses, and sound in TensorBoard
+    speaker_encoder: str = ""  # .safetensors: for `model.speaker: pretrained` and the losses that compare speakers
+    loss_asr_encoder: str = ""  # ONNX file: for losses.content_consistency; default: corpus.asr_encoder
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()
     batch: BatchConfig = BatchConfig()
@@ -159,14 +161,14 @@ class ConversionTraining:
 
 def who(batch: dict[str, Tensor], config: ConversionConfig) -> Tensor:
     """What the model is told of the target beside its mel: voice [B, V] or number [B]."""
-    return batch["voice" if config.speaker == "verifier" else "speaker"]
+    return batch["speaker_embedding" if config.speaker == "pretrained" else "speaker"]
 
 
 class Learner(nn.Module):
     """The conversion model with the heads that exist in training only; ``forward`` gives the losses.
 
     ``labels`` is how many the adversary tells apart, where these are not the speakers; ``voices`` [speakers, E] are
-    their embeddings by a verifier.
+    their embeddings by a speaker encoder.
     """
 
     def __init__(
@@ -175,7 +177,7 @@ class Learner(nn.Module):
         speakers: int,
         phones: int,
         labels: int = 0,
-        units: int = 0,
+        pseudo_labels: int = 0,
         voices: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -184,11 +186,11 @@ class Learner(nn.Module):
         self.model = ConversionModel(model)
         self.speaker_head = SpeakerHead(embedding, speakers)
         named = weights.label != "speaker"
-        self.classifier = CodeReader(channels, labels) if named else SpeakerClassifier(channels, embedding)
+        self.classifier = CodeClassifier(channels, labels) if named else SpeakerClassifier(channels, embedding)
         self.phone_head = PhoneHead(channels, phones + 1)
-        self.unit_head = PhoneHead(channels, units) if weights.units else None
+        self.pseudo_label_head = PhoneHead(channels, pseudo_labels) if weights.pseudo_labels else None
         self.register_buffer("voices", voices, persistent=False)
-        self.voice_head = nn.Linear(embedding, voices.shape[1]) if weights.voice else None
+        self.speaker_embedding_head = nn.Linear(embedding, voices.shape[1]) if weights.speaker_embedding else None
         self.future = FuturePrediction(channels, weights.cpc_steps) if weights.cpc else None
         self.content_critic = ContentInformation(channels) if weights.content_information else None
         self.speaker_critic = SpeakerInformation(channels, embedding) if weights.speaker_information else None
@@ -196,41 +198,43 @@ class Learner(nn.Module):
     def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Unweighted losses by name, and what is judged elsewhere, if it is.
 
-        For the discriminator mel and embedding of its fakes; for a ``Listener`` what it takes.
+        For the discriminator mel and embedding of its fakes; for a ``PerceptualLosses`` what it takes.
         """
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
         # What is heard in use is clean speech: the code of that is what must be free of the speaker.
-        phonetic = torch.cat([batch["source_phonetic"], batch["clean_phonetic"]])
-        both = model.content(torch.cat([batch["source"], batch["clean"]]), phonetic)
+        asr_features = torch.cat([batch["source_asr_features"], batch["clean_asr_features"]])
+        both = model.content(torch.cat([batch["source"], batch["clean"]]), asr_features)
         code = model.bottleneck(both)
         (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
         embedding = model.embed(batch["reference"], who(batch, model.config))
         losses = {}
         if weights.decodes:
-            reference = self._reference(batch["reference"], batch["reference_phonetic"])
+            reference = self._reference(batch["reference"], batch["reference_asr_features"])
             mel = model.decoder(z_q, batch["pitch"], embedding, *reference)
         if weights.reconstruction:
             losses["reconstruction"] = mel_l1(mel, batch["clean"])
         if weights.commitment:
             losses["commitment"] = code.loss
-        if weights.consistency:
-            losses["consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
+        if weights.code_consistency:
+            losses["code_consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
         if weights.speaker:
             logits = self.speaker_head(embedding, batch["speaker"].clamp(min=0))
             losses["speaker"] = label_cross_entropy(logits, batch["speaker"])
-        if self.voice_head is not None:
-            read = nn.functional.normalize(self.voice_head(embedding).float(), dim=1)
-            losses["voice"] = likeness(read, self.voices, batch["speaker"])
+        if self.speaker_embedding_head is not None:
+            read = nn.functional.normalize(self.speaker_embedding_head(embedding).float(), dim=1)
+            losses["speaker_embedding"] = speaker_similarity(read, self.voices, batch["speaker"])
         if weights.has_adversary and step >= weights.adversary_from:
             losses |= self._adversary(twin_q, batch["label"])
         losses |= self._information(batch, twin_q, embedding, step)
         if weights.phones and len(batch["phones"]):
-            spoken = model.bottleneck(model.content(batch["phone_mel"], batch["phone_phonetic"])).z_q
+            spoken = model.bottleneck(model.content(batch["phone_mel"], batch["phone_asr_features"])).z_q
             frames, counts = batch["phone_frames"] // 2, batch["phone_counts"]
             losses["phones"] = phone_ctc(self.phone_head(spoken), frames, batch["phones"], counts)
-        if self.unit_head is not None:
-            losses["units"] = unit_cross_entropy(self.unit_head(code.z_q), batch["units"].repeat(2, 1))
+        if self.pseudo_label_head is not None:
+            losses["pseudo_labels"] = pseudo_label_cross_entropy(
+                self.pseudo_label_head(code.z_q), batch["pseudo_labels"].repeat(2, 1)
+            )
         if not weights.decodes:
             return losses, {}
         fakes = {"mel": mel, "embedding": embedding.detach()}
@@ -241,7 +245,9 @@ class Learner(nn.Module):
             wanted = other.detach()
             pitch = self._moved_pitch(batch["pitch"])[some]
             content = twin_q
-            if weights.words:  # of what is disturbed, too: the recognizer hears the words in the clean clip
+            if (
+                weights.content_consistency
+            ):  # of what is disturbed, too: the ASR encoder hears the words in the clean clip
                 content = twin_q.clone()
                 content[::2] = z_q[::2]
             converted = model.decoder(content[some], pitch, other, *heard)
@@ -251,16 +257,16 @@ class Learner(nn.Module):
                     if isinstance(model.speaker, SpeakerEncoder):  # no other hears mels
                         losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
             fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], wanted])}
-            if weights.listens:
+            if weights.has_perceptual:
                 fakes |= {"converted": converted, "pitch": pitch}
-                fakes |= {name: batch[name].roll(1, 0)[some] for name in ("speaker", "voice")}
+                fakes |= {name: batch[name].roll(1, 0)[some] for name in ("speaker", "speaker_embedding")}
                 fakes |= {"source": batch["clean"][some], "source_pitch": batch["clean_pitch"][some]}
-        return losses, fakes if weights.judges(step) or weights.listens else {}
+        return losses, fakes if weights.judges(step) or weights.has_perceptual else {}
 
     @torch.no_grad()
-    def _reference(self, mel: Tensor, phonetic: Tensor) -> tuple[Tensor, Tensor]:
+    def _reference(self, mel: Tensor, asr_features: Tensor) -> tuple[Tensor, Tensor]:
         """Content and mel of the reference for the decoder's attention, for some items of no reference at all."""
-        content = self.model.encode(mel, phonetic).z_q
+        content = self.model.encode(mel, asr_features).z_q
         dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
         return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)
 
@@ -303,36 +309,40 @@ class Learner(nn.Module):
 
 def check_settings(config: ConversionTraining) -> None:
     """Raise InputError for settings that contradict one another."""
-    if config.model.phonetic_channels and not config.corpus.recognizer:
-        raise InputError("model.phonetic_channels: comes from the recognizer; set corpus.recognizer")
+    if config.model.asr_channels and not config.corpus.asr_encoder:
+        raise InputError("model.asr_channels: comes from the ASR encoder; set corpus.asr_encoder")
     steps, frames = config.losses.cpc_steps, config.batch.frames // 2
     if config.losses.cpc and not 0 < steps < frames:
         raise InputError(f"losses.cpc_steps: {steps}: a crop has {frames} code frames; use 1 to {frames - 1}")
-    if config.losses.verifies and not config.verifier:
-        raise InputError("losses.voice, losses.likeness: need a verifier; set verifier")
-    if config.model.speaker == "verifier" and not config.verifier:
-        raise InputError("model.speaker: verifier: there is none; set verifier")
-    if config.losses.listens and not config.listen:
-        raise InputError("losses.likeness, losses.words: what is converted is heard through a vocoder; set listen")
-    if config.losses.words and not (config.words_by or config.corpus.recognizer):
-        raise InputError("losses.words: heard by the recognizer; set corpus.recognizer or words_by")
+    if config.losses.needs_speaker_encoder and not config.speaker_encoder:
+        raise InputError(
+            "losses.speaker_embedding, losses.speaker_similarity: need a speaker encoder; set speaker_encoder"
+        )
+    if config.model.speaker == "pretrained" and not config.speaker_encoder:
+        raise InputError("model.speaker: speaker encoder: there is none; set speaker_encoder")
+    if config.losses.has_perceptual and not config.vocoder:
+        raise InputError("losses.speaker_similarity, losses.content_consistency: need a vocoder; set vocoder")
+    if config.losses.content_consistency and not (config.loss_asr_encoder or config.corpus.asr_encoder):
+        raise InputError(
+            "losses.content_consistency: heard by the ASR encoder; set corpus.asr_encoder or loss_asr_encoder"
+        )
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
 
 
 def make_sampler(corpus: Corpus, config: ConversionTraining, seed: int) -> ConversionSampler:
-    """With what a verifier hears of the clips, if the model's speakers are heard by one."""
+    """With what a speaker encoder hears of the clips, if the model's speakers are heard by one."""
     voices = {}
-    if config.model.speaker == "verifier":
+    if config.model.speaker == "pretrained":
         largest = config.batch.other_octaves
         moved = (largest, -largest) if config.batch.other_voice else ()
-        voices = {octaves: clip_voices(corpus, config.verifier, octaves) for octaves in (0.0, *moved)}
+        voices = {octaves: clip_embeddings(corpus, config.speaker_encoder, octaves) for octaves in (0.0, *moved)}
     return ConversionSampler(corpus, config.batch, seed, voices)
 
 
 def give_denoiser(model: ConversionModel, path: Path) -> None:
     """Let the content encoder begin with the denoiser of a hearing training. Raises InputError where it has no such."""
-    weights, denoiser = load_hearing(path)["denoiser"], model.content.denoiser
+    weights, denoiser = load_robust_frontend(path)["denoiser"], model.content.denoiser
     try:
         if denoiser is None:
             raise RuntimeError("the model has none")
@@ -353,19 +363,23 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     check_settings(config)
     start = begin(config, resume, config.losses.label)
     accelerator, state, corpus = start.accelerator, start.state, start.corpus
-    model = dataclasses.replace(config.model, phonetic_channels=corpus.store.phonetic_channels)
-    if model.speaker == "verifier":
-        model = dataclasses.replace(model, voice_channels=load_verifier(config.verifier).config.embedding_channels)
+    model = dataclasses.replace(config.model, asr_channels=corpus.store.asr_channels)
+    if model.speaker == "pretrained":
+        model = dataclasses.replace(
+            model, speaker_embedding_channels=load_campplus(config.speaker_encoder).config.embedding_channels
+        )
     config = dataclasses.replace(config, model=with_speakers(model, corpus, state))
-    if config.losses.units and not corpus.unit_count:
-        raise InputError(f"losses.units: {config.corpus.manifest} has no column '{UNITS}'; add it, or use 0")
-    with accelerator.main_process_first():  # the others then find on the disk what a verifier has heard
-        voices = speaker_voices(corpus, config.verifier) if config.losses.verifies else None
+    if config.losses.pseudo_labels and not corpus.pseudo_label_count:
+        raise InputError(
+            f"losses.pseudo_labels: {config.corpus.manifest} has no column '{PSEUDO_LABELS}'; add it, or use 0"
+        )
+    with accelerator.main_process_first():  # the others then find on the disk what a speaker encoder has heard
+        voices = speaker_embeddings(corpus, config.speaker_encoder) if config.losses.needs_speaker_encoder else None
         sampler = make_sampler(corpus, config, config.seed)
         validation = make_sampler(start.validation, config, config.seed + 1) if start.validation.items else None
     torch.manual_seed(config.seed)
     learner = Learner(
-        config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.unit_count, voices
+        config, len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.pseudo_label_count, voices
     )
     if isinstance(learner.model.speaker, SpeakerTable) and not state:
         measure_registers(learner.model.speaker, corpus)
@@ -382,10 +396,10 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     if config.start_from and not state:
         modules = {"learner": learner, "ema": learner.model, "discriminator": discriminator}
         start_from(Path(config.start_from), config.task, modules)
-        if isinstance(learner.model.speaker, VoiceProjection):
+        if isinstance(learner.model.speaker, SpeakerProjection):
             fit_projection(learner.model.speaker, Path(config.start_from), corpus, sampler.voices[0.0])
-    if config.hearing and not state:
-        give_denoiser(learner.model, Path(config.hearing))
+    if config.robust_frontend and not state:
+        give_denoiser(learner.model, Path(config.robust_frontend))
     ema = Ema(learner.model, config.optimizer.ema)
     first = restore_state(state, ema, accelerator.device, parts) if state else 0
     check_agreement(first, start.folder, accelerator)
@@ -394,13 +408,17 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         learner, discriminator, optimizer, critic_optimizer
     )
     journal = Journal(config, start, bare.model, ema, parts, first)
-    vocoder = load_vocoder(Path(config.listen)).to(accelerator.device) if config.listen else None
-    listener = None
-    if config.losses.listens:
-        verifier = load_verifier(config.verifier).to(accelerator.device) if config.losses.likeness else None
-        words_by = config.words_by or config.corpus.recognizer
-        recognizer = load_moonshine(words_by).to(accelerator.device) if config.losses.words else None
-        listener = Listener(vocoder, verifier, recognizer)
+    vocoder = load_vocoder(Path(config.vocoder)).to(accelerator.device) if config.vocoder else None
+    perceptual = None
+    if config.losses.has_perceptual:
+        speaker_encoder = (
+            load_campplus(config.speaker_encoder).to(accelerator.device) if config.losses.speaker_similarity else None
+        )
+        loss_asr_encoder = config.loss_asr_encoder or config.corpus.asr_encoder
+        asr_encoder = (
+            load_moonshine(loss_asr_encoder).to(accelerator.device) if config.losses.content_consistency else None
+        )
+        perceptual = PerceptualLosses(vocoder, speaker_encoder, asr_encoder)
     show = partial(validate, bare.model, vocoder, validation, journal.monitor)
     guard = StepGuard(accelerator, bare, bare_discriminator)
     steps = range(first, config.optimizer.steps)
@@ -420,8 +438,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                         losses, fakes = learner(batch, step)
                         if judged:  # bare: its own gradients are not wanted here, in no process
                             losses |= realism_losses(bare_discriminator, batch["clean"], fakes, config.losses)
-                        if listener and "converted" in fakes:
-                            losses |= listener(fakes, bare.voices)
+                        if perceptual and "converted" in fakes:
+                            losses |= perceptual(fakes, bare.voices)
                     accelerator.backward(weigh(losses, config.losses))
                     if judged:
                         with accelerator.autocast():
@@ -494,7 +512,7 @@ def validate(
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        heard = batch["source_phonetic"], batch["reference_phonetic"]
+        heard = batch["source_asr_features"], batch["reference_asr_features"]
         mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *heard)
         total += mel_l1(mel, batch["clean"]).item()
     monitor.losses(step, {"validation": total / rounds})

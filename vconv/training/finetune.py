@@ -1,11 +1,11 @@
 """The decoder's speaker conditioning, tuned on minutes of one speaker.
 
-The networks stay as they are. What is tuned is a style: what the decoder adds to the scales and shifts of its AdaIN
+The networks stay as they are. What is tuned is an adapter: what the decoder adds to the scales and shifts of its AdaIN
 layers and, as matrices of low rank, to its MLPs. The model first says the speaker's words in other voices, which
-nobody has; gradient descent on the style then turns these back into the recordings, as it will have to turn other
-people's speech into the speaker's (the back-translation of Sennrich et al. 2016, section 3, for voices). Where the
-model hears speakers with a verifier, that listens to the result as in training: the mel's error alone would blur it.
-So the result is a part of a voice, which the exported graphs take like any other.
+nobody has; gradient descent on the adapter then learns to turn these back into the recordings
+(the back-translation of Sennrich et al. 2016, section 3, for voices). With a pretrained speaker encoder, perceptual
+losses are added, since the error of the mel alone blurs it. The adapter is a part of a voice: the exported graphs take
+it as an input.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch.nn import functional as F
 from vconv.config import ConversionConfig
 from vconv.errors import InputError
 from vconv.features import FRAME_RATE, LOG_MEL_MIDDLE, N_MELS, continuous_log_f0
+from vconv.frontends.speaker_encoder import windows
+from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
-from vconv.models.moonshine import load_moonshine
-from vconv.models.verifier import load_verifier
-from vconv.recognizer import RECOGNIZER
-from vconv.training.likeness import Listener
-from vconv.training.load import load_vocoder
+from vconv.models.pretrained.campplus import load_campplus
+from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.training.losses import mel_l1
-from vconv.verifier import VERIFIER_WEIGHTS, windows
+from vconv.training.perceptual import PerceptualLosses
+from vconv.training.trained import load_vocoder
 
 MIN_SECONDS = 20.0  # of speech: less tells little that a single clip does not
 PIECE_FRAMES = 240  # 3.8 s: what clips are cut into, to be spoken or listened to
@@ -42,8 +42,8 @@ PROBES = 4  # batches of held-out crops, always the same
 OTHERNESS = 1.0  # how far other voices' embeddings are from the speaker's: a step of this length in any direction
 OTHER_OCTAVES = 0.9  # at most, from the speaker's register to theirs
 BETAS = (0.8, 0.98)  # Adam's, as in training
-# Weights where a verifier listens: of the mel, of the voice and, where the recognizer can listen as well, of the words.
-RECONSTRUCTION, LIKENESS, WORDS = 2.0, 2.5, 4.0
+# Weights with perceptual losses.
+RECONSTRUCTION, SPEAKER_SIMILARITY, CONTENT_CONSISTENCY = 2.0, 2.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FinetuneConfig:
     frames: int = 112  # of a crop, even
     voices: int = 5  # that each piece of speech is heard in
     learning_rate: float = 0.003  # of scales and shifts, which are about one, and of matrices of that size
-    listening_rate: float = 0.001  # the same, where a verifier listens
+    perceptual_rate: float = 0.001  # the same, where a speaker encoder listens
     check_every: int = 20  # steps between looks at held-out speech
     patience: int = 2  # looks without progress before it stops
     seed: int = 0
@@ -61,9 +61,9 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The style (of ``config.style_shape``), and the error on held-out speech before and after so many steps."""
+    """The adapter (of ``config.adapter_shape``), and the error on held-out speech before and after so many steps."""
 
-    style: np.ndarray
+    adapter: np.ndarray
     before: float
     after: float
     steps: int
@@ -103,37 +103,37 @@ def load_model(folder: Path, threads: int) -> ConversionModel:
         raise InputError(f"{path}: is missing, and fine-tuning needs it; give a folder made by `vconv export`")
     torch.set_num_threads(threads)
     model = saved.load(folder)[0].requires_grad_(False)
-    if not model.config.style_shape[0]:
+    if not model.config.adapter_shape[0]:
         raise InputError(f"{folder}: has no scales and shifts to tune; take a model with `conditioning: adain`")
     return model
 
 
 @dataclass(frozen=True)
-class Ear:
+class PerceptualTarget:
     """Who listens to what is made, and the voice [1, V] that it is to hear."""
 
-    listener: Listener
+    losses: PerceptualLosses
     voice: Tensor
 
 
-def load_ear(folder: Path, config: ConversionConfig, waves: Sequence[np.ndarray]) -> Ear | None:
-    """The verifier and recognizer of a model folder, told the voice of a speaker's recordings: each [N] at 16 kHz.
+def load_perceptual(folder: Path, config: ConversionConfig, waves: Sequence[np.ndarray]) -> PerceptualTarget | None:
+    """Perceptual losses with a model folder's encoders, for the speaker of some recordings: each [N] at 16 kHz.
 
-    None where the model has no verifier; a recognizer of which only a graph is known does not listen.
+    None where the model has no pretrained speaker encoder. An ASR encoder without PyTorch twin is left out.
 
     Raises:
         InputError: a file of the folder is missing or wrong.
     """
-    if config.speaker != "verifier":
+    if config.speaker != "pretrained":
         return None
-    verifier, recognizer = load_verifier(folder / VERIFIER_WEIGHTS), None
-    if config.phonetic_channels:
+    speaker_encoder, asr_encoder = load_campplus(folder / SPEAKER_ENCODER_WEIGHTS), None
+    if config.asr_channels:
         with contextlib.suppress(InputError):
-            recognizer = load_moonshine(folder / RECOGNIZER)
+            asr_encoder = load_moonshine(folder / ASR_ENCODER)
     with torch.inference_mode():
-        heard = torch.cat([verifier(_tensor(windows(wave))) for wave in waves])
-    listener = Listener(load_vocoder(folder), verifier, recognizer)
-    return Ear(listener, F.normalize(heard.sum(dim=0, keepdim=True), dim=1).clone())
+        heard = torch.cat([speaker_encoder(_tensor(windows(wave))) for wave in waves])
+    losses = PerceptualLosses(load_vocoder(folder), speaker_encoder, asr_encoder)
+    return PerceptualTarget(losses, F.normalize(heard.sum(dim=0, keepdim=True), dim=1).clone())
 
 
 def finetune(
@@ -143,15 +143,15 @@ def finetune(
     config: FinetuneConfig = FinetuneConfig(),
     report: Callable[[int, int], None] = lambda done, steps: None,
     people: np.ndarray | None = None,
-    ear: Ear | None = None,
+    perceptual: PerceptualTarget | None = None,
 ) -> Tuned:
-    """The style that goes with a speaker's ``embedding`` [E], from clips.
+    """The adapter that goes with a speaker's ``embedding`` [E], from clips.
 
-    A clip is its log-mel [N_MELS, T], T even, its F0 [T'] Hz and a recognizer's features [R, T / 2].
+    A clip is its log-mel [N_MELS, T], T even, its F0 [T'] Hz and an ASR encoder's features [R, T / 2].
 
     With it other voices that say the held-out part of the clips are turned into the speaker's no worse than without.
-    These are some of ``people``, embeddings [N, E], or without any in random directions from the speaker's. How well
-    they are is said by the mel and by an ``ear``, if there is one. ``report`` is told the steps done, of how many.
+    These are some of ``people``, embeddings [N, E], or without any in random directions from the speaker's. The error
+    is that of the mel, with ``perceptual`` losses added if given. ``report`` gets the steps done and their total.
 
     Raises:
         InputError: less than ``MIN_SECONDS`` of speech.
@@ -161,40 +161,40 @@ def finetune(
     pieces, held_out = _split(_cut(model, clips, speaker, rng, config.voices, people), config.seed)
     probes = [_batch(held_out, pieces, rng, config) for _ in range(PROBES)]
     torch.manual_seed(config.seed)
-    style = _first_style(model.config).requires_grad_()
-    optimizer = torch.optim.Adam([style], config.listening_rate if ear else config.learning_rate, BETAS)
-    best, best_step = torch.zeros_like(style), 0
-    before = after = _error(model, probes, speaker, best, ear)
+    adapter = _first_adapter(model.config).requires_grad_()
+    optimizer = torch.optim.Adam([adapter], config.perceptual_rate if perceptual else config.learning_rate, BETAS)
+    best, best_step = torch.zeros_like(adapter), 0
+    before = after = _error(model, probes, speaker, best, perceptual)
     for done in range(1, config.steps + 1):
         rng = np.random.default_rng([config.seed, 2, done])
         order = [pieces[k] for k in rng.permutation(len(pieces))]
         spoken, heard = order[: len(order) // 2], order[len(order) // 2 :]
         batch = _batch(spoken, heard, rng, config)
 
-        loss = _loss(model, batch, speaker, style, ear)
+        loss = _loss(model, batch, speaker, adapter, perceptual)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
         report(done, config.steps)
         if done % config.check_every == 0:
-            error = _error(model, probes, speaker, style, ear)
+            error = _error(model, probes, speaker, adapter, perceptual)
             if error < after:
-                best, best_step, after = style.detach().clone(), done, error
+                best, best_step, after = adapter.detach().clone(), done, error
             elif done - best_step >= config.patience * config.check_every:
                 break
     return Tuned(best[0].numpy(), before, after, best_step)
 
 
-def _first_style(config: ConversionConfig) -> Tensor:
-    """A style [1, L, S] that changes nothing yet, as half of each matrix's factors are zero; the others are random."""
-    style = torch.zeros(1, *config.style_shape)
+def _first_adapter(config: ConversionConfig) -> Tensor:
+    """An adapter [1, L, S] that adds nothing yet: one factor of each matrix is zero, the other is random."""
+    adapter = torch.zeros(1, *config.adapter_shape)
     width, hidden = config.decoder_channels, config.decoder_channels * config.expansion
-    if config.style_rank:
-        matrices = style[..., 2 * width :].unflatten(2, (2, -1, width + hidden))
+    if config.adapter_rank:
+        matrices = adapter[..., 2 * width :].unflatten(2, (2, -1, width + hidden))
         for matrix, inputs in ((matrices[:, :, 0], width), (matrices[:, :, 1], hidden)):
             matrix[..., :inputs].normal_(std=inputs**-0.5)
-    return style
+    return adapter
 
 
 @torch.no_grad()
@@ -214,22 +214,22 @@ def _cut(
             "better a minute or more, or use `vconv embed`"
         )
     pieces = []
-    for mel, f0, phonetic in clips:
+    for mel, f0, asr_features in clips:
         frames = mel.shape[1]
         pitch = np.stack(continuous_log_f0(f0))[:, :frames]
-        content = model.encode(_tensor(mel[None]), _tensor(phonetic[None])).z_q[0].numpy()
+        content = model.encode(_tensor(mel[None]), _tensor(asr_features[None])).z_q[0].numpy()
         # Evenly, and at even frames: content has one frame for two of the mel's.
         bounds = np.linspace(0, frames // 2, max(1, round(frames / PIECE_FRAMES)) + 1).astype(int)
         for start, end in itertools.pairwise(bounds):
             both = slice(2 * start, 2 * end)
-            words, recognized = content[:, start:end], phonetic[:, start:end]
-            strangers = _strangers(speaker, rng, voices, people)
-            others = _in_other_voices(model, words, recognized, pitch[:, both], strangers, rng)
+            words, features = content[:, start:end], asr_features[:, start:end]
+            others_embeddings = _other_embeddings(speaker, rng, voices, people)
+            others = _in_other_voices(model, words, features, pitch[:, both], others_embeddings, rng)
             pieces.append(Piece(mel[:, both], pitch[:, both], words, others))
     return pieces
 
 
-def _strangers(speaker: Tensor, rng: np.random.Generator, count: int, people: np.ndarray | None) -> Tensor:
+def _other_embeddings(speaker: Tensor, rng: np.random.Generator, count: int, people: np.ndarray | None) -> Tensor:
     """Embeddings of voices other than the speaker's [1, E]: [count, E]"""
     if people is not None:
         return _tensor(people[rng.choice(len(people), count, replace=len(people) < count)])
@@ -240,21 +240,21 @@ def _strangers(speaker: Tensor, rng: np.random.Generator, count: int, people: np
 def _in_other_voices(
     model: ConversionModel,
     content: np.ndarray,
-    phonetic: np.ndarray,
+    asr_features: np.ndarray,
     pitch: np.ndarray,
-    strangers: Tensor,
+    others_embeddings: Tensor,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in V voices [V, E]: [V, C, T / 2]
 
-    A recognizer is taken to hear in them what it heard in the recording, ``phonetic`` [R, T / 2].
+    An ASR encoder is taken to hear in them what it heard in the recording, ``asr_features`` [R, T / 2].
     """
-    count = len(strangers)
+    count = len(others_embeddings)
     moved = _tensor([pitch] * count)
     moved[:, :1] += _tensor(rng.uniform(-OTHER_OCTAVES, OTHER_OCTAVES, (count, 1, 1)))
     nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # to listen to
-    mel = model.decoder(_tensor([content] * count), moved, strangers, *nothing)
-    return model.encode(mel, _tensor([phonetic] * count)).z_q.numpy()
+    mel = model.decoder(_tensor([content] * count), moved, others_embeddings, *nothing)
+    return model.encode(mel, _tensor([asr_features] * count)).z_q.numpy()
 
 
 def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:
@@ -289,29 +289,37 @@ def _batch(spoken: list[Piece], heard: list[Piece], rng: np.random.Generator, co
     )
 
 
-def _loss(model: ConversionModel, batch: Batch, speaker: Tensor, style: Tensor, ear: Ear | None) -> Tensor:
+def _loss(
+    model: ConversionModel, batch: Batch, speaker: Tensor, adapter: Tensor, perceptual: PerceptualTarget | None
+) -> Tensor:
     """How far the crops in the speaker's voice are from the recordings."""
-    mel = _rebuild(model, batch, speaker, style)
+    mel = _rebuild(model, batch, speaker, adapter)
     error = mel_l1(mel, batch.clean)
-    if ear is None:
+    if perceptual is None:
         return error
     fakes = {"converted": mel, "source": batch.clean, "pitch": batch.pitch, "source_pitch": batch.pitch}
-    who = {"speaker": torch.zeros(len(mel), dtype=torch.long), "voice": mel.new_zeros(len(mel), 0)}
-    heard = ear.listener(fakes | who, ear.voice)
-    return RECONSTRUCTION * error + LIKENESS * heard["likeness"] + WORDS * heard.get("words", 0.0)
+    who = {"speaker": torch.zeros(len(mel), dtype=torch.long), "speaker_embedding": mel.new_zeros(len(mel), 0)}
+    heard = perceptual.losses(fakes | who, perceptual.voice)
+    return (
+        RECONSTRUCTION * error
+        + SPEAKER_SIMILARITY * heard["speaker_similarity"]
+        + CONTENT_CONSISTENCY * heard.get("content_consistency", 0.0)
+    )
 
 
-def _rebuild(model: ConversionModel, batch: Batch, speaker: Tensor, style: Tensor) -> Tensor:
-    """The crops as the decoder says them with an embedding [1, E] and a style [1, L, S]: mel [B, N_MELS, T]"""
-    return model.decoder(batch.content, batch.pitch, speaker, batch.reference_content, batch.reference_mel, style)
+def _rebuild(model: ConversionModel, batch: Batch, speaker: Tensor, adapter: Tensor) -> Tensor:
+    """The crops as the decoder says them with an embedding [1, E] and an adapter [1, L, S]: mel [B, N_MELS, T]"""
+    return model.decoder(batch.content, batch.pitch, speaker, batch.reference_content, batch.reference_mel, adapter)
 
 
 @torch.no_grad()
-def _error(model: ConversionModel, probes: list[Batch], speaker: Tensor, style: Tensor, ear: Ear | None) -> float:
+def _error(
+    model: ConversionModel, probes: list[Batch], speaker: Tensor, adapter: Tensor, perceptual: PerceptualTarget | None
+) -> float:
     """Mean loss of the probes, always with the same noise in the vocoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        errors = [_loss(model, probe, speaker, style, ear).item() for probe in probes]
+        errors = [_loss(model, probe, speaker, adapter, perceptual).item() for probe in probes]
     return sum(errors) / len(errors)
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from vconv.features import N_MELS
 from vconv.models.layers import GradientReversal, normalize_mel
-from vconv.models.speaker_classifier import CodeReader
+from vconv.models.speaker_classifier import CodeClassifier
 
 
 def info_nce(scores: Tensor, match: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class SpeakerInformation(nn.Module):
 
     def __init__(self, channels: int, embedding_channels: int, width: int = 128) -> None:
         super().__init__()
-        self.code = CodeReader(channels, width)
+        self.code = CodeClassifier(channels, width)
         self.voice = nn.Sequential(nn.Linear(embedding_channels, width), nn.GELU(), nn.Linear(width, width))
         self.gain = embedding_channels**0.5  # unit-length embeddings have entries of about E ** -0.5
 

@@ -26,10 +26,10 @@ def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return total / (label >= 0).sum().clamp(min=1)
 
 
-def unit_cross_entropy(log_probs: Tensor, units: Tensor) -> Tensor:
+def pseudo_label_cross_entropy(log_probs: Tensor, pseudo_labels: Tensor) -> Tensor:
     """Mean cross-entropy of log-probabilities [B, T, U] over the frames whose unit [B, T] is known, that is not -1."""
-    total = F.nll_loss(log_probs.transpose(1, 2), units, ignore_index=-1, reduction="sum")
-    return total / (units >= 0).sum().clamp(min=1)
+    total = F.nll_loss(log_probs.transpose(1, 2), pseudo_labels, ignore_index=-1, reduction="sum")
+    return total / (pseudo_labels >= 0).sum().clamp(min=1)
 
 
 def uniform_confusion(logits: Tensor, counted: Tensor | None = None) -> Tensor:

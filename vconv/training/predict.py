@@ -5,31 +5,33 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from vconv.data.corpus import Corpus
 from vconv.errors import InputError
 from vconv.features import continuous_log_f0
 from vconv.models.conversion import ConversionModel
-from vconv.training.batches import Corpus
-from vconv.training.likeness import clip_voices
+from vconv.training.perceptual import clip_embeddings
 
 
 @torch.no_grad()
 def predict_mels(
-    model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, verifier: str = ""
+    model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str = ""
 ) -> dict[int, np.ndarray]:
     """The items ``indices`` decoded from the words with their speaker's embedding: mels [frames, N_MELS] float16.
 
     The words come from a parallel clip in another voice where there is one, else from the clip itself;
-    the embedding from another clip of the speaker where there is one, as ``verifier`` hears it if the model has one.
+    the embedding from another clip of the speaker where there is one.
 
     Raises:
-        InputError: the model hears with a recognizer whose features the corpus has not, or with a verifier.
+        InputError: the model hears with an ASR encoder whose features the corpus has not, or with a speaker encoder.
     """
-    if model.config.phonetic_channels not in (0, corpus.store.phonetic_channels):
-        raise InputError("conversion: hears with a recognizer; set corpus.recognizer to the one it was trained with")
-    hears = model.config.speaker == "verifier"
-    if hears and not verifier:
-        raise InputError("conversion: hears speakers with a verifier; set verifier to the one it was trained with")
-    voices = clip_voices(corpus, verifier) if hears else None
+    if model.config.asr_channels not in (0, corpus.store.asr_channels):
+        raise InputError("conversion: hears with an ASR encoder; set corpus.asr_encoder to the one it was trained with")
+    hears = model.config.speaker == "pretrained"
+    if hears and not speaker_encoder:
+        raise InputError(
+            "conversion: hears speakers with a speaker encoder; set speaker_encoder to the one it was trained with"
+        )
+    voices = clip_embeddings(corpus, speaker_encoder) if hears else None
     rng = np.random.default_rng(seed)
     store, device = corpus.store, next(model.parameters()).device
 
@@ -38,11 +40,11 @@ def predict_mels(
         return others[rng.integers(len(others))]
 
     def speech(index: int, frames: int | None = None) -> list[torch.Tensor]:
-        """Mel [1, N_MELS, T] and a recognizer's features [1, R, T / 2], T even."""
+        """Mel [1, N_MELS, T] and an ASR encoder's features [1, R, T / 2], T even."""
         entry = corpus.items[index].entry
-        mel, phonetic = store.clip_mel(entry)[:frames], store.clip_phonetic(entry)
+        mel, asr_features = store.clip_mel(entry)[:frames], store.clip_asr_features(entry)
         rows = len(mel) // 2
-        return [tensor(mel[: 2 * rows].T), tensor(phonetic[:rows].T)]
+        return [tensor(mel[: 2 * rows].T), tensor(asr_features[:rows].T)]
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
@@ -51,12 +53,12 @@ def predict_mels(
     for index in indices:
         item = corpus.items[index]
         frames = item.entry.frames // 2 * 2
-        heard, heard_phonetic = speech(another(corpus.by_group.get(item.group, []), index), frames)
+        heard, asr_features = speech(another(corpus.by_group.get(item.group, []), index), frames)
         other = another(corpus.by_speaker[item.speaker], index)
-        voice, voice_phonetic = speech(other)
+        voice, voice_asr_features = speech(other)
         pitch = np.stack(continuous_log_f0(store.clip_f0(item.entry)))[:, :frames]
         speaker = tensor(voices[other]) if hears else torch.tensor([item.speaker], device=device)
-        mel = model(heard, tensor(pitch), voice, speaker, heard_phonetic, voice_phonetic)[0].T.cpu().numpy()
+        mel = model(heard, tensor(pitch), voice, speaker, asr_features, voice_asr_features)[0].T.cpu().numpy()
         # The model works on pairs of frames; an odd last one stays as it is.
         predicted[index] = np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]])
     return predicted

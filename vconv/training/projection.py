@@ -1,4 +1,4 @@
-"""From a speaker encoder to a verifier: a model that has learned with the one goes on with the other."""
+"""From a speaker encoder to a speaker encoder: a model that has learned with the one goes on with the other."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from vconv.config import ConversionConfig, build
-from vconv.models.speaker_encoder import SpeakerEncoder, VoiceProjection
+from vconv.data.corpus import Corpus
+from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
 from vconv.training import checkpoint
-from vconv.training.batches import Corpus
 
 CLIP_FRAMES = 256  # of each clip, that the encoder hears
 RIDGE = 1.0  # of the least squares; from 0.001 to 10 makes no difference on held-out speakers
 
 
 @torch.no_grad()
-def fit_projection(projection: VoiceProjection, path: Path, corpus: Corpus, voices: np.ndarray) -> None:
+def fit_projection(projection: SpeakerProjection, path: Path, corpus: Corpus, voices: np.ndarray) -> None:
     """Have the projection say of voices [items, V] what a checkpoint's speaker encoder says of the clips.
 
     By least squares, so that the decoder of that checkpoint understands it from the first step on. Nothing is done

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from vconv.config import ConversionConfig
+from vconv.data.corpus import Corpus
 from vconv.errors import InputError
 from vconv.features import log_f0_spread, median_log_f0
 from vconv.models.speaker_table import SpeakerTable
-from vconv.training.batches import Corpus
 
 CLIPS = 20  # of a speaker, to tell the register from
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from vconv.config import Precision, VocoderConfig
+from vconv.data.batches import WaveBatchConfig, WaveSampler, full_band_items
+from vconv.data.corpus import Corpus
 from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators
-from vconv.models.verifier import Verifier, load_verifier
+from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
 from vconv.models.vocoder import Vocoder
-from vconv.training.batches import Corpus, WaveBatchConfig, WaveSampler, full_band_items
 from vconv.training.common import (
     CHECKPOINT,
     CorpusConfig,
@@ -41,10 +42,10 @@ from vconv.training.common import (
     to_tensors,
 )
 from vconv.training.guard import StepGuard
-from vconv.training.likeness import to_analysis_rate
-from vconv.training.load import load_conversion
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
+from vconv.training.perceptual import to_analysis_rate
 from vconv.training.predict import predict_mels
+from vconv.training.trained import load_conversion
 
 # Hz, where a recording at SAMPLE_RATE ends: resampling and codecs leave little of what is near its Nyquist frequency.
 NARROW_BAND = (0.42 * SAMPLE_RATE, 0.47 * SAMPLE_RATE)
@@ -65,7 +66,7 @@ class VocoderLossConfig:
     n_ffts: tuple[int, ...] = (2048, 1024, 512, 256)
     realism: float = 0.3
     matching: float = 1.0
-    likeness: float = 0.0  # feature maps of a verifier, of what is made against the real ones
+    speaker_similarity: float = 0.0  # feature maps of a speaker encoder, of what is made against the real ones
     adversarial_from: int = 2000  # step
 
 
@@ -78,7 +79,9 @@ class VocoderTraining:
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
     start_from: str = ""  # a vocoder checkpoint whose weights and discriminators to begin with
     conversion: str = ""  # a conversion checkpoint: train on the mels that it predicts, too
-    verifier: str = ""  # of speakers, for losses.likeness and for a `conversion` that hears them with it
+    speaker_encoder: str = (
+        ""  # .safetensors: for losses.speaker_similarity and a `conversion` with `speaker: pretrained`
+    )
     corpus: CorpusConfig = CorpusConfig()
     model: VocoderConfig = VocoderConfig()
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
@@ -90,18 +93,18 @@ class VocoderTraining:
 
 def train(config: VocoderTraining, resume: bool = False) -> Path:
     """Run (or go on with) a training; returns the checkpoint's path."""
-    if config.losses.likeness and not config.verifier:
-        raise InputError("losses.likeness: needs a verifier; set verifier")
+    if config.losses.speaker_similarity and not config.speaker_encoder:
+        raise InputError("losses.speaker_similarity: needs a speaker encoder; set speaker_encoder")
     start = begin(config, resume)
     accelerator, state, corpus = start.accelerator, start.state, start.corpus
     device = accelerator.device
     predicted = None
     if config.conversion:
-        if config.corpus.features == "live":
+        if config.corpus.features == "on_the_fly":
             raise InputError("conversion: predicted mels need the whole corpus; set corpus.features to store")
         model = load_conversion(Path(config.conversion)).to(device)
         chosen = full_band_items(corpus, config.batch)
-        predicted = predict_mels(model, corpus, chosen, config.seed, config.verifier)
+        predicted = predict_mels(model, corpus, chosen, config.seed, config.speaker_encoder)
     sampler = WaveSampler(corpus, config.batch, config.seed, predicted)
     torch.manual_seed(config.seed)
     vocoder = Vocoder(config.model).to(device)
@@ -125,7 +128,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
         vocoder, discriminators, optimizer, critic_optimizer
     )
     journal = Journal(config, start, bare, ema, parts, first)
-    verifier = load_verifier(config.verifier).to(device) if config.losses.likeness else None
+    speaker_encoder = load_campplus(config.speaker_encoder).to(device) if config.losses.speaker_similarity else None
     show = partial(validate, bare, start.validation, config, journal.monitor)
     guard = StepGuard(accelerator, bare, bare_discriminators)
     steps = range(first, config.optimizer.steps)
@@ -146,9 +149,9 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
                     real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
                     real = with_upper_band(real, fake, batch["narrow"])
                     losses = {"spectral": spectral_distance(fake, real, config.losses.n_ffts)}
-                    if verifier:
+                    if speaker_encoder:
                         with accelerator.autocast():
-                            losses["likeness"] = heard_difference(verifier, real, fake)
+                            losses["speaker_similarity"] = heard_difference(speaker_encoder, real, fake)
                     if adversarial:
                         with accelerator.autocast():  # bare: their own gradients are not wanted here, in no process
                             losses |= realism_losses(bare_discriminators, real, fake)
@@ -211,14 +214,14 @@ def realism_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) -> dic
     }
 
 
-def heard_difference(verifier: Verifier, real: Tensor, fake: Tensor) -> Tensor:
-    """How differently a verifier hears waves at 24 kHz, [B, N] each, on the way to its embedding.
+def heard_difference(speaker_encoder: CamPlusPlus, real: Tensor, fake: Tensor) -> Tensor:
+    """How differently a speaker encoder hears waves at 24 kHz, [B, N] each, on the way to its embedding.
 
     It stands still, and has the crops' voices and words to hear, in finer detail than the embedding keeps.
     """
     with torch.no_grad():
-        truth = verifier.features(to_analysis_rate(real))
-    return feature_matching([truth], [verifier.features(to_analysis_rate(fake))])
+        truth = speaker_encoder.features(to_analysis_rate(real))
+    return feature_matching([truth], [speaker_encoder.features(to_analysis_rate(fake))])
 
 
 def critic_loss(discriminators: nn.Module, real: Tensor, fake: Tensor) -> Tensor:

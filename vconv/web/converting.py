@@ -17,7 +17,7 @@ from vconv import audio
 from vconv.errors import InputError, VconvError
 from vconv.features import OUTPUT_RATE
 from vconv.inference.converter import MAX_PITCH, Analysis
-from vconv.inference.voice import Voice
+from vconv.voice import Voice
 from vconv.web import pictures
 from vconv.web.inputs import Refusal, file_name, flag, number, text
 from vconv.web.jobs import Job

@@ -10,7 +10,7 @@ from typing import Any
 
 from vconv.errors import InputError
 from vconv.features import F0_REFERENCE, FRAME_RATE
-from vconv.inference.voice import VOICE_SUFFIX, Voice
+from vconv.voice import VOICE_SUFFIX, Voice
 from vconv.web.inputs import Refusal
 
 MAX_VOICE_NAME = 60
@@ -114,5 +114,5 @@ def _facts(path: Path) -> dict[str, Any]:
     return {
         "register": None if voice.log_f0 is None else round(F0_REFERENCE * 2**voice.log_f0),  # Hz
         "seconds": 0.0 if voice.reference is None else round(voice.reference.mel.shape[1] / FRAME_RATE, 1),
-        "tuned": voice.style is not None,
+        "tuned": voice.adapter is not None,
     }

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vconv.errors import InputError
-from vconv.features import PitchTracker
-from vconv.inference.check import Checker
+from vconv.frontends.pitch import PitchTracker
 from vconv.inference.converter import Converter
-from vconv.inference.loading import available_cores, default_model, load
-from vconv.inference.population import Population, population_of
+from vconv.inference.loading import available_cores, load
+from vconv.model_folder import default_model
+from vconv.voices.check import Checker
+from vconv.voices.population import Population, population_of
 from vconv.web.inputs import Refusal
 
 

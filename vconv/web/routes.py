@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 import vconv
 from vconv.errors import InputError, VconvError
-from vconv.inference import speakers
-from vconv.inference.voice import Voice
 from vconv.untrusted import MAX_ARCHIVE_BYTES
+from vconv.voice import Voice
+from vconv.voices import sampling as speakers
 from vconv.web.converting import FORMATS, PICTURES, RESULT, encode, listening_copy
 from vconv.web.inputs import Refusal, file_name, items, json_object, text
 from vconv.web.jobs import Job, Jobs, one_line

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vconv.inference.converter import Converter
-from vconv.inference.mixing import target_voice
-from vconv.inference.voice import Voice
+from vconv.voice import Voice
+from vconv.voices.mixing import target_voice
 from vconv.web.inputs import Refusal, is_number, items
 from vconv.web.library import Library
 from vconv.web.uploads import Uploads

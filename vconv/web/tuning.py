@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from vconv.inference.converter import Converter
-from vconv.inference.population import people_of
-from vconv.inference.voice import Voice, speech_of
+from vconv.inference.targets import speech_of
+from vconv.voice import Voice
+from vconv.voices.population import people_of
 from vconv.web.jobs import Job
 
 
@@ -23,12 +24,12 @@ def tune(folder: Path, converter: Converter, clips: list[Path], threads: int, jo
     network = tuning.load_model(folder, threads)
     voice = converter.voice([*clips])
     speech = [converter.speech_features(clip) for clip in clips]
-    ear = tuning.load_ear(folder, network.config, [speech_of(clip) for clip in clips])
+    perceptual = tuning.load_perceptual(folder, network.config, [speech_of(clip) for clip in clips])
     config = tuning.FinetuneConfig()
     job.total = config.steps
 
     def count(finished: int, total: int | None = None) -> None:
         job.advance(finished - job.done)
 
-    tuned = tuning.finetune(network, speech, voice.embedding, config, count, people_of(folder), ear)
-    return dataclasses.replace(voice, style=tuned.style, model=converter.model)
+    tuned = tuning.finetune(network, speech, voice.embedding, config, count, people_of(folder), perceptual)
+    return dataclasses.replace(voice, adapter=tuned.adapter, model=converter.model)

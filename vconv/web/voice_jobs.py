@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vconv.inference import speakers
-from vconv.inference.voice import Voice
+from vconv.voice import Voice
+from vconv.voices import sampling as speakers
 from vconv.web.converting import convert, read_conversion, write_result
 from vconv.web.inputs import Refusal, flag, number, text
 from vconv.web.jobs import Job, Work

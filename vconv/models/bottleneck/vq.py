@@ -22,17 +22,21 @@ class VectorQuantizer(Bottleneck):
     its angle to the code. The codebooks are vector-quantize-pytorch's, the stages are not its ResidualVQ's: there
     each passes on the whole gradient, so that of several the encoder gets a multiple.
 
-    For a model in use, ``softness`` s > 0 makes z_q the mean of all entries of the first stage, weighted by
+    For a model in use, ``soft_temperature`` s > 0 makes z_q the mean of all entries of the first stage, weighted by
     softmax(-||z - e||^2 / (s m)) with the entries' mean square m: the expected entry, had z come from one of them by
-    Gaussian noise. ``residue`` adds that share of z - z_q. The decoder then hears less of the rounding; the codes stay
-    the nearest entries.
-    In training it is ``soft_share`` of the items, drawn at random, that are heard so, with a gradient of their own.
+    Gaussian noise. ``residual_mix`` is the fraction of the quantization residual z - z_q added back. The codes stay
+    the nearest entries. In training, each item is decoded this way with probability
+    ``soft_probability``, with its gradient.
     """
 
     def __init__(self, channels: int, config: BottleneckConfig) -> None:
         super().__init__(channels, config)
         self.groups = config.groups
-        self.softness, self.residue, self.soft_share = config.softness, config.residue, config.soft_share
+        self.soft_temperature, self.residual_mix, self.soft_probability = (
+            config.soft_temperature,
+            config.residual_mix,
+            config.soft_probability,
+        )
         self.quantizer = _stage(channels, config)
         self.residual = nn.ModuleList(_stage(channels, config) for _ in range(config.quantizers - 1))
 
@@ -57,8 +61,8 @@ class VectorQuantizer(Bottleneck):
             # The library drops the axis of a single group.
             codes.append(index.reshape(len(z), z.shape[2], self.groups).transpose(1, 2))
         rotated = rotate_to(self._parts(z), self._parts(z_q)).transpose(2, 3).flatten(1, 2)
-        if self.soft_share:
-            soft = torch.rand(len(z), 1, 1, device=z.device) < self.soft_share
+        if self.soft_probability:
+            soft = torch.rand(len(z), 1, 1, device=z.device) < self.soft_probability
             rotated = torch.where(soft, self._heard(z, z_q), rotated)
         return Code(rotated, loss, torch.cat(codes, dim=1))
 
@@ -75,14 +79,14 @@ class VectorQuantizer(Bottleneck):
 
     def _heard(self, z: Tensor, nearest: Tensor) -> Tensor:
         """What the decoder is given of z in use, [B, C, T], where the entries ``nearest`` are its code."""
-        z_q = self._expected(z) if self.softness else nearest
-        return torch.lerp(z_q, z, self.residue) if self.residue else z_q
+        z_q = self._expected(z) if self.soft_temperature else nearest
+        return torch.lerp(z_q, z, self.residual_mix) if self.residual_mix else z_q
 
     def _expected(self, z: Tensor) -> Tensor:
         """The weighted mean of the first stage's entries: [B, C, T]"""
         squares = self.codebooks.square().sum(2)
         score = 2 * torch.einsum("bgtc,gkc->bgtk", self._parts(z), self.codebooks) - squares[:, None]
-        weight = (score / (self.softness * squares.mean()).clamp(min=1e-8)).softmax(dim=3)
+        weight = (score / (self.soft_temperature * squares.mean()).clamp(min=1e-8)).softmax(dim=3)
         return torch.einsum("bgtk,gkc->bgtc", weight, self.codebooks).transpose(2, 3).flatten(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""The encoder of an ASR encoder as the ``asr_encoder.onnx`` that a conversion model may hear with.
+
+    python recipes/base/asr_encoder.py encoder_model.ort -o asr_encoder.onnx
+    python recipes/base/asr_encoder.py asr_encoder.onnx --trained runs/base/robust_frontend/checkpoint.safetensors \\
+        --share 0.5 -o robust_frontend.onnx
+
+The input hears a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
+Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
+say where its frames lie. With --trained the input is an asr_encoder.onnx,
+and the result has the weights that a training with `task: robust_frontend` made of its own; --share interpolates
+between the two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md beside this
+file says where the ASR encoder of pretrained/base came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from vconv.errors import InputError, run_script
+from vconv.export import SMALLEST_HALF, store_in_half
+from vconv.files import replacing
+from vconv.frontends.asr_encoder import CENTRE, STRIDE
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """The graph in the file, rewritten to run faster. Raises InputError where it is no model."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # for any machine
+        options.optimized_model_filepath = str(Path(folder) / "read.onnx")
+        options.add_session_config_entry("session.save_model_format", "ONNX")
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own kinds have no common one of their own
+            raise InputError(f"{path}: not a model that onnxruntime can load ({error})") from None
+        return onnx.load(options.optimized_model_filepath)
+
+
+def round_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Round large float32 weights to what half precision holds, and store them so."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_HALF:
+            value = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16).astype(np.float32), tensor.name))
+    return store_in_half(model)
+
+
+def make(encoder: Path, stride: int, centre: int) -> onnx.ModelProto:
+    model = round_weights(read(encoder))
+    helper.set_model_props(model, {STRIDE: str(stride), CENTRE: str(centre)})
+    return model
+
+
+def trained(asr_encoder: Path, checkpoint: Path, share: float = 1.0) -> onnx.ModelProto:
+    """An ASR encoder whose weights are that far on the way to those of a training: 0 as they were, 1 all of the way.
+
+    Raises:
+        InputError: one is not of the other, or the share not from 0 to 1.
+    """
+    from vconv.models.pretrained.moonshine import load_moonshine, with_weights
+    from vconv.training.robust_frontend import load_robust_frontend
+
+    if not 0 <= share <= 1:
+        raise InputError(f"--share {share:g}: use 0 to 1")
+    weights = load_robust_frontend(checkpoint)["asr_encoder"]
+    before = load_moonshine(asr_encoder).state_dict()
+    try:
+        between = {name: torch.lerp(before[name], value, share) for name, value in weights.items()}
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{checkpoint}: trained from another ASR encoder than {asr_encoder} ({error})") from None
+    return with_weights(onnx.load(asr_encoder), between)
+
+
+def save(model: onnx.ModelProto, output: Path) -> None:
+    with replacing(output) as partial:
+        onnx.save(model, partial)
+        partial.chmod(0o644)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame")
+    parser.add_argument("--centre", type=int, default=447, help="samples to the middle of the first frame")
+    parser.add_argument("--trained", type=Path, metavar="CHECKPOINT", help="whose weights it is to have")
+    parser.add_argument("--share", type=float, default=1.0, help="of the way to these weights, from 0 to 1; default 1")
+    options = parser.parse_args(arguments)
+    return run_script("error", lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.trained:
+        model = trained(options.encoder, options.trained, options.share)
+    else:
+        model = make(options.encoder, options.stride, options.centre)
+    save(model, options.output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""The application and the options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import vconv
+
+app = typer.Typer(
+    name="vconv",
+    help="Voice conversion: what one recording says, as it says it, in the voice of another.",
+    epilog="Start with:  vconv convert speech.wav --target speaker.wav",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is there in half the time
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+Model = Annotated[
+    Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder; default: the weights that came along.")
+]
+
+
+Device = Annotated[
+    str, typer.Option(help="cpu (ONNX); cuda (PyTorch on the GPU) and torch (PyTorch on the CPU) need vconv[train].")
+]
+
+
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+
+
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core, at most 8.")]
+
+
+Metrics = Annotated[
+    str | None, typer.Option(help="Some of speaker,words,distillmos,dnsmos,melody,reference; default: all installed.")
+]
+
+
+JudgementCache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="FILE", help="Where judgements are kept; default: in your cache folder."),
+]
+
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vconv {vconv.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,246 @@
+"""Convert recordings, save voices and what the model extracts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vconv.batch import Job, Make
+    from vconv.inference.converter import Progress
+
+from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
+from vconv.cli.console import (
+    check_arrays_file,
+    complain,
+    finish,
+    needs_extra,
+    progress,
+    save_voice,
+    silent_libraries,
+    summary,
+)
+from vconv.model_folder import default_model
+
+
+@app.command()
+def convert(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them; - is standard input.")
+    ],
+    target: Annotated[
+        list[Path],
+        typer.Option(
+            "--target",
+            "-t",
+            help="Clip of the voice to sound like, a folder of clips, or a voice saved by embed. Repeatable; "
+            "with weights, as a.wav:0.7, a mixture of different voices.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File (wav, flac, ogg or mp3), folder, or - for wav on standard output; default: SRC_as_TARGET.wav "
+            "beside SRC.",
+        ),
+    ] = None,
+    pitch: Annotated[float, typer.Option(metavar="SEMITONES", help="Added to the melody.")] = 0.0,
+    keep_pitch: Annotated[
+        bool, typer.Option("--keep-pitch", help="Leave the melody in the source's register.")
+    ] = False,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: all cores, or one a process with --jobs.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Files converted at the same time, each in its process.")] = 1,
+    overwrite: Overwrite = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave outputs that exist: go on with an interrupted run.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what SRC says in the voice of TARGET.
+
+    The result is as long as SRC, to the sample, and as loud. Several targets, or a folder of them, are
+    clips of one voice and are averaged. A line on stderr tells of what does not sound like speech.
+
+    \b
+    Examples:
+      vconv convert speech.wav --target speaker.wav
+      vconv convert speech.mp3 -t clip1.wav -t clip2.wav -o result.flac
+      vconv convert recordings/ -t speaker/ -o converted/ --pitch 2
+      vconv convert speech.wav -t anna.wav:0.7 -t bert.wav:0.3 -o between.wav
+      vconv convert corpus/ -t speaker.wav -o converted/ --jobs 8 --skip-existing
+      sox in.ogg -t wav - | vconv convert - -t voice.npz -o - | aplay
+    """
+    started = time.perf_counter()
+    with silent_libraries():
+        from vconv import batch
+        from vconv.opening import STANDARD_STREAM, check_streams
+        from vconv.voices.mixing import parse_weight
+
+        quiet = quiet or output == STANDARD_STREAM
+        check_streams(sources, output)
+        voices = [parse_weight(part)[0] for part in target]
+        label = voices[0].resolve().name if voices[0].is_dir() else voices[0].stem
+        plan = batch.Plan(
+            sources, output, lambda stem: f"{stem}_as_{label}", ".wav", overwrite, skip_existing, protected=voices
+        )
+
+        def start() -> Make:
+            own = threads or (1 if jobs > 1 else None)
+            return batch.Conversion(model, device, own, list(target), pitch, keep_pitch, not quiet, overwrite)
+
+        with progress(plan.count, quiet) as report:
+            tally = batch.run(plan, start, report, jobs, clean=skip_existing)
+    if not quiet and (tally.made or tally.finished):
+        print(summary(tally, started))
+    for remark in tally.remarks:
+        complain(remark)
+    finish(tally.errors)
+
+
+@app.command()
+def embed(
+    clips: Annotated[
+        list[Path],
+        typer.Argument(metavar="CLIP", help="Recordings of one speaker, or folders of them; or voices with weights."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .npz file; default: CLIP_voice.npz beside the first.")
+    ] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Save a speaker's voice, to convert to it without the clips.
+
+    The .npz file holds `embedding` (unit length), `log_f0` and `log_f0_spread`, the median F0 in octaves above
+    200 Hz and its standard deviation, and up to a minute of the speech for the decoder to listen to.
+
+    \b
+    Examples:
+      vconv embed speaker/ -o speaker.npz
+      vconv convert speech.wav --target speaker.npz
+      vconv embed anna.wav:0.7 bert.wav:0.3 -o between.npz
+    """
+    with silent_libraries():
+        from vconv.inference import load
+        from vconv.voices.mixing import parse_weight, target_voice
+
+        first = parse_weight(clips[0])[0].resolve()
+        place = output or first.parent / f"{first.name if first.is_dir() else first.stem}_voice.npz"
+        check_arrays_file(place, overwrite)
+        save_voice(target_voice(load(model, device, threads), list(clips)), place)
+    if not quiet:
+        print(f"wrote {place}")
+
+
+@app.command()
+def finetune(
+    target: Annotated[
+        list[Path], typer.Option("--target", "-t", help="Folder of recordings of one speaker, or a clip. Repeatable.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The .npz file; default: TARGET_tuned.npz beside the first target."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="At most; it stops where held-out speech gains no more.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    model: Model = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tune a voice on a minute or more of one speaker; needs vconv[train].
+
+    Takes half a minute to two on a CPU. The .npz file is used as one by `embed` is, and fits this model only.
+
+    \b
+    Examples:
+      vconv finetune --target speaker/ -o speaker.npz
+      vconv convert speech.wav --target speaker.npz
+    """
+    with silent_libraries(), needs_extra():
+        from vconv.inference import load
+        from vconv.inference.loading import available_cores
+        from vconv.inference.targets import clips_in, speech_of
+        from vconv.training import finetune as tuning
+        from vconv.voices.population import people_of
+
+        first = target[0].resolve()
+        place = output or first.parent / f"{first.name if first.is_dir() else first.stem}_tuned.npz"
+        check_arrays_file(place, overwrite)
+        folder, threads = model or default_model(), threads or available_cores()
+        network = tuning.load_model(folder, threads)
+        clips = [clip for part in target for clip in clips_in(part)]
+        converter = load(folder, threads=threads)
+        voice = converter.voice(clips)
+        speech = [converter.speech_features(clip) for clip in clips]
+        perceptual = tuning.load_perceptual(folder, network.config, [speech_of(clip) for clip in clips])
+        with progress(None, quiet) as report:
+            config = tuning.FinetuneConfig(steps=steps, seed=seed)
+            tuned = tuning.finetune(
+                network, speech, voice.embedding, config, report.count, people_of(folder), perceptual
+            )
+        save_voice(dataclasses.replace(voice, adapter=tuned.adapter, model=converter.model), place)
+    if not quiet:
+        change = f"{tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps"
+        print(f"wrote {place}; error on held-out speech: {change}")
+
+
+@app.command()
+def extract(
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=".npz file or folder; default: SRC_features.npz beside SRC.")
+    ] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Save what the model takes from recordings: content codes and melody.
+
+    Each .npz file holds `codes` [G, T / 2], 31.25 a second, and `f0` [T] in Hz, 62.5 a second, 0 where unvoiced.
+    A model whose bottleneck has no codes gives `f0` alone.
+
+    \b
+    Example:
+      vconv extract recordings/ -o features/
+    """
+    with silent_libraries():
+        from vconv import batch
+        from vconv.features import FRAME_RATE
+        from vconv.inference import load
+        from vconv.voice import save_arrays
+
+        plan = batch.Plan(sources, output, lambda stem: f"{stem}_features", ".npz", overwrite)
+
+        def start() -> Make:
+            converter = load(model, device, threads)
+
+            def make(job: Job, progress: Progress) -> float:
+                check_arrays_file(job.output, overwrite)
+                extraction = converter.extract(job.source)
+                codes = {"codes": extraction.codes} if len(extraction.codes) else {}
+                save_arrays(job.output, **codes, f0=extraction.f0)
+                return len(extraction.f0) / FRAME_RATE
+
+            return make
+
+        with progress(plan.count, quiet) as report:
+            tally = batch.run(plan, start, report)
+    if not quiet and tally.made:
+        print(f"{tally.made} of {tally.made + len(tally.errors)} files extracted")
+    finish(tally.errors)

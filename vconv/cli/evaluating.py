@@ -1,0 +1,220 @@
+"""Measure a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vconv.errors import VconvError
+
+if TYPE_CHECKING:
+    from vconv.evaluation.run import Evaluation, Options
+
+from vconv.cli.app import Device, Jobs, JudgementCache, Metrics, Model, Quiet, Threads, app
+from vconv.cli.console import finish, progress, silent_libraries
+
+
+@app.command()
+def evaluate(
+    pairs: Annotated[Path | None, typer.Argument(metavar="PAIRS.csv", help="Table of the pairs; see above.")] = None,
+    source_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="In place of a table: recordings to convert ...")
+    ] = None,
+    target_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="... each to the voice of one of these clips, in turn.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
+    ] = Path("evaluation"),
+    metrics: Metrics = None,
+    asr: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Whisper model for faster-whisper; default: tiny.en, English only."),
+    ] = None,
+    language: Annotated[
+        str, typer.Option(metavar="CODE", help="Language of rows without one, such as fr or zh; needs --asr.")
+    ] = "en",
+    cache: JudgementCache = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Judge everything anew, keep nothing.")] = False,
+    jobs: Jobs = None,
+    model: Model = None,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Measure conversions with judges that had no part in training; needs vconv[eval].
+
+    PAIRS.csv has the columns source and target, and may have converted (made with the model where it is
+    empty), reference (the target speaker's own reading), transcript, language, and system (several are compared).
+    Paths are relative to it. FOLDER/report.html shows all; rows.csv, summary.csv and results.json hold the
+    figures. A row that cannot be judged is listed, and the exit code is then 1.
+
+    \b
+    Two of the judges install without their dependencies, after vconv[eval]:
+      pip install --no-deps resemblyzer==0.1.4 distillmos==0.9.1 xls-r-sqa==0.1.0
+
+    \b
+    Examples:
+      vconv evaluate pairs.csv -o results/
+      vconv evaluate --source-dir speech/ --target-dir speakers/ --model my-model/
+      vconv evaluate french.csv --language fr --asr whisper-base/
+    """
+    with silent_libraries():
+        from vconv.evaluation import conversion, judges, run
+
+        options = _judging(metrics, cache, jobs)
+        options = dataclasses.replace(
+            options,
+            engine=conversion.Engine(model, device, options.jobs),
+            settings=judges.Settings(asr),
+            cache=None if no_cache else options.cache,
+        )
+        todo = run.read(pairs, source_dir, target_dir, language)
+        with progress(None, quiet) as report:
+            evaluation = run.evaluate_and_write(todo, output, options, report.count)
+    _conclude(evaluation, output, quiet)
+
+
+@app.command()
+def probe(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Labelled corpus; see vconv prepare.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For probe.json and maps.")] = Path(
+        "probe"
+    ),
+    split: Annotated[str, typer.Option(help="Which clips: train, valid, test or all.")] = "valid",
+    speakers: Annotated[int, typer.Option(min=2, help="Speakers, at most.")] = 50,
+    clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 20,
+    stages: Annotated[
+        int | None,
+        typer.Option(help="Ask the codes of the quantizer's first so many stages; default: all."),
+    ] = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what a model's content code and speaker embedding hold; needs vconv[eval].
+
+    Fresh classifiers read the speaker off the code (lower is better) and off the embedding (higher is
+    better), and the phone off the code. Phones are placed in time by a flat-start alignment, which is rough:
+    compare models by it, not papers.
+
+    \b
+    Example:
+      vconv probe my-model/ corpus.tsv -o probe/
+    """
+    with silent_libraries():
+        from rich.console import Console
+
+        from vconv.evaluation import probe as probing
+        from vconv.inference.loading import available_cores
+
+        with progress(None, quiet) as report:
+            choice = probing.Choice(split, speakers, clips)
+            result = probing.probe(model, manifest, choice, threads or available_cores(), report.count, stages)
+            probing.write(result, output)
+    if not quiet:
+        Console(width=None if sys.stdout.isatty() else 200).print(probing.table(result))
+        for note in result.notes:
+            print(note)
+        print(f"wrote {output / 'probe.json'} and maps beside it")
+
+
+@app.command()
+def ladder(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Corpus; see vconv prepare.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
+    ] = Path("ladder"),
+    split: Annotated[str, typer.Option(help="Which clips: train, valid, test or all.")] = "valid",
+    speakers: Annotated[int, typer.Option(min=2, help="Speakers, at most.")] = 20,
+    clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 4,
+    metrics: Metrics = None,
+    cache: JudgementCache = None,
+    jobs: Jobs = None,
+    model: Model = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find where a model loses quality; needs vconv[eval], like vconv evaluate.
+
+    The same recordings are judged as they are, through the vocoder alone (and with the recording's magnitudes,
+    phase or spectral envelope in its copy), converted to their own speaker (from the clip itself, then from
+    another), and converted to another speaker. What falls from one rung to the next is what that part costs.
+
+    \b
+    Example:
+      vconv ladder corpus.tsv --model my-model/ -o ladder/
+    """
+    with silent_libraries():
+        from vconv.data.manifest import read_manifest
+        from vconv.evaluation import ladder as rungs
+        from vconv.evaluation import probe, run
+
+        options = _judging(metrics, cache, jobs)
+        choice = probe.Choice(split, speakers, clips)
+        with progress(None, quiet) as report:
+            todo = rungs.prepare(model, read_manifest(manifest), choice, output / "clips", options.jobs, report.count)
+            evaluation = run.evaluate_and_write(todo, output, options, report.count)
+    _conclude(evaluation, output, quiet)
+
+
+@app.command()
+def stress(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.csv", help="Table of the pairs, as for vconv evaluate.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
+    ] = Path("stress"),
+    conditions: Annotated[
+        str | None, typer.Option(help='Some of them, as "babble 15 dB,target 3 s"; default: all.')
+    ] = None,
+    metrics: Metrics = None,
+    cache: JudgementCache = None,
+    jobs: Jobs = None,
+    model: Model = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what noise, rooms, telephones and short targets cost; needs vconv[eval], like vconv evaluate.
+
+    Each pair is converted from the source as it is and disturbed, and with less of the target; the results
+    are judged against the clean source and the whole target, and compared.
+
+    \b
+    Example:
+      vconv stress pairs.csv --model my-model/ -o stress/
+    """
+    with silent_libraries():
+        from vconv.evaluation import run
+        from vconv.evaluation import stress as stressing
+
+        chosen = stressing.choose(conditions)
+        options = _judging(metrics, cache, jobs)
+        with progress(None, quiet) as report:
+            todo = run.read(pairs, None, None)
+            made = stressing.prepare(model, todo, chosen, output / "clips", options.jobs, report.count)
+            evaluation = run.evaluate_and_write(made, output, options, report.count)
+    _conclude(evaluation, output, quiet)
+
+
+def _judging(metrics: str | None, cache: Path | None, jobs: int | None) -> Options:
+    """How to judge, from the options that the evaluating commands share."""
+    from vconv.evaluation import cache as stored
+    from vconv.evaluation.run import Options
+    from vconv.inference.loading import available_cores
+
+    return Options(
+        metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+        cache=cache or stored.default_place(),
+        jobs=jobs or min(available_cores(), 8),
+    )
+
+
+def _conclude(evaluation: Evaluation, output: Path, quiet: bool) -> None:
+    """Show what was measured, and report the rows that could not be."""
+    if evaluation.rows and not quiet:
+        from vconv.evaluation import results
+
+        results.show(evaluation)
+        print(f"wrote {output / 'report.html'}")
+    finish([VconvError(f"{bad}") for bad in evaluation.bad])

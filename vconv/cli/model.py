@@ -1,0 +1,65 @@
+"""The model: what it is, and whether it fits a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vconv.cli.app import Device, Model, Threads, app
+from vconv.cli.console import finish, silent_libraries
+from vconv.errors import VconvError
+from vconv.model_folder import default_model
+
+
+@app.command()
+def check(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP", help="Recordings, or folders of them.")],
+    model: Model = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the scores alone.")] = False,
+) -> None:
+    """Tell whether recordings are speech as the model knows it: a score from 0 to 1, and a verdict.
+
+    It listens to the loudest 4 seconds of the first minute. Music, noise and silence score near 0, and so does
+    speech that the model cannot follow.
+
+    \b
+    Examples:
+      vconv check speech.wav
+      vconv check recordings/ --quiet
+    """
+    with silent_libraries():
+        from vconv.inference import load
+        from vconv.voices.check import Checker, files_in
+        from vconv.voices.population import population_of
+
+        population = population_of(model or default_model())
+        checker = Checker(load(model, device, threads), population)
+        errors = []
+        for clip in files_in(clips):
+            try:
+                verdict = checker.clip(clip)
+                print(f"{verdict.score:.3f}  {clip}" + ("" if quiet else f": {verdict.text}"), flush=True)
+            except VconvError as error:
+                errors.append(error)
+    finish(errors)
+
+
+@app.command()
+def info(model: Model = None) -> None:
+    """Show the model, its files and what this installation can run.
+
+    \b
+    Example:
+      vconv info --model my-model/
+    """
+    with silent_libraries():
+        from vconv.inference.loading import describe
+
+        lines = describe(model)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")

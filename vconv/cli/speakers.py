@@ -1,0 +1,281 @@
+"""vconv speakers: the space of voices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vconv.cli.app import Model, Overwrite, Quiet, Threads, app
+from vconv.cli.console import check_arrays_file, progress, save_voice, silent_libraries
+from vconv.errors import InputError
+from vconv.model_folder import default_model
+
+speakers_app = typer.Typer(
+    help="Tell voices apart, make new ones, and move them: what the model knows of voices in general.",
+    rich_markup_mode=None,
+)
+
+
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Corpus; see vconv prepare.")]
+
+
+VoiceFile = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.npz", help="The voice to write.")]
+
+
+app.add_typer(speakers_app, name="speakers")
+
+
+@speakers_app.callback(invoke_without_command=True)
+def _speakers(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@speakers_app.command()
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Clip, folder of clips of one speaker, or saved voice.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    model: Model = None,
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the score alone.")] = False,
+) -> None:
+    """Tell whether two recordings are of one speaker.
+
+    The threshold was set on speakers whom the model had never heard. The exit code tells of errors alone.
+
+    \b
+    Example:
+      vconv speakers verify a.wav b.wav
+    """
+    with silent_libraries():
+        from vconv.inference import load
+        from vconv.voices import sampling as speakers
+        from vconv.voices.population import population_of
+
+        folder = model or default_model()
+        decision = speakers.verify(load(folder, threads=threads), population_of(folder), first, second)
+    verdict = "the same speaker" if decision.same else "different speakers"
+    print(
+        f"{decision.score:.3f}"
+        if quiet
+        else f"{verdict}: score {decision.score:.3f}, threshold {decision.threshold:.3f}"
+    )
+
+
+@speakers_app.command()
+def identify(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="Whose speech? A clip, a folder of clips or a voice.")],
+    enrolled: Annotated[
+        Path,
+        typer.Option(
+            "--enrolled", metavar="FOLDER", help="Of people: each a folder of clips, a clip or a saved voice."
+        ),
+    ],
+    model: Model = None,
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the name alone.")] = False,
+) -> None:
+    """Tell which of some people a recording is of: scores of all of them, then a name, or nobody.
+
+    \b
+    Example:
+      vconv speakers identify clip.wav --enrolled people/
+    """
+    with silent_libraries():
+        from vconv.inference import load
+        from vconv.voices import sampling as speakers
+        from vconv.voices.population import population_of
+
+        folder = model or default_model()
+        converter, population = load(folder, threads=threads), population_of(folder)
+        ranked = speakers.identify(converter, population, clip, speakers.enroll(converter, enrolled))
+    best, decision = ranked[0]
+    if not quiet:
+        for place, (name, other) in enumerate(ranked, 1):
+            print(f"{place:>3}  {other.score:6.3f}  {name}")
+        reached = "reaches" if decision.same else "is below"
+        print(f"the best score {reached} the threshold {decision.threshold:.3f}:")
+    print(best if decision.same else "nobody")
+
+
+@speakers_app.command("new")
+def new_voice(
+    output: VoiceFile,
+    seed: Annotated[int, typer.Option(min=0, help="Another number is another voice.")] = 0,
+    model: Model = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a voice that nobody has, register and all; the same for the same seed.
+
+    It is no more alike to any speaker of the training corpus than these are to one another.
+
+    \b
+    Examples:
+      vconv speakers new --seed 7 -o somebody.npz
+      vconv convert speech.wav --target somebody.npz
+    """
+    check_arrays_file(output, overwrite)
+    with silent_libraries():
+        from vconv.voices import sampling as speakers
+        from vconv.voices.population import population_of
+
+        population = population_of(model or default_model())
+        invented = speakers.invent(population, seed)
+        save_voice(invented.voice, output)
+    if not quiet:
+        print(
+            f"wrote {output}: {speakers.hertz(invented.voice.log_f0):.0f} Hz; score {invented.nearest:.3f} with the "
+            f"most alike of {len(population.speakers)} speakers, whose own nearest have {population.apart:.3f}"
+        )
+
+
+@speakers_app.command()
+def directions(model: Model = None) -> None:
+    """Show in which directions voices differ most, and what goes along with them.
+
+    They are the principal axes of the speakers' average spectra. Registers and brightness correlate with them;
+    `vconv speakers move` goes along any of them, or along --higher and --brighter, each without the other.
+
+    \b
+    Example:
+      vconv speakers directions
+    """
+    with silent_libraries():
+        from vconv.voices import sampling as speakers
+        from vconv.voices.population import ATTRIBUTES, population_of
+
+        found = speakers.directions(population_of(model or default_model()))
+    print("  #  variance  " + "  ".join(f"{name:>13}" for name in ATTRIBUTES))
+    for direction in found:
+        correlations = "  ".join(f"{value:+13.2f}" for value in direction.correlations)
+        print(f"{direction.number:>3}  {direction.share:8.1%}  {correlations}  {direction.name}".rstrip())
+
+
+@speakers_app.command()
+def move(
+    voice: Annotated[Path, typer.Argument(metavar="VOICE", help="A saved voice, a clip, or a folder of clips.")],
+    output: VoiceFile,
+    higher: Annotated[float, typer.Option(metavar="STEP", help="Negative: lower.")] = 0.0,
+    brighter: Annotated[float, typer.Option(metavar="STEP", help="Negative: darker.")] = 0.0,
+    axis: Annotated[
+        list[str] | None, typer.Option(metavar="NUMBER:STEP", help="Along one of `directions`, as 3:1.5. Repeatable.")
+    ] = None,
+    model: Model = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a voice higher, lower, brighter or darker, in standard deviations between speakers.
+
+    Each keeps the other as it is. The voice is no longer that of its speaker, whose speech is left out of it.
+
+    \b
+    Examples:
+      vconv speakers move speaker.wav --higher 1.5 --brighter=-0.5 -o moved.npz
+      vconv speakers move voice.npz --axis 3:2 -o other.npz
+    """
+    check_arrays_file(output, overwrite)
+    axes = dict(_axis(text) for text in axis or ())
+    with silent_libraries():
+        from vconv.inference import load
+        from vconv.voices import sampling as speakers
+        from vconv.voices.population import population_of
+
+        folder = model or default_model()
+        population, converter = population_of(folder), load(folder, threads=threads)
+        moved = speakers.move(converter.voice(voice), population, higher=higher, brighter=brighter, axes=axes)
+        save_voice(moved, output)
+    if not quiet:
+        print(f"wrote {output}" + (f": {speakers.hertz(moved.log_f0):.0f} Hz" if moved.log_f0 is not None else ""))
+
+
+@speakers_app.command("fit")
+def fit_population(
+    manifest: Manifest,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.npz", help="Default: population.npz in the model folder."),
+    ] = None,
+    model: Model = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit what all of these commands, and vconv check, need to know of a model; replaces what an earlier run made.
+
+    Two clips of each training speaker (a thousand of them at most) tell how voices differ. Speakers of the valid
+    split without training clips set the threshold. Music and noise for the check are made here. The file belongs
+    to these weights, and holds the embeddings of the speakers, rounded.
+
+    \b
+    Example:
+      vconv speakers fit corpus.tsv --model my-model/
+    """
+    with silent_libraries():
+        from vconv.inference.loading import available_cores
+        from vconv.model_folder import POPULATION
+        from vconv.voices import fitting
+
+        folder = model or default_model()
+        place = output or folder / POPULATION
+        if place.is_dir() or place.suffix.lower() != ".npz":
+            raise InputError(f"{place}: is written as .npz; name a file so with -o")
+        with progress(None, quiet) as report:
+            fitted = fitting.fit(folder, manifest, threads or available_cores(), report.count)
+        fitted.population.save(place)
+    if not quiet:
+        for line in fitted.bad:
+            print(f"left out {line}")
+        found = fitted.population.verification
+        print(
+            f"wrote {place}: {len(fitted.population.speakers)} speakers; threshold {found.threshold:.3f}, equal error "
+            f"rate {found.error:.1%} on {found.clips} clips of {found.speakers} held-out speakers"
+        )
+
+
+@speakers_app.command("test")
+def test_population(
+    manifest: Manifest,
+    split: Annotated[str, typer.Option(help="Which clips; speakers with training clips are left out.")] = "valid",
+    other: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", help="Recordings that are no speech, or a folder of them, to test vconv check on."
+        ),
+    ] = None,
+    model: Model = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how well voices are told apart, beside Resemblyzer where it is installed; needs vconv[eval].
+
+    \b
+    Examples:
+      vconv speakers test corpus.tsv --model my-model/
+      vconv speakers test corpus.tsv --other music/ --other noise/
+    """
+    with silent_libraries():
+        from vconv.evaluation import verification
+        from vconv.inference.loading import available_cores
+
+        folder = model or default_model()
+        with progress(None, quiet) as report:
+            outcome = verification.examine(
+                folder, manifest, split, other or [], threads or available_cores(), report.count
+            )
+    width = max(len(name) for name in outcome.figures)
+    for name, value in outcome.figures.items():
+        print(f"{name:<{width}}  {value.value:6.2f} %  (95 % interval {value.low:.2f} to {value.high:.2f})")
+    if not quiet:
+        for note in outcome.notes:
+            print(note)
+
+
+def _axis(text: str) -> tuple[int, float]:
+    number, _, step = text.partition(":")
+    try:
+        return int(number), float(step)
+    except ValueError:
+        raise InputError(f"--axis {text}: expected NUMBER:STEP, for example --axis 3:1.5") from None

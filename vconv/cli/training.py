@@ -1,0 +1,162 @@
+"""Prepare a corpus, train, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vconv.cli.app import Overwrite, Quiet, app
+from vconv.cli.console import complain, needs_extra, progress, silent_libraries
+from vconv.errors import InputError, VconvError
+
+
+@app.command()
+def prepare(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="[LAYOUT] SRC", help="Folders, or tables; the name of a layout may stand before them."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The manifest to write.")] = Path("corpus.tsv"),
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="folders: one folder a speaker (default); tsv: tables with a header; vctk; libritts, also LibriSpeech."
+        ),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="For tsv: what a column is called in the table. Repeatable."),
+    ] = None,
+    mic: Annotated[str, typer.Option(help="For vctk 0.92: mic1 or mic2; the other one where it is missing.")] = "mic1",
+    language: Annotated[str, typer.Option(help="Language of clips whose source does not tell it, as en-us.")] = "",
+    phonemize: Annotated[
+        bool, typer.Option("--phonemize", help="Make phones from transcripts, with espeak-ng.")
+    ] = False,
+    valid_percent: Annotated[float, typer.Option(help="Share of speakers and parallel groups for validation.")] = 2.0,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="TSV", help="Speakers not for training: columns speaker and split (valid, test)."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one a core.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Look at every file of a corpus and write a manifest to train on.
+
+    What cannot be used is left out and listed with the reason. Silence at the ends of clips is trimmed later,
+    when training takes their features; clips of parallel groups keep theirs, which holds them aligned.
+
+    \b
+    Examples:
+      vconv prepare corpus/ -o corpus.tsv
+      vconv prepare vctk VCTK-Corpus-0.92/ -o vctk.tsv --held-out recipes/vctk/held_out.tsv
+      vconv prepare clips.tsv --layout tsv --column path=file --column transcript=text -o corpus.tsv
+    """
+    with silent_libraries():
+        from vconv.data.manifest import LAYOUTS, Note, Skipped, prepare, read_held_out
+
+        unreadable: list[str] = []
+
+        if layout is None and len(sources) > 1 and str(sources[0]) in LAYOUTS:
+            layout, sources = str(sources[0]), sources[1:]
+
+        def tell(remark: Skipped | Note) -> None:
+            if isinstance(remark, Skipped) and remark.folder:
+                unreadable.append(f"{remark.path}: {remark.reason}")
+            elif not quiet:
+                is_file = isinstance(remark, Skipped)
+                print(f"skipped {remark.path}: {remark.reason}" if is_file else f"note: {remark.text}")
+
+        with progress(None, quiet) as report:
+            result = prepare(
+                sources,
+                output,
+                layout=layout or "folders",
+                columns=dict(_pair(text) for text in column or ()),
+                microphone=mic,
+                language=language,
+                phonemize=phonemize,
+                valid_percent=valid_percent,
+                held_out=read_held_out(held_out) if held_out else None,
+                jobs=jobs,
+                tell=tell,
+                report=report.count,
+            )
+    if not quiet:
+        print(result.summary())
+    for line in unreadable:
+        complain(line)
+    if unreadable:
+        raise typer.Exit(VconvError.exit_code)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train the conversion model, the vocoder, or what hears before them.
+
+    \b
+    Examples:
+      vconv train recipes/base/conversion.yaml
+      vconv train recipes/base/vocoder.yaml --set optimizer.steps=50000 --resume
+    """
+    with needs_extra():
+        from vconv.training import run
+
+        run(config, set_ or [], resume)
+
+
+@app.command()
+def export(
+    conversion: Annotated[Path, typer.Argument(metavar="CONVERSION", help="Checkpoint of the conversion model.")],
+    vocoder: Annotated[
+        Path, typer.Argument(metavar="VOCODER", help="Checkpoint of the vocoder, or a model folder to take it from.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The model folder to write.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of the conversion model's config, for its use. Repeatable."),
+    ] = None,
+    asr_encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What the model hears with; default: where training had it, if it did."),
+    ] = None,
+    speaker_encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What it hears speakers with; default: where training had it, if it did."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a model folder from two checkpoints: half-precision weights and the ONNX graphs.
+
+    Of a model that learned a table of speakers, the folder `voices` holds each one's voice for `convert --target`.
+    With --overwrite, the voices in the output's folder `voices` go with the model they belonged to.
+
+    \b
+    Examples:
+      vconv export runs/conversion/checkpoint.safetensors runs/vocoder/checkpoint.safetensors -o my-model/
+      vconv export runs/conversion/checkpoint.safetensors pretrained/base -o my-model/
+      vconv export conversion.safetensors vocoder.safetensors -o my-model/ --set bottleneck.soft_temperature=0.1
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file; name a folder with -o")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise InputError(f"{output}: is not empty; pass --overwrite to replace the model in it")
+    with needs_extra():
+        from vconv.export import export
+
+        export(conversion, vocoder, output, set_ or (), asr_encoder, speaker_encoder)
+    print(f"wrote {output}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    ours, separator, theirs = text.partition("=")
+    if not separator or not ours or not theirs:
+        raise InputError(f"--column {text}: expected OURS=THEIRS, for example --column path=file")
+    return ours, theirs

@@ -1,0 +1,1 @@
+"""Augmentation: of waves, of whole recordings, of log-mels."""

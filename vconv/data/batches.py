@@ -1,0 +1,388 @@
+"""Random batches from a corpus. A batch is a function of (seed, step, rank) alone.
+
+So a resumed run sees exactly what an uninterrupted one would have, without any state to save, and
+several processes never draw the same batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vconv.data.augmentation.mel import PerturbConfig, perturb, warp
+from vconv.data.corpus import Corpus, Item, by_length
+from vconv.data.store import WAVE_SCALE, Entry
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.features import N_MELS, SAMPLE_RATE, code_frames, continuous_log_f0
+
+REFERENCE_CLIPS = 3  # at most, of one reference in training
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    items: int = 16
+    frames: int = 112  # of a crop, even
+    parallel_share: float = 0.4  # of the items, where the corpus has parallel groups
+    reference_frames: tuple[int, int] = (128, 288)  # 2 to 4.6 s
+    phone_items: int = 4  # whole clips with known phones, beside the crops
+    phone_frames: int = 320  # longer clips are not used for phones
+    phone_perturb: float = 1.0  # share of these that is disturbed
+    balance: float = 0.5  # a speaker with n frames is drawn in proportion to n ** balance
+    perturb: PerturbConfig = PerturbConfig()
+    parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
+    disturbed_share: float = 0.6  # of the disturbed sources, those that were so before an ASR encoder heard them
+    asr_dropout: float = 0.2  # of all sources, the share that no ASR encoder hears
+    false_voicing: float = 0.0  # share of the items where F0 is found that is not theirs, as in a crowd
+    other_voice: float = 0.0  # share of the items whose voice is made another's, in all that is heard of it
+    other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
+
+
+@dataclass
+class ConversionBatch:
+    source: np.ndarray  # [B, N_MELS, T] what the content encoder hears: another voice, or disturbed
+    source_asr_features: np.ndarray  # [B, R, T / 2] of an ASR encoder; R is 0 without one
+    clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
+    clean_asr_features: np.ndarray  # [B, R, T / 2]
+    pitch: np.ndarray  # [B, 2, T] as it may be found in disturbed speech
+    clean_pitch: np.ndarray  # [B, 2, T]
+    reference: np.ndarray  # [B, N_MELS, 2K] other speech of the target
+    reference_asr_features: np.ndarray  # [B, R, K]
+    speaker_embedding: np.ndarray  # [B, V] of the reference, by a pretrained speaker encoder; V is 0 without one
+    speaker: np.ndarray  # [B] of the target, -1 where the voice is nobody's
+    source_speaker: np.ndarray  # [B]
+    label: np.ndarray  # [B] of the target's clip, -1 where unknown
+    pseudo_labels: np.ndarray  # [B, T / 2] of each frame of the code, -1 where unknown
+    phone_mel: np.ndarray  # [P, N_MELS, L]
+    phone_asr_features: np.ndarray  # [P, R, L / 2]
+    phone_frames: np.ndarray  # [P]
+    phones: np.ndarray  # [P, M]
+    phone_counts: np.ndarray  # [P]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The content encoder's input for a clip or a part of it: mel [T, N_MELS] and ASR features [T / 2, R]."""
+
+    mel: np.ndarray
+    asr_features: np.ndarray
+
+    def crop(self, start: int, frames: int) -> Speech:
+        """Frames from ``start`` on, both even, in float32; see ``_crop``."""
+        asr_features = _crop(self.asr_features, start // 2, frames // 2)
+        return Speech(_crop(self.mel, start, frames).astype(np.float32), asr_features.astype(np.float32))
+
+
+def stack(speeches: Sequence[Speech]) -> tuple[np.ndarray, np.ndarray]:
+    """Speeches of one length: mel [B, N_MELS, T] and features [B, R, T / 2]"""
+    mels, asr_features = ([getattr(speech, name) for speech in speeches] for name in ("mel", "asr_features"))
+    return np.stack(mels).transpose(0, 2, 1), np.stack(asr_features).transpose(0, 2, 1)
+
+
+def _crop(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """Frames from ``start`` on; a clip that is too short is repeated, which keeps its statistics."""
+    if len(mel) >= start + frames:
+        return mel[start : start + frames]
+    return np.take(mel, np.arange(start, start + frames), axis=0, mode="wrap")
+
+
+def _part(speech: Speech, start: int, end: int) -> Speech:
+    """An even number of frames, from ``start`` (even) to ``end`` at most."""
+    end = start + max(0, min(end, len(speech.mel)) - start) // 2 * 2
+    return Speech(speech.mel[start:end], speech.asr_features[start // 2 : end // 2])
+
+
+def _in_voice(speech: Speech, octaves: float) -> Speech:
+    """The speech in a voice so much higher."""
+    return dataclasses.replace(speech, mel=warp(speech.mel, 2**octaves)) if octaves else speech
+
+
+class ConversionSampler:
+    """Crops for the conversion model.
+
+    ``voices`` holds what a speaker encoder hears of the items [items, V], by the octaves by which they are made higher.
+    """
+
+    def __init__(
+        self, corpus: Corpus, config: BatchConfig, seed: int, voices: dict[float, np.ndarray] | None = None
+    ) -> None:
+        self.corpus, self.config, self.seed, self.voices = corpus, config, seed, voices or {}
+        # Of what has been disturbed as a wave already: the ASR encoder has heard the noise as well.
+        self._milder = dataclasses.replace(config.perturb, noise=0.0, babble=0.0, reverb=0.0, band_limit=0.0)
+        self._singles = [i for i, item in enumerate(corpus.items) if not item.group]
+        self._groups = sorted(group for group, members in corpus.by_group.items() if len(members) > 1)
+        self._phone_items = [
+            i
+            for i, item in enumerate(corpus.items)
+            if item.phones and item.entry.frames <= config.phone_frames and len(item.phones) * 2 < item.entry.frames
+        ]
+        pool = self._singles or range(len(corpus.items))
+        self._pool = np.array(pool)
+        self._weights = self._balanced(self._pool)
+        if not self._singles and not self._groups:
+            raise InputError("the manifest has no clips to train on")
+
+    def _balanced(self, pool: np.ndarray) -> np.ndarray:
+        total: dict[int, float] = defaultdict(float)
+        for i in pool:
+            total[self.corpus.items[i].speaker] += self.corpus.items[i].entry.frames
+        weights = np.array(
+            [
+                self.corpus.items[i].entry.frames * total[self.corpus.items[i].speaker] ** (self.config.balance - 1)
+                for i in pool
+            ]
+        )
+        return weights / weights.sum()
+
+    def batch(self, step: int, rank: int = 0) -> ConversionBatch:
+        config = self.config
+        rng = np.random.default_rng([self.seed, step, rank])
+        parallel = round(config.items * config.parallel_share) if self._groups else 0
+        if not self._singles:
+            parallel = config.items
+        pairs = [self._parallel_pair(rng) for _ in range(parallel)]
+        singles = rng.choice(self._pool, config.items - parallel, p=self._weights)
+        pairs += [(int(i), int(i)) for i in singles]
+        reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
+        items, store = self.corpus.items, self.corpus.store
+        source, clean, pitch, clean_pitch, reference, voice, pseudo_labels, names = [], [], [], [], [], [], [], []
+        for a, b in pairs:
+            entry = items[b].entry
+            whole = self._speech(entry)
+            start = int(rng.integers(0, max(1, len(whole.mel) - config.frames + 1))) // 2 * 2
+            octaves = self._other_voice(rng)
+            own = whole.crop(start, config.frames)
+            clean.append(_in_voice(own, octaves))
+            disturb = a == b or rng.random() < config.parallel_perturb
+            source.append(self._source(rng, items[a].entry, start, config.frames, disturb))
+            f0 = store.clip_f0(entry)
+            tracked = self._as_tracked(rng, f0)
+            clean_pitch.append(self._pitch(f0, start, octaves))
+            pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves))
+            clips, other = self._reference(rng, b, start, reference_frames)
+            reference.append(_in_voice(other, octaves))
+            voice.append(self._voice(clips, octaves))
+            pseudo_labels.append(self._pseudo_labels(b, start))
+            names.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
+        return ConversionBatch(
+            *stack(source),
+            *stack(clean),
+            np.stack(pitch),
+            np.stack(clean_pitch),
+            *stack(reference),
+            np.stack(voice),
+            np.array([speaker for speaker, _ in names]),
+            np.array([items[a].speaker for a, _ in pairs]),
+            np.array([label for _, label in names]),
+            np.stack(pseudo_labels),
+            *self._phone_part(rng),
+        )
+
+    def _pitch(self, f0: np.ndarray, start: int, octaves: float) -> np.ndarray:
+        """A crop of a clip's curve, so much higher, and of its voiced flags: [2, frames]"""
+        curve, voiced = continuous_log_f0(f0)
+        curve = curve + np.float32(octaves)
+        return np.stack([_crop(x, start, self.config.frames) for x in (curve, voiced)])
+
+    def _as_tracked(self, rng: np.random.Generator, f0: np.ndarray) -> np.ndarray:
+        """F0 of a clip [T] in Hz; if this one is drawn, with what is found of others where the clip is unvoiced."""
+        if not (self.config.false_voicing and rng.random() < self.config.false_voicing):
+            return f0
+        items = self.corpus.items
+        other = self.corpus.store.clip_f0(items[int(rng.integers(len(items)))].entry)
+        return np.where(f0 > 0, f0, np.resize(np.roll(other, rng.integers(len(other))), len(f0)))
+
+    def _parallel_pair(self, rng: np.random.Generator) -> tuple[int, int]:
+        members = self.corpus.by_group[self._groups[rng.integers(len(self._groups))]]
+        a, b = rng.choice(members, 2, replace=False)
+        return int(a), int(b)
+
+    def _speech(self, entry: Entry) -> Speech:
+        store = self.corpus.store
+        mel = store.clip_mel(entry)
+        if store.asr_channels:
+            return Speech(mel, store.clip_asr_features(entry))
+        return Speech(mel, np.zeros((code_frames(len(mel)), 0), np.float16))
+
+    def _source(self, rng: np.random.Generator, entry: Entry, start: int, frames: int | None, disturb: bool) -> Speech:
+        """A clip, or a crop of it, as the content encoder is to hear it."""
+        store, has_asr_features = self.corpus.store, bool(self.corpus.store.asr_channels)
+        before = has_asr_features and disturb and rng.random() < self.config.disturbed_share
+        speech = Speech(*store.clip_disturbed(entry)) if before else self._speech(entry)
+        speech = _part(speech, 0, len(speech.mel)) if frames is None else speech.crop(start, frames)
+        mel, asr_features = speech.mel.astype(np.float32), speech.asr_features.astype(np.float32)
+        if disturb:
+            mel = perturb(mel, rng, self._milder if before else self.config.perturb, self._somebody)
+        if has_asr_features and rng.random() < self.config.asr_dropout:
+            asr_features = np.zeros_like(asr_features)
+        return Speech(mel, asr_features)
+
+    def _voice(self, clips: list[int], octaves: float) -> np.ndarray:
+        """What a speaker encoder hears of clips of one speaker, made so much higher: [V] of unit length"""
+        if not self.voices:
+            return np.zeros(0, np.float32)
+        heard = self.voices[octaves][clips].sum(axis=0)
+        return heard / np.linalg.norm(heard)
+
+    def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> tuple[list[int], Speech]:
+        """Speech of the same speaker, of other clips (which) or at least of another place, so many frames (even).
+
+        Were it the crop itself, the embedding could carry words.
+        """
+        item = self.corpus.items[index]
+        others = [i for i in self.corpus.by_speaker[item.speaker] if i != index]
+        if others:
+            clips, parts, missing = [], [], frames
+            for i in rng.permutation(others)[:REFERENCE_CLIPS]:
+                clips.append(int(i))
+                other = self._speech(self.corpus.items[i].entry)
+                at = int(rng.integers(0, max(1, len(other.mel) - missing + 1))) // 2 * 2
+                parts.append(_part(other, at, at + missing))
+                missing -= len(parts[-1].mel)
+                if not missing:
+                    break
+            joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mel", "asr_features"))
+            return clips, Speech(*joined).crop(0, frames)
+        whole = self._speech(item.entry)
+        before, after = _part(whole, 0, start), _part(whole, start + self.config.frames, len(whole.mel))
+        rest = after if len(after.mel) >= len(before.mel) else before
+        return [index], (rest if len(rest.mel) >= 24 else whole).crop(0, frames)
+
+    def _other_voice(self, rng: np.random.Generator) -> float:
+        """Octaves by which an item's voice is moved, 0 where it stays."""
+        if not (self.config.other_voice and rng.random() < self.config.other_voice):
+            return 0.0
+        if self.voices:  # a speaker encoder has heard each clip in these alone
+            return float(rng.choice([octaves for octaves in self.voices if octaves]))
+        return float(rng.uniform(-self.config.other_octaves, self.config.other_octaves))
+
+    def _pseudo_labels(self, index: int, start: int) -> np.ndarray:
+        """Of the frames of the code in the crop that begins with a frame of the mel: [frames / 2]"""
+        count, pseudo_labels = self.config.frames // 2, self.corpus.items[index].pseudo_labels
+        if pseudo_labels is None:
+            return np.full(count, -1)
+        return _crop(pseudo_labels, start // 2, count).astype(np.int64)
+
+    def _somebody(self, rng: np.random.Generator, frames: int) -> np.ndarray:
+        """Some speech of anybody in the corpus: [frames, N_MELS]"""
+        mel = self.corpus.store.clip_mel(self.corpus.items[int(rng.integers(len(self.corpus.items)))].entry)
+        start = int(rng.integers(0, max(1, len(mel) - frames + 1)))
+        return _crop(mel, start, frames).astype(np.float32)
+
+    def _phone_part(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        count = self.config.phone_items if self._phone_items else 0
+        chosen = [
+            self.corpus.items[self._phone_items[k]] for k in rng.integers(0, max(1, len(self._phone_items)), count)
+        ]
+        spoken = [self._source(rng, item.entry, 0, None, rng.random() < self.config.phone_perturb) for item in chosen]
+        frames = np.array([len(speech.mel) for speech in spoken], np.int64)
+        longest = int(frames.max(initial=0))
+        # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
+        padded = [speech.crop(0, longest) for speech in spoken]
+        mel, asr_features = stack(padded) if padded else 2 * (np.zeros((0, N_MELS, 0), np.float32),)
+        phones = np.zeros((count, max((len(item.phones) for item in chosen), default=0)), np.int64)
+        for k, item in enumerate(chosen):
+            phones[k, : len(item.phones)] = item.phones
+        counts = np.array([len(item.phones) for item in chosen], np.int64)
+        return mel, asr_features, frames, phones, counts
+
+
+@dataclass(frozen=True)
+class WaveBatchConfig:
+    items: int = 8
+    frames: int = 24  # of a crop whose wave is judged
+    context_frames: int = 8  # more on each side, so that edges do not count
+    full_band_rate: int = 22000  # Hz; clips recorded below it have no upper band to learn
+    narrow_share: float = 0.0  # of the crops, from those: more speakers, judged where they have a band
+    predicted_share: float = 0.75  # of the crops, where there are predicted mels
+
+
+@dataclass
+class WaveBatch:
+    mel: np.ndarray  # [B, N_MELS, T]
+    pitch: np.ndarray  # [B, 2, T]
+    source: np.ndarray  # [B, T * OUTPUT_HOP]
+    noise: np.ndarray  # [B, T * OUTPUT_HOP]
+    wave: np.ndarray  # [B, T * OUTPUT_HOP]
+    narrow: np.ndarray  # [B] whether the recording ends at 8 kHz
+
+
+def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of the clips that a vocoder can learn from: long enough, and with an upper band."""
+    return [i for i in _long_enough(corpus, config) if _has_upper_band(corpus.items[i], config)]
+
+
+def narrow_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of those that are long enough and end at 8 kHz, if the config asks for any."""
+    if not config.narrow_share:
+        return []
+    wide_enough = (i for i in _long_enough(corpus, config) if corpus.items[i].sample_rate >= SAMPLE_RATE)
+    return [i for i in wide_enough if not _has_upper_band(corpus.items[i], config)]
+
+
+def _long_enough(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    length = config.frames + 2 * config.context_frames
+    return [index for index, item in enumerate(corpus.items) if item.entry.frames > length]
+
+
+def _has_upper_band(item: Item, config: WaveBatchConfig) -> bool:
+    return not item.sample_rate or item.sample_rate >= config.full_band_rate
+
+
+class WaveSampler:
+    """Crops for the vocoder.
+
+    ``predicted`` may hold, by an item's index, the mel [frames, N_MELS] that a conversion model makes of it;
+    it then replaces the true one in ``predicted_share`` of the crops.
+    """
+
+    def __init__(
+        self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: dict[int, np.ndarray] | None = None
+    ) -> None:
+        self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted or {}
+        self.length = config.frames + 2 * config.context_frames
+        self._items = full_band_items(corpus, config)
+        if not self._items:
+            raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
+        self._weights = by_length([corpus.items[i] for i in self._items])
+        self._narrow = narrow_items(corpus, config)
+        self._narrow_weights = by_length([corpus.items[i] for i in self._narrow])
+
+    def batch(self, step: int, rank: int = 0) -> WaveBatch:
+        rng = np.random.default_rng([self.seed, step, rank])
+        mels, pitches, sources, waves = [], [], [], []
+        count = round(self.config.items * self.config.narrow_share) if self._narrow else 0
+        chosen = rng.choice(self._items, self.config.items - count, p=self._weights)
+        if count:
+            chosen = np.append(chosen, rng.choice(self._narrow, count, p=self._narrow_weights))
+        for index in chosen:
+            mel, pitch, source, wave = self._crop(rng, int(index))
+            mels.append(mel.T)
+            pitches.append(pitch)
+            sources.append(source)
+            waves.append(wave)
+        noise = rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32)
+        narrow = np.arange(len(waves)) >= len(waves) - count
+        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves), narrow)
+
+    def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Mel [T, N_MELS], pitch [2, T], pulse train [N] and wave [N] of a random place in a clip."""
+        store, entry = self.corpus.store, self.corpus.items[index].entry
+        f0, wave = store.clip_f0(entry), store.clip_wave(entry)
+        at = int(rng.integers(0, max(1, len(f0) - self.length)))
+        crop = slice(at, at + self.length)
+        use_predicted = index in self.predicted and rng.random() < self.config.predicted_share
+        mel = self.predicted[index] if use_predicted else store.clip_mel(entry)
+        # A live clip can turn out shorter than it was thought to be.
+        mel, f0, wave = (_crop(array, 0, max(len(array), self.length)) for array in (mel, f0, wave))
+        curve, voiced = continuous_log_f0(f0)
+        return (
+            mel[crop].astype(np.float32),
+            np.stack([curve[crop], voiced[crop]]),
+            PulseTrain(curve).samples(crop.start, crop.stop),
+            wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE,
+        )

@@ -1,0 +1,146 @@
+"""What an ASR encoder hears: features that tell the words well and the voice badly, on the content code's grid.
+
+The ASR encoder is the encoder of a network trained on very much speech, as an ONNX file. A content encoder may take its
+features beside the mel: bottleneck features, as in Liu et al. 2021, "Any-to-Many Voice Conversion with
+Location-Relative Sequence-to-Sequence Modeling", section III-A. Like the pitch tracker it is used as it is, by training
+and by every engine; ``vconv.training.robust_frontend`` makes another of it, that hears better in noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from vconv.errors import InputError
+from vconv.features import HOP_LENGTH, SAMPLE_RATE, code_frames, frame_count, log_mel
+from vconv.graphs import open_graph
+from vconv.model_folder import ASR_ENCODER
+
+if TYPE_CHECKING:
+    import torch
+
+CODE_HOP = 2 * HOP_LENGTH  # samples from one frame of the content code to the next
+FRESH_FRAMES = 250  # of the code, 8 s: what is heard in one run of the ASR encoder
+CONTEXT_FRAMES = 32  # more on each side, about 1 s
+SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
+
+# Keys of the ONNX file's metadata: samples from one of its frames to the next, and to the middle of its first one.
+STRIDE, CENTRE = "stride", "centre"
+
+
+Frames = TypeVar("Frames", np.ndarray, "torch.Tensor")
+AsrFrontend = Callable[[np.ndarray], np.ndarray]  # wave [N] at 16 kHz -> features [R, ceil(T / 2)]
+
+
+class AsrEncoder:
+    """An ONNX graph from a wave [1, N] at 16 kHz (and masks of that shape) to features [1, F, R] at an even rate.
+
+    Its metadata hold ``STRIDE`` and ``CENTRE``. What it makes of a wave depends on all that it hears at once: longer
+    waves are heard in stretches of about ten seconds.
+
+    Raises:
+        InputError: the file is missing, no ONNX graph, or without these metadata.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+        _check(Path(path))
+        # It was rewritten when it was made: once more takes 0.1 s and gains nothing.
+        self._session = open_graph(Path(path), threads, optimize=False)
+        self._wave, *self._masks = (one.name for one in self._session.get_inputs())
+        notes = self._session.get_modelmeta().custom_metadata_map
+        try:
+            self._stride, self._centre = float(notes[STRIDE]), float(notes[CENTRE])
+            self.channels = int(self._session.get_outputs()[0].shape[-1])
+        except (KeyError, ValueError, TypeError):
+            raise InputError(f"{path}: is no ASR encoder; make one with recipes/base/asr_encoder.py") from None
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Features at the middle of each frame of the content code, interpolated: [N] -> [R, ceil(T / 2)] float32.
+
+        T are the wave's frames; the level of the wave is that of the log-mel's.
+        """
+        total = code_frames(frame_count(len(wave)))
+        out = np.empty((self.channels, total), np.float32)
+        count = max(1, -(-total // FRESH_FRAMES))
+        bounds = np.linspace(0, total, count + 1).astype(int)
+        for start, end in itertools.pairwise(bounds):
+            left = max(start - CONTEXT_FRAMES, 0)
+            heard = wave[left * CODE_HOP : (end + CONTEXT_FRAMES) * CODE_HOP]
+            out[:, start:end] = self._hear(heard, np.arange(start - left, end - left))
+        return out
+
+    def _hear(self, wave: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Features of a stretch [N] at some frames [F] of it: [R, F]"""
+        heard = np.zeros((1, max(len(wave), SHORTEST)), np.float32)
+        heard[0, : len(wave)] = wave
+        masks = {name: np.ones(heard.shape, np.int64) for name in self._masks}
+        given = self._session.run(None, {self._wave: heard, **masks})[0][0]
+        return at_places(given, places(frames, self._stride, self._centre)).T
+
+
+class FolderAsrEncoder:
+    """The ASR encoder of a model folder, opened when it is first needed; without one there are features of no channels.
+
+    Args:
+        channels: that the model expects, 0 without an ASR encoder.
+
+    Raises:
+        InputError: there is none, and there should be.
+    """
+
+    def __init__(self, folder: Path, channels: int, threads: int) -> None:
+        self._path, self._channels, self._threads = folder / ASR_ENCODER, channels, threads
+        self._asr_encoder: AsrEncoder | None = None
+        if channels:
+            _check(self._path)
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """As ``AsrEncoder``: [N] -> [R, ceil(T / 2)] float32
+
+        Raises:
+            InputError: the file is wrong, or another model's.
+        """
+        if not self._channels:
+            return no_asr_features(wave)
+        if self._asr_encoder is None:
+            self._asr_encoder = AsrEncoder(self._path, self._threads)
+            if self._asr_encoder.channels != self._channels:
+                raise InputError(f"{self._path}: belongs to another model; export or download the model again")
+        return self._asr_encoder(wave)
+
+
+def no_asr_features(wave: np.ndarray) -> np.ndarray:
+    """Stands where an ASR encoder does, and hears nothing: [N] -> [0, ceil(T / 2)]"""
+    return np.zeros((0, code_frames(frame_count(len(wave)))), np.float32)
+
+
+def encoder_input(wave: np.ndarray, asr_frontend: AsrFrontend) -> tuple[np.ndarray, np.ndarray]:
+    """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
+    mel, rows = log_mel(wave), frame_count(len(wave)) // 2
+    return mel[:, : 2 * rows], asr_frontend(wave)[:, :rows]
+
+
+def _check(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such ASR encoder; export or download the model again")
+
+
+def places(frames: Frames, stride: float, centre: float) -> Frames:
+    """Where frames [F] of the code lie among an ASR encoder's own frames: [F], of an array or a tensor.
+
+    That is the middle of the two mel frames that a frame of the code spans.
+    """
+    return (frames * CODE_HOP + HOP_LENGTH / 2 - centre) / stride
+
+
+def at_places(rows: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Rows [F, C] at places [K] between them, linearly, the ends held: [K, C] float32"""
+    place = np.clip(place, 0, len(rows) - 1)
+    low = np.minimum(place.astype(int), max(0, len(rows) - 2))
+    share = (place - low).astype(np.float32)[:, None]
+    return rows[low] * (1 - share) + rows[np.minimum(low + 1, len(rows) - 1)] * share

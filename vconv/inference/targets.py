@@ -1,0 +1,111 @@
+"""From a target's clips to a voice."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vconv import audio, features
+from vconv.errors import InputError, VconvError
+from vconv.frontends.asr_encoder import AsrFrontend, encoder_input, no_asr_features
+from vconv.frontends.pitch import PitchTracker
+from vconv.inference.engine import Engine
+from vconv.voice import REFERENCE_FRAMES, Reference, Voice, is_saved_voice, rounded
+
+CLIP_SECONDS = 120.0  # of one target clip; a voice is known long before, and memory stays bounded
+
+
+def clips_in(target: audio.Source) -> list[audio.Source]:
+    """The clips a target stands for: itself, or the audio files in the folder.
+
+    Raises:
+        InputError: a folder without audio, or what is no clip among several targets.
+    """
+    if isinstance(target, tuple):
+        return [target]
+    if not isinstance(target, str | os.PathLike) or is_saved_voice(target):
+        what = target if is_saved_voice(target) else type(target).__name__
+        raise InputError(f"{what}: only clips and folders can be averaged; give a finished voice alone")
+    return [*audio.find_audio(target)] if Path(target).is_dir() else [target]
+
+
+def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTracker) -> Voice:
+    """One voice from clips of it: embeddings averaged by their length, the register of all voiced frames,
+    and the first ``REFERENCE_FRAMES`` of the speech, rounded to half precision as a saved voice is.
+
+    Raises:
+        InputError: a clip cannot be read, is silent, too short, or without voiced speech.
+    """
+    embeddings, frames, f0, contents, mels = [], [], [], [], []
+    missing = REFERENCE_FRAMES
+    for clip in clips:
+        wave = speech_of(clip)
+        mel, clip_f0, asr_features = _features(clip, wave, tracker, engine.asr_features if missing else no_asr_features)
+        embeddings.append(engine.speaker(wave, mel))
+        frames.append(mel.shape[1])
+        f0.append(clip_f0)
+        if missing:
+            heard = mel[:, :missing]
+            contents.append(engine.content(heard, asr_features[:, : heard.shape[1] // 2])[0])
+            mels.append(heard)
+            missing -= heard.shape[1]
+    if not frames:
+        raise InputError("no target given; name at least one clip of the voice to sound like")
+    embedding = np.average(embeddings, axis=0, weights=frames)
+    reference = Reference(*(rounded(np.concatenate(x, axis=1)).astype(np.float32) for x in (contents, mels)))
+    unit = embedding / np.linalg.norm(embedding)
+    melody = np.concatenate(f0)
+    voice = Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
+    voice.check(f"{audio.source_name(clip)}: the voice that the networks make of it", VconvError)
+    return voice
+
+
+def speech_features(
+    clip: audio.Source, tracker: PitchTracker, asr_frontend: AsrFrontend
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a clip, trimmed of silence: mel [N_MELS, T], T even, F0 [T'], ASR features [R, T / 2]."""
+    return _features(clip, speech_of(clip), tracker, asr_frontend)
+
+
+def speech_of(clip: audio.Source) -> np.ndarray:
+    """A clip without the silence around it, at the reference loudness: [N] at 16 kHz"""
+    name = audio.source_name(clip)
+    reader = audio.BlockReader(clip, features.SAMPLE_RATE)
+    whole = audio.without_offset(audio.join(_beginning(reader)))
+    wave = audio.trim_silence(whole, features.SAMPLE_RATE)
+    if not len(wave):
+        raise InputError(f"{name}: {reader.why_silent(audio.loudness(whole, features.SAMPLE_RATE))}")
+    check_length(name, len(wave), features.SAMPLE_RATE, "of speech")
+    return audio.normalize(wave, features.SAMPLE_RATE)
+
+
+def _features(
+    clip: audio.Source, wave: np.ndarray, tracker: PitchTracker, asr_frontend: AsrFrontend
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    f0 = tracker(wave)
+    if not f0.any():
+        name = audio.source_name(clip)
+        raise InputError(f"{name}: no voiced speech found; give a clear recording of the target speaking")
+    mel, asr_features = encoder_input(wave, asr_frontend)
+    return mel, f0, asr_features
+
+
+def _beginning(reader: audio.BlockReader) -> Iterator[np.ndarray]:
+    """The first CLIP_SECONDS of a clip, in 16 kHz blocks."""
+    left = round(CLIP_SECONDS * features.SAMPLE_RATE)
+    for block in reader:
+        yield block[:left]
+        left -= len(block)
+        if left <= 0:
+            return
+
+
+def check_length(name: str, samples: int, rate: int, what: str) -> None:
+    """Raise InputError if there is less than ``audio.MIN_SECONDS`` of it."""
+    if samples < audio.MIN_SECONDS * rate:
+        seconds = math.floor(1000 * samples / rate) / 1000  # never rounded up to what is asked for
+        raise InputError(f"{name}: {seconds:.3f} s {what} is too short; give at least {audio.MIN_SECONDS} s")

@@ -1,0 +1,85 @@
+"""A model folder: the names of its files, its format, its configuration, read and written here alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.errors import InputError
+
+FORMAT = 2
+CONFIG = "config.json"
+WEIGHTS = ("conversion.safetensors", "vocoder.safetensors")  # which the graphs read, and PyTorch
+ASR_ENCODER = "asr_encoder.onnx"
+SPEAKER_ENCODER = "speaker_encoder.onnx"  # its weights lie beside it
+SPEAKER_ENCODER_WEIGHTS = "speaker_encoder.safetensors"
+POPULATION = "population.npz"
+
+
+def default_model() -> Path:
+    """The folder of the weights that come with vconv: in the installed package, or in the checkout.
+
+    Raises:
+        InputError: there are none.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "pretrained" / "base", package.parent / "pretrained" / "base"):
+        if folder.is_dir():
+            return folder
+    raise InputError(f"{folder}: no weights came with this vconv; install it again, or give a model with --model")
+
+
+def check_files(folder: Path, names: list[str]) -> None:
+    """Raise InputError if the folder or one of its files is missing."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such model folder; give one made by `vconv export` with --model")
+    for name in names:
+        path = folder / name
+        if not path.is_file() or not path.stat().st_size:
+            raise InputError(f"{path}: is missing or empty; export or download the model again")
+
+
+def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
+    """The networks of a model folder, as its config.json describes them.
+
+    Raises:
+        InputError: the folder or the file is missing, not JSON, of another format version, or wrong.
+    """
+    path = folder / CONFIG
+    config = _read_settings(folder)
+    version, parts = config["format"], (config["conversion"], config["vocoder"])
+    if version != FORMAT:
+        raise InputError(f"{path}: has model format {version!r}, this vconv reads {FORMAT}; export the model again")
+    for part in parts:
+        if not isinstance(part, dict):
+            raise InputError(f"{path}: expected a mapping of settings, got {part!r}; export the model again")
+    return (
+        build(ConversionConfig, parts[0], f"{path}: conversion"),
+        build(VocoderConfig, parts[1], f"{path}: vocoder"),
+    )
+
+
+def read_identity(folder: Path) -> str:
+    """What tells a model from others: the digest of its weights, where its export left one, or of its settings.
+
+    Raises:
+        InputError: the folder or its config is missing or wrong.
+    """
+    config = _read_settings(folder)
+    settings = json.dumps(config["conversion"], sort_keys=True)
+    return str(config.get("weights") or hashlib.sha256(settings.encode()).hexdigest())
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """What stands in config.json, at least the format and a part for each model."""
+    check_files(folder, [CONFIG])
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        _ = config["format"], config["conversion"], config["vocoder"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not a model's config; export or download the model again") from error
+    return config

@@ -1,0 +1,221 @@
+"""The encoder of Moonshine, a speech recognizer, in PyTorch: for perceptual losses and to fine-tune it.
+
+``vconv.frontends.asr_encoder`` runs its ONNX graph at inference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vconv.errors import InputError
+from vconv.features import code_frames, frame_count
+from vconv.frontends.asr_encoder import CENTRE, STRIDE, places
+
+ROTATED = 32  # channels of each head that tell the place; the others do not
+ROTARY_BASE = 10000.0
+HEADS = 8
+EPSILON = 1e-5
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then two layers on each frame, both on normalized input and added to it: [B, T, C]"""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(channels, EPSILON, bias=False)
+        self.query, self.key, self.value, self.output = (nn.Linear(channels, channels, bias=False) for _ in range(4))
+        self.between = nn.LayerNorm(channels, EPSILON, bias=False)
+        self.wide, self.narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+        heard = self.before(x)
+        split = lambda y: y.unflatten(2, (HEADS, -1)).transpose(1, 2)  # noqa: E731
+        query, key, value = (split(part(heard)) for part in (self.query, self.key, self.value))
+        found = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value)
+        x = x + self.output(found.transpose(1, 2).flatten(2))
+        return x + self.narrow(F.gelu(self.wide(self.between(x))))
+
+
+def turns(frames: int, device: torch.device) -> Tensor:
+    """The angle of each pair of channels at each place, as complex numbers: [frames, ROTATED / 2]"""
+    rates = ROTARY_BASE ** (-torch.arange(0, ROTATED, 2, device=device) / ROTATED)
+    angles = torch.outer(torch.arange(frames, device=device), rates)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary position embedding of neighbouring channels, of the first ``ROTATED``: [B, H, T, C]
+
+    Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", eq. 34.
+    """
+    first, rest = x.split([ROTATED, x.shape[3] - ROTATED], dim=3)
+    turned = torch.view_as_complex(first.float().unflatten(3, (-1, 2)).contiguous()) * turn
+    return torch.cat([torch.view_as_real(turned).flatten(3).to(x.dtype), rest], dim=3)
+
+
+class Moonshine(nn.Module):
+    """The encoder of Moonshine: wave [B, N] at 16 kHz -> features [B, R, ceil(T / 2)] on the content code's grid.
+
+    Jeffries et al. 2024, "Moonshine: Speech Recognition for Live Transcription and Voice Commands", section 3.1. The
+    ONNX graph differs by the rounding of weights to 8 bits, which has no gradient.
+    """
+
+    def __init__(self, channels: int, hidden: int, layers: int, stride: float, centre: float) -> None:
+        super().__init__()
+        self.channels, self.stride, self.centre = channels, stride, centre
+        self.first = nn.Conv1d(1, channels, 127, stride=64, bias=False)
+        self.norm = nn.GroupNorm(1, channels, EPSILON)
+        self.second = nn.Conv1d(channels, 2 * channels, 7, stride=3)
+        self.third = nn.Conv1d(2 * channels, channels, 3, stride=2)
+        self.layers = nn.ModuleList(EncoderLayer(channels, hidden) for _ in range(layers))
+        self.last = nn.LayerNorm(channels, EPSILON, bias=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        with torch.autocast(wave.device.type, enabled=False):  # a wave is more than eight bits
+            x = self.norm(self.first(wave.float().unsqueeze(1)).tanh())
+        x = F.gelu(self.third(F.gelu(self.second(x)))).transpose(1, 2)
+        turn = turns(x.shape[1], x.device)
+        for layer in self.layers:
+            x = layer(x, turn)
+        return self._at_code_frames(self.last(x).transpose(1, 2).float(), wave.shape[1])
+
+    def _at_code_frames(self, x: Tensor, samples: int) -> Tensor:
+        """[B, R, F] -> [B, R, ceil(T / 2)], linearly, the ends held: as in ``vconv.frontends.asr_encoder``."""
+        frames = torch.arange(code_frames(frame_count(samples)), device=x.device)
+        place = places(frames, self.stride, self.centre).clamp(0, x.shape[2] - 1)
+        low = place.long().clamp(max=x.shape[2] - 2)
+        return torch.lerp(x[:, :, low], x[:, :, low + 1], place - low)
+
+
+def load_moonshine(path: str | Path) -> Moonshine:
+    """Of an ASR encoder's graph, frozen, in float32.
+
+    Raises:
+        InputError: the file is missing, damaged, or another network's.
+    """
+    try:
+        model = onnx.load(path)
+        notes = {note.key: note.value for note in model.metadata_props}
+        state = _state(model)
+        channels, hidden = state["layers.0.wide.weight"].shape[::-1]
+        layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+        moonshine = Moonshine(channels, hidden, layers, float(notes[STRIDE]), float(notes[CENTRE]))
+        moonshine.load_state_dict(state)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such ASR encoder; make one with recipes/base/asr_encoder.py") from None
+    except Exception as error:  # protobuf raises errors of its own, and a graph may differ in any way
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: no ASR encoder of Moonshine's form, through which alone others can be trained ({reason})"
+        ) from None
+    return moonshine.requires_grad_(False).eval()
+
+
+# What a part is called there (by the output of the node that has its weights), and here.
+PARTS = {
+    "self_attn/q_proj": "query",
+    "self_attn/k_proj": "key",
+    "self_attn/v_proj": "value",
+    "self_attn/o_proj": "output",
+    "mlp/fc1": "wide",
+    "mlp/fc2": "narrow",
+}
+QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"  # endings of what makes up a matrix of 8 bits
+NORMS = {"input_layernorm": "before", "post_attention_layernorm": "between"}
+
+
+def _state(model: onnx.ModelProto) -> dict[str, Tensor]:
+    arrays = _arrays(model)
+    whole = {name: torch.tensor(arrays[source]) for name, source in _whole_weights(model, arrays)}
+    state = {name: value.squeeze(-1) if "norm" in name else value for name, value in whole.items()}
+    return state | {name: _dequantized(arrays, stem) for name, stem in _products(model)}
+
+
+def _arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The weights that the graph holds, by the names under which its nodes take them."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for half, name in _halves(model).items():
+        arrays[name] = arrays[half].astype(np.float32)
+    return arrays
+
+
+def _halves(model: onnx.ModelProto) -> dict[str, str]:
+    """What is stored in half precision and made float32 by a cast: its name, and that of the result."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    casts = (node for node in model.graph.node if node.op_type == "Cast")
+    return {node.input[0]: node.output[0] for node in casts if node.input[0] in stored}
+
+
+def _products(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Matrices of 8 bits: the name here, and there without the ending."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if found := re.match(r"/layers\.(\d+)/(self_attn/[qkvo]_proj|mlp/fc[12])/", node.output[0]):
+            layer, part = found.groups()
+            if weight := next((name for name in node.input if name.endswith(QUANTIZED) and name in stored), None):
+                yield f"layers.{layer}.{PARTS[part]}.weight", weight.removesuffix(QUANTIZED)
+
+
+def _whole_weights(model: onnx.ModelProto, arrays: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What was not rounded to 8 bits, convolutions, norms and biases: the name here, and there."""
+    first = next(node for node in model.graph.node if node.op_type in ("Conv", "FusedConv"))
+    yield "first.weight", first.input[1]
+    yield "last.weight", "layer_norm.weight"
+    for form, name in ((r"onnx::Mul_\d+", "norm.weight"), (r"onnx::Add_\d+", "norm.bias")):
+        yield name, next(source for source in arrays if re.fullmatch(form, source))
+    for place, name in ((2, "second"), (3, "third")):
+        yield f"{name}.weight", f"conv{place}.weight_add_tensor"
+        yield f"{name}.bias", f"conv{place}.bias"
+    for source in arrays:
+        if found := re.fullmatch(r"layers\.(\d+)\.(\w+layernorm)\.weight", source):
+            yield f"layers.{found[1]}.{NORMS[found[2]]}.weight", source
+        elif found := re.fullmatch(r"layers\.(\d+)\.(mlp\.fc[12])\.bias", source):
+            yield f"layers.{found[1]}.{PARTS[found[2].replace('.', '/')]}.bias", source
+
+
+def _dequantized(arrays: dict[str, np.ndarray], stem: str) -> Tensor:
+    """The matrix [in, out] of a product, as that of a linear layer: [out, in]"""
+    values = arrays[stem + QUANTIZED].astype(np.float32) - arrays[stem + ZERO_POINT].astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray((values * arrays[stem + SCALE]).T))
+
+
+def with_weights(model: onnx.ModelProto, weights: dict[str, Tensor]) -> onnx.ModelProto:
+    """The graph with the weights of a ``Moonshine``, its ``state_dict``, in place of its own, as exact as those were.
+
+    Matrices are rounded to 8 bits, with a scale for each column.
+
+    Raises:
+        InputError: they are of another network.
+    """
+    arrays = _arrays(model)
+    stored = {name: half for half, name in _halves(model).items()}
+    new: dict[str, np.ndarray] = {}
+    try:
+        for name, source in _whole_weights(model, arrays):
+            new[stored.get(source, source)] = weights[name].float().numpy().reshape(arrays[source].shape)
+        for name, stem in _products(model):
+            new |= {stem + ending: value for ending, value in _quantized(weights[name].float().numpy().T).items()}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"these weights are not of the graph's network ({error}); give others") from None
+    for tensor in model.graph.initializer:
+        if tensor.name in new:
+            kind = numpy_helper.to_array(tensor).dtype
+            tensor.CopyFrom(numpy_helper.from_array(new[tensor.name].astype(kind), tensor.name))
+    return model
+
+
+def _quantized(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """A matrix [in, out] as unsigned numbers of 8 bits, each column between its least and its greatest value."""
+    low, high = np.minimum(matrix.min(axis=0), 0), np.maximum(matrix.max(axis=0), 0)
+    scale = np.maximum(high - low, 1e-12) / 255
+    zero = np.round(-low / scale)
+    return {QUANTIZED: np.clip(np.round(matrix / scale + zero), 0, 255), SCALE: scale, ZERO_POINT: zero}

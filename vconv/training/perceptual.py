@@ -1,0 +1,130 @@
+"""Perceptual losses: pretrained networks applied to converted mels, through the vocoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vconv import audio
+from vconv.data.augmentation.recording import faster
+from vconv.data.corpus import Corpus
+from vconv.data.store import WAVE_SCALE, Entry, Store
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.features import OUTPUT_RATE, SAMPLE_RATE
+from vconv.files import digest, replacing
+from vconv.frontends.speaker_encoder import WINDOW_SECONDS
+from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
+from vconv.models.pretrained.moonshine import Moonshine
+from vconv.models.vocoder import Vocoder
+
+CLIPS_AT_A_TIME = 16
+
+
+class PerceptualLosses:
+    """Vocoder, speaker encoder and ASR encoder, all frozen, on one device. No nn.Module: checkpoints leave them out."""
+
+    def __init__(
+        self, vocoder: Vocoder, speaker_encoder: CamPlusPlus | None = None, asr_encoder: Moonshine | None = None
+    ) -> None:
+        self.vocoder, self.speaker_encoder, self.asr_encoder = (
+            vocoder.requires_grad_(False),
+            speaker_encoder,
+            asr_encoder,
+        )
+
+    def wave(self, mel: Tensor, pitch: Tensor) -> Tensor:
+        """mel [B, N_MELS, T], pitch [B, 2, T] -> wave [B, N] at 16 kHz. Gradients reach the mel."""
+        curves = pitch[:, 0].detach().cpu().numpy()
+        source = np.stack([PulseTrain(curve).samples(0, len(curve)) for curve in curves])
+        source = torch.from_numpy(source).to(mel.device)
+        return to_analysis_rate(self.vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1))
+
+    def __call__(self, fakes: dict[str, Tensor], voices: Tensor | None) -> dict[str, Tensor]:
+        """``speaker_similarity`` to the speakers' embeddings [K, E], and ``content_consistency`` with the source.
+
+        ``fakes`` holds ``converted`` [B, N_MELS, T] with ``pitch`` [B, 2, T], the target ``speaker`` [B], its
+        ``speaker_embedding`` [B, E], and the clean ``source`` [B, N_MELS, T] with ``source_pitch``.
+        """
+        wave, losses = self.wave(fakes["converted"], fakes["pitch"]), {}
+        if self.speaker_encoder is not None:
+            losses["speaker_similarity"] = speaker_similarity(
+                self.speaker_encoder(wave), voices, fakes["speaker"], fakes["speaker_embedding"]
+            )
+        if self.asr_encoder is not None:
+            with torch.no_grad():  # of the same stretch, through the same vocoder: the words alone are to differ
+                said = self.asr_encoder(self.wave(fakes["source"], fakes["source_pitch"]))
+            losses["content_consistency"] = content_distance(self.asr_encoder(wave), said)
+        return losses
+
+
+def to_analysis_rate(wave: Tensor) -> Tensor:
+    """24 kHz to 16 kHz by leaving out the upper band of the spectrum: [B, N] -> [B, 2N / 3], N divisible by three."""
+    samples = wave.shape[1] * SAMPLE_RATE // OUTPUT_RATE
+    spectrum = torch.fft.rfft(wave.float())[:, : samples // 2 + 1]
+    return torch.fft.irfft(spectrum, samples) * (SAMPLE_RATE / OUTPUT_RATE)
+
+
+def speaker_similarity(heard: Tensor, voices: Tensor, speaker: Tensor, voice: Tensor | None = None) -> Tensor:
+    """One less the cosine of what is heard [B, E] and the wanted speakers' voices [K, E], speaker [B].
+
+    Speakers of -1, who are nobody, have the ``voice`` [B, E] that was heard of them; without any they do not count.
+    """
+    known, wanted = speaker >= 0, voices[speaker.clamp(min=0)]
+    if voice is not None and voice.shape[1]:
+        wanted, known = torch.where(known[:, None], wanted, voice), torch.ones_like(known)
+    distance = 1 - (heard * wanted).sum(dim=1)
+    return (distance * known).sum() / known.sum().clamp(min=1)
+
+
+def content_distance(heard: Tensor, source: Tensor) -> Tensor:
+    """One less the cosine of both features [B, R, T], of each frame, less what the source's frames have in common."""
+    middle = source.mean(dim=(0, 2), keepdim=True)
+    return (1 - F.cosine_similarity(heard - middle, source - middle, dim=1)).mean()
+
+
+def clip_embeddings(corpus: Corpus, speaker_encoder: str, octaves: float = 0.0) -> np.ndarray:
+    """What a speaker encoder hears of each of the corpus's clips, made so much higher: [items, E] of unit length.
+
+    It is kept beside the feature store's arrays.
+
+    Raises:
+        InputError: the corpus is not a feature store, or the file no speaker encoder.
+    """
+    if not isinstance(corpus.store, Store):
+        raise InputError("speaker_encoder: listens to clips of a feature store; set corpus.features to store")
+    moved = f"{octaves:+g}" if octaves else ""
+    path = corpus.store.folder / f"voices-{digest(speaker_encoder)[:16]}{moved}.npy"
+    if not path.exists():
+        heard = _hear_clips(corpus.store, load_campplus(speaker_encoder), octaves)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, heard.numpy().astype(np.float16))
+    clips = {entry.path: row for entry, row in zip(corpus.store.entries, np.load(path).astype(np.float32))}
+    return np.stack([clips[item.entry.path] for item in corpus.items])
+
+
+def speaker_embeddings(corpus: Corpus, speaker_encoder: str) -> Tensor:
+    """Mean embedding of each speaker of the corpus: [K, E] of unit length. Raises InputError as ``clip_embeddings``."""
+    rows = torch.from_numpy(clip_embeddings(corpus, speaker_encoder))
+    speakers = torch.tensor([item.speaker for item in corpus.items])
+    sums = torch.zeros(len(corpus.speakers), rows.shape[1]).index_add_(0, speakers, rows)
+    return F.normalize(sums, dim=1)
+
+
+@torch.no_grad()
+def _hear_clips(store: Store, speaker_encoder: CamPlusPlus, octaves: float) -> Tensor:
+    """Of each clip, in order: [clips, E]"""
+    starts = range(0, len(store.entries), CLIPS_AT_A_TIME)
+    groups = (store.entries[start : start + CLIPS_AT_A_TIME] for start in starts)
+    waves = (np.stack([faster(_middle(store, entry), 2**octaves) for entry in group]) for group in groups)
+    return torch.cat([speaker_encoder(torch.from_numpy(batch)) for batch in waves])
+
+
+def _middle(store: Store, entry: Entry) -> np.ndarray:
+    """``WINDOW_SECONDS`` of a clip at 16 kHz, from its middle; shorter ones are repeated."""
+    wave, wanted = store.clip_wave(entry).reshape(-1), round(WINDOW_SECONDS * OUTPUT_RATE)
+    at = max(0, len(wave) - wanted) // 2
+    wave = np.resize(wave[at : at + wanted], wanted).astype(np.float32) / WAVE_SCALE
+    return audio.resample(wave, OUTPUT_RATE, SAMPLE_RATE).astype(np.float32)

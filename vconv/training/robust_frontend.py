@@ -1,0 +1,270 @@
+"""Training of what hears first: an ASR encoder that others trained, and a denoiser, learn to look through noise.
+
+The ASR encoder learns from itself: of a disturbed wave it is to hear what it hears of the clean one before it is
+trained. That needs no transcripts and leaves its features what they were, so that a conversion model which knows them
+can go on with the new ASR encoder at once (as the student of clean speech in Li et al. 2017, "Large-Scale Domain
+Adaptation via Teacher-Student Learning", section 2). The denoiser hears with it, and is to say the clean mel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vconv import audio
+from vconv.config import ConversionConfig, Precision
+from vconv.data.augmentation import recording as disturb
+from vconv.data.augmentation.recording import DisturbConfig
+from vconv.data.corpus import Corpus, by_length
+from vconv.data.store import WAVE_SCALE, Entry
+from vconv.errors import InputError
+from vconv.features import OUTPUT_RATE, SAMPLE_RATE, log_mel
+from vconv.models.denoiser import Denoiser
+from vconv.models.layers import normalize_mel
+from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
+from vconv.training import checkpoint
+from vconv.training.common import (
+    CHECKPOINT,
+    CorpusConfig,
+    Ema,
+    Journal,
+    LogConfig,
+    Monitor,
+    OptimizerConfig,
+    begin,
+    check_agreement,
+    draw,
+    learning_rate,
+    leave,
+    restore_state,
+    to_tensors,
+)
+from vconv.training.guard import StepGuard
+from vconv.training.perceptual import content_distance
+
+PARTS = ("asr_encoder", "denoiser")  # of what is trained
+
+
+@dataclass(frozen=True)
+class RobustFrontendBatchConfig:
+    items: int = 8
+    seconds: float = 5.0  # of a crop
+    voices: float = 0.5  # share of the crops that are played faster or slower
+    asr_dropout: float = 0.1  # share of the mels that are denoised without an ASR encoder
+    disturb: DisturbConfig = DisturbConfig()
+
+
+@dataclass(frozen=True)
+class RobustFrontendLossConfig:
+    """Weights."""
+
+    content_consistency: float = 1.0  # one less the cosine of the ASR encoder's features
+    features: float = 0.3  # their squared difference, by the variance that they have
+    mel: float = 1.0  # absolute difference of the denoised mel
+
+
+@dataclass(frozen=True)
+class RobustFrontendTraining:
+    task: Literal["robust_frontend"] = "robust_frontend"
+    output: str = "runs/robust_frontend"
+    seed: int = 0
+    precision: Precision = "no"
+    threads: int = 0  # of torch on the CPU; 0 leaves its own choice
+    asr_encoder: str = ""  # ONNX file to begin with, and to learn from
+    corpus: CorpusConfig = CorpusConfig()
+    model: ConversionConfig = ConversionConfig()  # the denoiser's part of it
+    batch: RobustFrontendBatchConfig = RobustFrontendBatchConfig()
+    losses: RobustFrontendLossConfig = RobustFrontendLossConfig()
+    asr_encoder_rate: float = 0.2  # its learning rate, as a multiple of the denoiser's
+    optimizer: OptimizerConfig = OptimizerConfig()
+    log: LogConfig = LogConfig()
+
+
+@dataclass
+class RobustFrontendBatch:
+    clean: np.ndarray  # [B, N] at 16 kHz, each at the loudness that models expect
+    disturbed: np.ndarray  # [B, N]
+    clean_mel: np.ndarray  # [B, N_MELS, T], T even
+    disturbed_mel: np.ndarray  # [B, N_MELS, T]
+
+
+class RobustFrontendSampler:
+    """Crops of the corpus's clips, clean and disturbed anew each time."""
+
+    def __init__(self, corpus: Corpus, config: RobustFrontendBatchConfig, seed: int) -> None:
+        self.corpus, self.config, self.seed = corpus, config, seed
+        self._samples = round(config.seconds * SAMPLE_RATE)
+        self._weights = by_length(corpus.items)
+
+    def batch(self, step: int, rank: int = 0) -> RobustFrontendBatch:
+        rng = np.random.default_rng([self.seed, step, rank])
+        chosen = rng.choice(len(self.corpus.items), self.config.items, p=self._weights)
+        pairs = [self._pair(rng, self.corpus.items[index].entry) for index in chosen]
+        clean, disturbed = (np.stack(waves) for waves in zip(*pairs))
+        return RobustFrontendBatch(clean, disturbed, *(_even_mels(waves) for waves in (clean, disturbed)))
+
+    def _pair(self, rng: np.random.Generator, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
+        wave = self._crop(rng, entry)
+        if rng.random() < self.config.voices:
+            wave = self._filled(disturb.faster(wave, disturb.voice_rate(rng)))
+        crowd = rng.integers(len(self.corpus.items), size=disturb.BABBLE_VOICES)
+        others = [self._crop(rng, self.corpus.items[index].entry) for index in crowd]
+        noisy = disturb.surround(wave, rng, others, self.config.disturb)
+        return tuple(audio.normalize(one, SAMPLE_RATE).astype(np.float32) for one in (wave, noisy))
+
+    def _crop(self, rng: np.random.Generator, entry: Entry) -> np.ndarray:
+        """A random place in a clip, or all of it and silence: [N]"""
+        whole = self.corpus.store.clip_wave(entry).reshape(-1)
+        wide = audio.scaled_length(self._samples, SAMPLE_RATE, OUTPUT_RATE)
+        start = int(rng.integers(0, max(1, len(whole) - wide + 1)))
+        wave = whole[start : start + wide].astype(np.float32) / WAVE_SCALE
+        return self._filled(audio.resample(wave, OUTPUT_RATE, SAMPLE_RATE))
+
+    def _filled(self, wave: np.ndarray) -> np.ndarray:
+        return np.pad(wave[: self._samples], (0, max(0, self._samples - len(wave))))
+
+
+def _even_mels(waves: np.ndarray) -> np.ndarray:
+    """[B, N] -> [B, N_MELS, T], T even"""
+    mels = np.stack([log_mel(wave) for wave in waves])
+    return mels[:, :, : mels.shape[2] // 2 * 2]
+
+
+class RobustFrontend(nn.Module):
+    """ASR encoder and denoiser, with the ASR encoder as it was, from which both learn."""
+
+    def __init__(self, config: RobustFrontendTraining) -> None:
+        super().__init__()
+        self.weights, self.dropout = config.losses, config.batch.asr_dropout
+        self.asr_encoder = load_moonshine(config.asr_encoder).requires_grad_(True)
+        self.denoiser = Denoiser(config.model)
+
+    def forward(self, batch: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:
+        """Losses by name; ``wanted`` [B, R, T / 2] is what is to be heard."""
+        heard = self.asr_encoder(batch["disturbed"])
+        spread = wanted.var(dim=(0, 2), keepdim=True) + 1e-5
+        mel = batch["disturbed_mel"]
+        known = torch.rand(len(mel), 1, 1, device=mel.device) >= (self.dropout if self.training else 0)
+        # It takes the features as they are: those must stay what the content encoder knows.
+        denoised = self.denoiser(mel, heard.detach()[:, :, : mel.shape[2] // 2] * known)
+        return {
+            "content_consistency": content_distance(heard, wanted),
+            "features": ((heard - wanted).square() / spread).mean(),
+            "mel": (normalize_mel(denoised) - normalize_mel(batch["clean_mel"])).abs().mean(),
+        }
+
+
+def load_robust_frontend(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The averaged weights of a checkpoint by their part: ASR encoder, denoiser.
+
+    Raises:
+        InputError: there is no checkpoint of such a training.
+    """
+    state = checkpoint.load_task(path, "robust_frontend")
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, value in state["ema"].items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    return parts
+
+
+def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
+    """Run (or go on with) a training; returns the checkpoint's path."""
+    if not config.asr_encoder:
+        raise InputError("asr_encoder: not set; make one with recipes/base/asr_encoder.py")
+    if not config.model.denoiser_blocks:
+        raise InputError("model.denoiser_blocks: 0 is no denoiser; use 1 or more")
+    teacher = load_moonshine(config.asr_encoder)  # before the corpus, which may take long
+    config = with_channels(config, teacher)
+    start = begin(config, resume)
+    accelerator, state, corpus = start.accelerator, start.state, start.corpus
+    device = accelerator.device
+    teacher = teacher.to(device)
+    torch.manual_seed(config.seed)
+    robust_frontend = RobustFrontend(config).to(device)
+    optimizer = make_optimizer(robust_frontend, config)
+    ema = Ema(robust_frontend, config.optimizer.ema)
+    parts = {"robust_frontend": robust_frontend, "optimizer": optimizer}
+    first = restore_state(state, ema, device, parts) if state else 0
+    check_agreement(first, start.folder, accelerator)
+    bare = robust_frontend
+    robust_frontend, optimizer = accelerator.prepare(robust_frontend, optimizer)
+    journal = Journal(config, start, bare, ema, parts, first)
+    show = partial(validate, bare, teacher, start.validation, config, journal.monitor)
+    guard = StepGuard(accelerator, bare)
+    steps = range(first, config.optimizer.steps)
+    sampler = RobustFrontendSampler(corpus, config.batch, config.seed)
+    batches = draw(sampler, steps, accelerator, config.corpus.workers)
+    try:
+        for step in steps:
+            set_rates(optimizer, learning_rate(step, config.optimizer), config)
+            guard.begin()
+            found = []
+            for batch in islice(batches, config.optimizer.accumulate):
+                with accelerator.accumulate(robust_frontend):
+                    with accelerator.autocast():
+                        with torch.no_grad():
+                            wanted = teacher(batch["clean"])
+                        losses = robust_frontend(batch, wanted)
+                    accelerator.backward(sum(getattr(config.losses, name) * loss for name, loss in losses.items()))
+                    found.append(losses)
+            # Apart: what the one gets wrong is no reason for the other to learn less.
+            clip = config.optimizer.clip
+            norms = {part: accelerator.clip_grad_norm_(getattr(bare, part).parameters(), clip) for part in PARTS}
+            if guard.passes(step, **norms):
+                optimizer.step()
+                ema.update(bare, step)
+                journal.add(*found, {f"gradient/{part}": norm for part, norm in norms.items()})
+            optimizer.zero_grad()
+
+            journal.end_step(step, guard.skipped, show)
+    finally:
+        journal.close()
+    leave(start.accelerator)
+    return start.folder / CHECKPOINT
+
+
+def with_channels(config: RobustFrontendTraining, asr_encoder: Moonshine) -> RobustFrontendTraining:
+    """The config with a denoiser for what the ASR encoder hears."""
+    return replace(config, model=replace(config.model, asr_channels=asr_encoder.channels))
+
+
+def make_optimizer(robust_frontend: RobustFrontend, config: RobustFrontendTraining) -> torch.optim.AdamW:
+    groups = [{"params": list(getattr(robust_frontend, part).parameters())} for part in PARTS]
+    own = config.optimizer
+    return torch.optim.AdamW(groups, own.learning_rate, betas=own.betas, weight_decay=own.weight_decay)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float, config: RobustFrontendTraining) -> None:
+    for group, factor in zip(optimizer.param_groups, (config.asr_encoder_rate, 1.0)):
+        group["lr"] = factor * rate
+
+
+@torch.no_grad()
+def validate(
+    robust_frontend: RobustFrontend,
+    teacher: Moonshine,
+    corpus: Corpus,
+    config: RobustFrontendTraining,
+    monitor: Monitor,
+    step: int,
+) -> None:
+    """Losses on held-out clips, always the same ones, and pictures of two mels before and after."""
+    sampler = RobustFrontendSampler(corpus, config.batch, config.seed + 1)
+    device, found = next(robust_frontend.parameters()).device, []
+    for index in range(4):
+        batch = to_tensors(sampler.batch(index), device)
+        found.append(robust_frontend(batch, teacher(batch["clean"])))
+    monitor.losses(step, {f"validation/{name}": np.mean([one[name].item() for one in found]) for name in found[0]})
+    heard = robust_frontend.asr_encoder(batch["disturbed"])[:, :, : batch["clean_mel"].shape[2] // 2]
+    denoised = robust_frontend.denoiser(batch["disturbed_mel"], heard)
+    for k in range(min(2, len(denoised))):
+        rows = [mel[k].cpu().numpy() for mel in (batch["clean_mel"], batch["disturbed_mel"], denoised)]
+        monitor.picture(step, f"clean, disturbed, denoised/{k}", rows)

@@ -1,0 +1,83 @@
+"""Models out of training checkpoints, with their averaged weights, to be used and not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from vconv.config import ConversionConfig, VocoderConfig, build, override
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.models import saved
+from vconv.models.conversion import ConversionModel
+from vconv.models.vocoder import Vocoder
+from vconv.training import checkpoint
+
+Config = TypeVar("Config", ConversionConfig, VocoderConfig)
+
+
+def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel:
+    """A checkpoint's model, with ``key=value`` settings of its config that do not change its weights' shapes.
+
+    Raises:
+        InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
+    """
+    state = checkpoint.load_task(path, "conversion")
+    model = ConversionModel(override(_config(ConversionConfig, state, path), settings))
+    try:
+        model.load_state_dict(state["ema"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if not settings:
+            raise _unfit(path) from error
+        wanted = " ".join(settings)
+        raise InputError(f"{path}: its weights have other shapes than --set {wanted} asks for; leave it out") from error
+    return model.eval()
+
+
+def trained_with(path: Path) -> tuple[Path | None, Path | None]:
+    """Paths of the pretrained ASR encoder and speaker encoder that a conversion training used, if any."""
+    try:
+        config = checkpoint.load_task(path, "conversion")["config"]
+        asr_encoder, speaker_encoder = config.get("corpus", {}).get("asr_encoder"), config.get("speaker_encoder")
+    except (KeyError, AttributeError):
+        raise _unfit(path) from None
+    return Path(asr_encoder) if asr_encoder else None, Path(speaker_encoder) if speaker_encoder else None
+
+
+def load_vocoder(path: Path) -> Vocoder:
+    """Of a checkpoint, or of a model's folder. Raises InputError where there is none."""
+    if path.is_dir():
+        return saved.load(path)[1]
+    state = checkpoint.load_task(path, "vocoder")
+    model = Vocoder(_config(VocoderConfig, state, path))
+    try:
+        model.load_state_dict(state["ema"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise _unfit(path) from error
+    return model.eval()
+
+
+def _config(kind: type[Config], state: dict[str, Any], path: Path) -> Config:
+    """The model's part of the configuration in a training's state. Raises InputError where it is none."""
+    try:
+        return build(kind, state["config"]["model"], str(path))
+    except (KeyError, TypeError):
+        raise _unfit(path) from None
+
+
+def _unfit(path: Path) -> InputError:
+    return InputError(f"{path}: its weights do not fit its configuration; it was made by another version or changed")
+
+
+@torch.no_grad()
+def speak(vocoder: Vocoder, mel: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """mel [N_MELS, T], pitch [2, T] -> 24 kHz wave [T * OUTPUT_HOP]"""
+    source = PulseTrain(pitch[0]).samples(0, pitch.shape[1])
+    noise = np.random.default_rng(0).uniform(-1, 1, source.shape).astype(np.float32)
+    device = next(vocoder.parameters()).device
+    inputs = (torch.from_numpy(np.ascontiguousarray(x))[None].to(device) for x in (mel, pitch, source, noise))
+    return vocoder(*inputs)[0].cpu().numpy()
