@@ -56,7 +56,7 @@ class ToyEngine:
         self.pitch: list[np.ndarray] = []  # what decode() was given
         self.references: list[Reference] = []
 
-    asr_frontend = staticmethod(no_asr_features)
+    asr_features = staticmethod(no_asr_features)
 
     def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert asr_features.shape == (0, mel.shape[1] // 2)

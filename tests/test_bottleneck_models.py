@@ -210,7 +210,7 @@ def test_the_codes_of_the_first_stages_are_a_coarser_code(small_model: Path, tmp
     audio.write(tmp_path / "src.wav", *source)
     done = vconv_cli("encode", tmp_path / "src.wav", "--stages", 1, "--text", "--model", folder)
     assert done.code == 0, done.err
-    assert ".b" in (line := (tmp_path / "src_units.txt").read_text()) and ".c" not in line
+    assert ".b" in (line := (tmp_path / "src_tokens.txt").read_text()) and ".c" not in line
     done = vconv_cli("encode", tmp_path / "src.wav", "--stages", 0, "--model", folder)
     assert done.code == 2 and "stages: 0 are impossible" in done.error
 

@@ -431,11 +431,11 @@ def test_text_on_the_command_line(vconv_cli: Cli, clips: Path, small_model: Path
     for options in ((), ("--text",)):
         assert vconv_cli("encode", clips / "src.wav", "--model", small_model, *options).code == 0
     assert (clips / "src.txt").read_text() == "the transcript"
-    line = (clips / "src_units.txt").read_text()
+    line = (clips / "src_tokens.txt").read_text()
     assert line == f"{Tokens.load(clips / 'src.tokens').text}\n"
-    source, tokens = clips / "src_units.txt", clips / "src.tokens"
+    source, tokens = clips / "src_tokens.txt", clips / "src.tokens"
     done = vconv_cli("decode", source, "--model", small_model)
-    assert done.code == 2 and "--like" in done.error and "src_units.txt" in done.error
+    assert done.code == 2 and "--like" in done.error and "src_tokens.txt" in done.error
     for place, options in ((source, ("--like", tokens)), (tokens, ())):
         done = vconv_cli("decode", place, *options, "-o", place.with_suffix(".flac"), "--model", small_model)
         assert done.code == 0, done.err
