@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from vconv.features import LOG_MEL_MIDDLE, LOG_MEL_SPREAD, N_MELS  # noqa: E402
-from vconv.training.information import (
+from vconv.training.information import (  # noqa: E402
     ContentInformation,
     FuturePrediction,
     SpeakerInformation,
