@@ -128,6 +128,18 @@ def test_other_languages_keep_their_letters() -> None:
     assert text.normalize("मराठी भाषा।", "mr") == ["मराठी", "भाषा"]  # vowel signs are marks, not letters
 
 
+def test_language_tags() -> None:
+    assert [text.language_code(tag) for tag in ("pt-BR", "ZH_cn", "en (Mandarin L1)", "yue")] == [
+        "pt",
+        "zh",
+        "en",
+        "yue",
+    ]
+    for tag in ("", "deutsch", "1"):
+        with pytest.raises(InputError, match="no language code"):
+            text.language_code(tag)
+
+
 @pytest.mark.parametrize(
     ("reference", "heard", "language", "errors"),
     [
@@ -548,6 +560,8 @@ def test_each_language_has_its_own_figures(
     command = ("evaluate", mixed, "-o", out, "--no-cache", "--metrics", "words")
     refused = vconv_cli(*command)
     assert refused.code == 2 and "language fr: the default Whisper model is English only" in refused.error
+    stressed = vconv_cli("stress", mixed, "-o", tmp_path / "stress", "--metrics", "words")
+    assert stressed.code == 2 and "with --asr" in stressed.error and not (tmp_path / "stress").exists()
     done = vconv_cli(*command, "--asr", tmp_path)
     assert done.code == 1 and "line 5: language 'deutsch'" in done.err
     # Source and conversion are one question each and language, though the clips are the same.

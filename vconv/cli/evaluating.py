@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 from vconv.cli.app import Device, Jobs, JudgementCache, Metrics, Model, Quiet, Threads, app
 from vconv.cli.console import finish, progress, silent_libraries
 
+Asr = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Whisper model for faster-whisper; default: tiny.en, English only."),
+]
+Language = Annotated[
+    str, typer.Option(metavar="CODE", help="Language of rows without one, such as fr or zh; needs --asr.")
+]
+
 
 @app.command()
 def evaluate(
@@ -31,13 +39,8 @@ def evaluate(
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
     ] = Path("evaluation"),
     metrics: Metrics = None,
-    asr: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Whisper model for faster-whisper; default: tiny.en, English only."),
-    ] = None,
-    language: Annotated[
-        str, typer.Option(metavar="CODE", help="Language of rows without one, such as fr or zh; needs --asr.")
-    ] = "en",
+    asr: Asr = None,
+    language: Language = "en",
     cache: JudgementCache = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Judge everything anew, keep nothing.")] = False,
     jobs: Jobs = None,
@@ -63,13 +66,12 @@ def evaluate(
       vconv evaluate french.csv --language fr --asr whisper-base/
     """
     with silent_libraries():
-        from vconv.evaluation import conversion, judges, run
+        from vconv.evaluation import conversion, run
 
-        options = _judging(metrics, cache, jobs)
+        options = _judging(metrics, cache, jobs, asr)
         options = dataclasses.replace(
             options,
             engine=conversion.Engine(model, device, options.jobs),
-            settings=judges.Settings(asr),
             cache=None if no_cache else options.cache,
         )
         todo = run.read(pairs, source_dir, target_dir, language)
@@ -170,6 +172,8 @@ def stress(
         str | None, typer.Option(help='Some of them, as "babble 15 dB,target 3 s"; default: all.')
     ] = None,
     metrics: Metrics = None,
+    asr: Asr = None,
+    language: Language = "en",
     cache: JudgementCache = None,
     jobs: Jobs = None,
     model: Model = None,
@@ -189,21 +193,24 @@ def stress(
         from vconv.evaluation import stress as stressing
 
         chosen = stressing.choose(conditions)
-        options = _judging(metrics, cache, jobs)
+        options = _judging(metrics, cache, jobs, asr)
+        todo = run.read(pairs, None, None, language)
+        run.available_judges(todo, options)  # what is missing is told before the work
         with progress(None, quiet) as report:
-            todo = run.read(pairs, None, None)
             made = stressing.prepare(model, todo, chosen, output / "clips", options.jobs, report.count)
             evaluation = run.evaluate_and_write(made, output, options, report.count)
     _conclude(evaluation, output, quiet)
 
 
-def _judging(metrics: str | None, cache: Path | None, jobs: int | None) -> Options:
+def _judging(metrics: str | None, cache: Path | None, jobs: int | None, asr: Path | None = None) -> Options:
     """How to judge, from the options that the evaluating commands share."""
     from vconv.evaluation import cache as stored
+    from vconv.evaluation.judges import Settings
     from vconv.evaluation.run import Options
     from vconv.inference.loading import available_cores
 
     return Options(
+        settings=Settings(asr),
         metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
         cache=cache or stored.default_place(),
         jobs=jobs or min(available_cores(), 8),

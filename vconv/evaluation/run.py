@@ -60,9 +60,7 @@ def evaluate(todo: Pairs, folder: Path, options: Options, report: Report = lambd
     """
     if folder.exists() and not folder.is_dir():  # seen before the work
         raise InputError(f"{folder}: is a file; name a folder with -o")
-    judges, missing = _available(options)
-    if "text" in judges:
-        check_languages({pair.language for pair in todo.good}, options.settings)
+    judges, missing = available_judges(todo, options)
     answers = Answers(options.settings, Cache(options.cache))
     made = conversion.convert_missing(pairs.drop_unusable(todo), options.engine, folder / "converted", answers, report)
     usable = pairs.drop_unusable(made.pairs)  # a result may be silent, too
@@ -119,8 +117,12 @@ def write(evaluation: Evaluation, folder: Path, report: Report = lambda done, to
     write_report(evaluation, folder / "report.html", report)
 
 
-def _available(options: Options) -> tuple[list[str], list[str]]:
-    """Judges that can be asked, and what to say of the others; a metric asked for by name has to be there."""
+def available_judges(todo: Pairs, options: Options) -> tuple[list[str], list[str]]:
+    """Judges that can be asked about these pairs, and what to say of the others.
+
+    Raises:
+        InputError: a metric asked for by name is not there, or a language needs another ASR model.
+    """
     wanted = GROUPS if options.metrics is None else options.metrics
     unknown = [name for name in wanted if name not in GROUPS]
     if unknown:
@@ -134,6 +136,8 @@ def _available(options: Options) -> tuple[list[str], list[str]]:
             judges.append(name)
     if missing and options.metrics is not None:
         raise InputError(missing[0])
+    if "text" in judges:
+        check_languages({pair.language for pair in todo.good}, options.settings)
     if "f0" not in judges and "warp" in judges:
         judges.remove("warp")
     return judges, missing

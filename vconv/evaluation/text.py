@@ -64,15 +64,15 @@ class TextErrors:
 
 
 def language_code(tag: str) -> str:
-    """Primary subtag of a language tag in lower case: "pt-BR" -> "pt".
+    """Primary subtag of a language tag in lower case: "pt-BR" -> "pt", "en (Mandarin L1)" -> "en".
 
     Raises:
         InputError: it is no language tag.
     """
-    code = re.split("[-_]", tag.strip().lower())[0]
-    if not re.fullmatch("[a-z]{2,3}", code):
+    code = re.match("[a-z]{2,3}(?![a-z])", tag.strip().lower())
+    if code is None:
         raise InputError(f"language '{tag}': is no language code; give one such as fr, hi or zh")
-    return code
+    return code[0]
 
 
 def text_errors(reference: str, heard: str, language: str = "en") -> TextErrors:
