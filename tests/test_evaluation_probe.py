@@ -19,6 +19,8 @@ from vconv.data.manifest import Clip, read_manifest
 from vconv.errors import InputError
 from vconv.evaluation import phones, probe
 from vconv.evaluation.probe import Choice, Seen
+from vconv.evaluation.seen import hear, look, mel_of
+from vconv.evaluation.seen import spectra as spectra_of
 
 Cli = Callable[..., Outcome]
 
@@ -46,7 +48,7 @@ def test_phones_are_found_in_time() -> None:
     spectra = []
     for number, words in enumerate(said):
         mel = features.log_mel(audio.normalize(audio.resample(speak(words, 150, 1.0, number), RATE, 16000), 16000))
-        spectra.append(probe.spectra(mel))
+        spectra.append(spectra_of(mel))
     found = phones.align(spectra, [list(words) for words in said])
     names = phones.inventory([list(words) for words in said])
     right = []
@@ -200,7 +202,7 @@ def test_a_read_out_is_as_sure_as_its_clips_are_many() -> None:
 
 def test_phones_are_read_off_the_code(toy_engine: ToyEngine, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    seen = probe.look(read_manifest(make_corpus(tmp_path, 8)), toy_engine)
+    seen = look(read_manifest(make_corpus(tmp_path, 8)), toy_engine)
     found = {figure.key: figure for figure in probe.phone_figures(seen)}
     assert found["phone_from_code"].value > found["phone_from_code"].chance + 0.15  # its content is the mel
     assert 0.2 < found["phone_information"].value <= 1
@@ -219,20 +221,20 @@ def test_a_mel_is_rebuilt_from_the_voice_of_another_clip(toy_engine: ToyEngine, 
     errors = []
     for clip in clips:
         other = next(c for c in clips if c.speaker == clip.speaker and c != clip)
-        mel, heard = (probe.mel_of(probe.hear(c.path)) for c in (clip, other))
-        content = toy_engine.content(*heard_by(toy_engine, probe.hear(clip.path)))[0]
+        mel, heard = (mel_of(hear(c.path)) for c in (clip, other))
+        content = toy_engine.content(*heard_by(toy_engine, hear(clip.path)))[0]
         made = toy_engine.decode(content, np.zeros((2, mel.shape[1])), toy_engine.speaker(None, heard), None, None)
         errors.append(np.abs(made - mel).mean() * 20 / np.log(10))
     assert figure.value == pytest.approx(np.mean(errors), rel=1e-5)
     assert {reference.mel.shape[1] for reference in toy_engine.references if reference} <= {
-        probe.mel_of(probe.hear(clip.path)).shape[1] for clip in clips
+        mel_of(hear(clip.path)).shape[1] for clip in clips
     }
     assert probe.rebuilt_figures(clips[:4], toy_engine, (0, 0)) == []  # a clip of each speaker
 
 
 def test_bad_clips_are_listed(toy_engine: ToyEngine, tmp_path: Path) -> None:
     audio.write(tmp_path / "silent.wav", np.zeros(16000, np.float32), 16000)
-    seen = probe.look([Clip(tmp_path / "gone.wav", "a"), Clip(tmp_path / "silent.wav", "a")], toy_engine)
+    seen = look([Clip(tmp_path / "gone.wav", "a"), Clip(tmp_path / "silent.wav", "a")], toy_engine)
     assert not seen.clips
     assert "no such file" in seen.bad[0] and "too little speech" in seen.bad[1]
 

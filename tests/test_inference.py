@@ -21,7 +21,7 @@ from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import Converter, streaming
-from vconv.inference.converter import PEAK
+from vconv.inference.output import PEAK
 from vconv.inference.streaming import Spool
 from vconv.voice import Reference, Voice
 

@@ -156,6 +156,20 @@ def test_no_module_imports_the_one_above_it(path: Path) -> None:
                 assert other is None or other <= own, f"{place(path)} imports {name}"
 
 
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Inside packages too; imports within functions count, those for types alone do not."""
+    modules = {module_name(path): path for path in SOURCES if path.name != "__init__.py"}
+    waiting = {name: {other for other in imported(path) if other in modules} for name, path in modules.items()}
+    while free := [name for name, needs in waiting.items() if not needs & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"in circles, or behind them: {', '.join(sorted(waiting))}"
+
+
+def module_name(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+
+
 def test_conversion_needs_nothing_of_the_train_extra() -> None:
     """With the extra's packages blocked, every module of inference and the command line can be imported."""
     code = f"import sys\nfor name in {sorted(TORCH_PACKAGES | {'yaml'})}: sys.modules[name] = None\n"

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 from vconv import audio
 from vconv.errors import InputError, VconvError, unforeseen
 from vconv.files import exists_already, remove_stale
-from vconv.inference.converter import Progress, Target
+from vconv.inference.converter import Target
 from vconv.inference.loading import load
+from vconv.inference.output import Progress
 from vconv.model_folder import default_model
 from vconv.opening import STANDARD_STREAM, is_folder
 from vconv.processes import begin_worker

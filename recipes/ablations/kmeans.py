@@ -18,6 +18,7 @@ import numpy as np
 from vconv.data.manifest import TRAIN, Clip, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.evaluation import probe, statistics
+from vconv.evaluation.seen import hear, look, mel_of
 from vconv.features import N_MELS
 from vconv.frontends.asr_encoder import no_asr_features
 
@@ -64,7 +65,7 @@ def training_mels(clips: Sequence[Clip], count: int) -> list[np.ndarray]:
     found = []
     for place in np.linspace(0, len(able) - 1, min(count, len(able))).round().astype(int):
         try:
-            found.append(probe.mel_of(probe.hear(able[place].path)))
+            found.append(mel_of(hear(able[place].path)))
         except InputError:
             continue
     return found
@@ -78,7 +79,7 @@ def measure(manifest: Path, choice: probe.Choice) -> probe.Probe:
     """
     clips = read_manifest(manifest)
     chosen = probe.choose(clips, choice)
-    seen = probe.look(chosen, KMeansCode(training_mels(clips, TRAINING_CLIPS)), hears=False)
+    seen = look(chosen, KMeansCode(training_mels(clips, TRAINING_CLIPS)), hears=False)
     figures, notes = probe.ask(seen, CODES)
     bits = statistics.Estimate(GROUPS * math.log2(CODES) * probe.CODE_RATE, math.nan, math.nan, 1)
     figures.append(probe.Figure("bits_at_most", "bits a second at most", bits))

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from vconv.batch import Job, Make
-    from vconv.inference.converter import Progress
+    from vconv.inference.output import Progress
 
 from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
 from vconv.cli.console import (

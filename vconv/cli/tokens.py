@@ -12,7 +12,7 @@ from vconv.errors import InputError
 
 if TYPE_CHECKING:
     from vconv.batch import Job, Make
-    from vconv.inference.converter import Progress
+    from vconv.inference.output import Progress
 
 from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
 from vconv.cli.console import check_arrays_file, finish, progress, silent_libraries, summary

@@ -25,7 +25,7 @@ from vconv.evaluation import oracles
 from vconv.evaluation.conversion import make_folder
 from vconv.evaluation.measure import Report
 from vconv.evaluation.pairs import BadRow, Pair, Pairs
-from vconv.evaluation.probe import Choice, choose
+from vconv.evaluation.seen import Choice, choose
 from vconv.features import OUTPUT_RATE
 from vconv.inference import Converter
 

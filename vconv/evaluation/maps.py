@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vconv.errors import InputError
-
-if TYPE_CHECKING:
-    from vconv.evaluation.probe import Seen
+from vconv.evaluation.seen import Seen, pooled
 
 _NAMED_SPEAKERS = 12  # more would not be told apart by colour, and get no legend
 
@@ -24,8 +21,6 @@ def draw_maps(seen: Seen, folder: Path) -> None:
     Raises:
         InputError: the folder cannot be written to.
     """
-    from vconv.evaluation.probe import pooled
-
     speakers = [clip.speaker for clip in seen.clips]
     shown = [("codes", pooled(seen.content))]
     if seen.embeddings:

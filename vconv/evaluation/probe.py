@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import itertools
 import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vconv import audio, features
-from vconv.data.manifest import SPLITS, Clip, read_manifest
+from vconv import features
+from vconv.data.manifest import Clip, read_manifest
 from vconv.errors import InputError
-from vconv.evaluation import metrics, phones, statistics
+from vconv.evaluation import phones, statistics
 from vconv.evaluation.judges import EXTRA
+from vconv.evaluation.seen import MIN_CLIPS, Choice, Seen, choose, hear, look, pooled, sentence, shuffled
 from vconv.evaluation.statistics import Estimate, equal_error_rate
 from vconv.files import write_text
 from vconv.frontends.asr_encoder import encoder_input
@@ -34,22 +33,11 @@ if TYPE_CHECKING:
     from vconv.inference.engine import Engine
 
 CODE_RATE = features.FRAME_RATE / 2  # codes a second
-MIN_CLIPS = 4  # of a speaker, to learn from some and be asked of others
-MAX_SECONDS = 20.0  # of a clip: what the model takes at once
 REBUILT = 100  # clips, at most, that are rebuilt: finding their F0 takes longest
 _FOLDS = 4  # a quarter of the sentences is asked of, the others are learned from
 DB_PER_NEPER = float(20 / np.log(10))
 _PHONE_FRAMES = 20_000  # that the phone classifier learns from; more take long and add little
 Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which clips of the manifest."""
-
-    split: str = "valid"  # train, valid, test or all
-    speakers: int = 50  # at most
-    clips: int = 20  # of each, at most
 
 
 @dataclass(frozen=True)
@@ -70,18 +58,6 @@ class Figure:
     @property
     def value(self) -> float:
         return self.estimate.value
-
-
-@dataclass
-class Seen:
-    """What the model made of the clips that could be read."""
-
-    clips: list[Clip] = field(default_factory=list)
-    content: list[np.ndarray] = field(default_factory=list)  # [C, T / 2]
-    codes: list[np.ndarray] = field(default_factory=list)  # [G, T / 2], no rows without a bottleneck
-    embeddings: list[np.ndarray] = field(default_factory=list)  # [E]; none of a model with a table of speakers
-    spectra: list[np.ndarray] = field(default_factory=list)  # [50, T], for the phones' places
-    bad: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -143,101 +119,14 @@ def ask(seen: Seen, size: int) -> tuple[list[Figure], list[str]]:
     return found + told, notes
 
 
-def choose(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
-    """Clips of speakers that have enough of them; which ones depends on names alone, not on their order.
-
-    Raises:
-        InputError: fewer than two such speakers.
-    """
-    if choice.split not in (*SPLITS, "all"):
-        raise InputError(f"--split {choice.split}: use {', '.join(SPLITS)} or all")
-    by_speaker: dict[str, list[Clip]] = {}
-    for clip in clips:
-        if choice.split in (clip.split, "all"):
-            by_speaker.setdefault(clip.speaker, []).append(clip)
-    able = {name: found for name, found in by_speaker.items() if len(found) >= MIN_CLIPS}
-    if len(able) < 2:
-        raise InputError(
-            f"the manifest has {len(able)} speakers with {MIN_CLIPS} clips or more in the split '{choice.split}'; "
-            "2 are needed (--split all takes every clip)"
-        )
-    names = sorted(able, key=_shuffled)[: choice.speakers]
-    picked = [sorted(able[name], key=lambda clip: _shuffled(_sentence(clip)))[: choice.clips] for name in sorted(names)]
-    return list(itertools.chain.from_iterable(picked))
-
-
-def _sentence(clip: Clip) -> str:
-    """What is said: clips of a parallel group are one sentence, and are learned from or asked of together."""
-    return clip.group or clip.path.name
-
-
-def _shuffled(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
-
-
-def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None, hears: bool = True) -> Seen:
-    """What the model makes of every clip; those that cannot be used are listed. It may not hear speakers."""
-    seen = Seen()
-    for done, clip in enumerate(clips, 1):
-        try:
-            wave = hear(clip.path)
-        except InputError as error:
-            seen.bad.append(str(error))
-            continue
-        mel, asr_features = encoder_input(wave, engine.asr_features)
-        content, codes = engine.content(mel, asr_features)
-        seen.clips.append(clip)
-        seen.content.append(content)
-        seen.codes.append(codes)
-        if hears:
-            seen.embeddings.append(engine.speaker(wave, mel))
-        seen.spectra.append(spectra(mel))
-        report(done, len(clips))
-    return seen
-
-
-def hear(path: Path) -> np.ndarray:
-    """A clip's speech [N] at 16 kHz as analysis takes it: at most ``MAX_SECONDS``, without the silence around it.
-
-    Raises:
-        InputError: it cannot be read, or has too little speech.
-    """
-    wave, _ = audio.read(path, features.SAMPLE_RATE)
-    wave = audio.trim_silence(wave, features.SAMPLE_RATE)[: round(MAX_SECONDS * features.SAMPLE_RATE)]
-    if len(wave) < audio.MIN_SECONDS * features.SAMPLE_RATE:
-        raise InputError(f"{path}: too little speech in it")
-    return audio.normalize(wave, features.SAMPLE_RATE)
-
-
-def mel_of(wave: np.ndarray) -> np.ndarray:
-    """[N_MELS, T], T even as the model takes it."""
-    mel = features.log_mel(wave)
-    return mel[:, : mel.shape[1] // 2 * 2]
-
-
-def spectra(mel: np.ndarray) -> np.ndarray:
-    """What phones are placed by: cepstra, level, and how they move, each scaled over the clip: [80, T] -> [50, T].
-
-    Scaled, they are alike for all speakers and microphones.
-    """
-    static = np.concatenate([metrics.mel_cepstrum(mel), mel.mean(axis=0, keepdims=True)])
-    both = np.concatenate([static, np.gradient(static, axis=1)])
-    return (both - both.mean(axis=1, keepdims=True)) / (both.std(axis=1, keepdims=True) + 1e-6)
-
-
 # ---------------------------------------------------------------- speakers
-
-
-def pooled(content: Sequence[np.ndarray]) -> np.ndarray:
-    """Means and deviations over time of every clip's content: [C, T] -> [clips, 2 C]."""
-    return np.stack([np.concatenate([z.mean(axis=1), z.std(axis=1)]) for z in content])
 
 
 def speaker_figures(seen: Seen) -> list[Figure]:
     """How well the speaker can be read: off the content, where that is a fault, and off the embedding, if any."""
     names = sorted({clip.speaker for clip in seen.clips})
     speakers = np.array([names.index(clip.speaker) for clip in seen.clips])
-    folds = _folds([_sentence(clip) for clip in seen.clips])
+    folds = _folds([sentence(clip) for clip in seen.clips])
     out, read = [], [("speaker_from_code", "speaker read off the content code (%)", pooled(seen.content), -1)]
     if seen.embeddings:
         read.append(("speaker_from_embedding", "speaker read off the embedding (%)", np.stack(seen.embeddings), 1))
@@ -254,7 +143,7 @@ def speaker_figures(seen: Seen) -> list[Figure]:
 
 def _folds(sentences: Sequence[str]) -> np.ndarray:
     """A number below ``_FOLDS`` for every clip, one for all clips of a sentence."""
-    order = {name: place for place, name in enumerate(sorted(set(sentences), key=_shuffled))}
+    order = {name: place for place, name in enumerate(sorted(set(sentences), key=shuffled))}
     return np.array([order[name] % _FOLDS for name in sentences])
 
 
@@ -346,7 +235,7 @@ def phone_figures(seen: Seen) -> list[Figure]:
     if len(known) < MIN_CLIPS:
         return []
     spoken = [labels[n][::2] for n in known]  # a code spans two frames
-    asked = _folds([_sentence(seen.clips[n]) for n in known]) == 0
+    asked = _folds([sentence(seen.clips[n]) for n in known]) == 0
     frames = _Frames(np.concatenate(spoken), np.repeat(np.arange(len(known)), [len(part) for part in spoken]), asked)
     content = np.concatenate([seen.content[n] for n in known], axis=1).T
     out = _phone_classifier("phone_from_code", "phone read off the content code (%)", _linear(), content, frames)
@@ -428,7 +317,7 @@ def rebuilt_figures(
         by_speaker.setdefault(clip.speaker, []).append(clip)
     able = [clip for clip in clips if len(by_speaker[clip.speaker]) > 1]
     tracker, adapter, errors = PitchTracker(threads), np.zeros(adapter_shape, np.float32), []
-    for clip in sorted(able, key=lambda clip: _shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
+    for clip in sorted(able, key=lambda clip: shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
         wave, heard = hear(clip.path), hear(own[(own.index(clip) + 1) % len(own)].path)
         (mel, asr_features), (voice, voice_asr_features) = (

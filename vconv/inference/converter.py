@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,15 +18,16 @@ import numpy as np
 from vconv import audio, features
 from vconv.audio import Source
 from vconv.config import ConversionConfig
-from vconv.errors import InputError, VconvError
-from vconv.features import F0_MAX, F0_MIN, F0_REFERENCE, HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
+from vconv.errors import InputError
+from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
+from vconv.inference.output import Progress, finished, not_finite, write
+from vconv.inference.register import check_pitch, moved_pitch
 from vconv.inference.streaming import Spool
 from vconv.inference.targets import check_length, clips_in, make_voice, speech_features
-from vconv.opening import STANDARD_STREAM
 from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
 from vconv.untrusted import all_finite
 from vconv.voice import Reference, Voice, is_saved_voice
@@ -35,17 +35,8 @@ from vconv.voice import Reference, Voice, is_saved_voice
 if TYPE_CHECKING:
     from vconv.live import Enrolment, LiveConverter
 
-PEAK = 0.99  # of full scale, which no result exceeds
-# Of the way, in log, to the target's spread of F0, where 1 would be Gaussian normalization: on sentences that two
-# people both read, the melody is then nearest to what the target made of it (recipes/base/history/RUNS.md).
-SPREAD_SHARE = 0.75
-SPREAD_RATIO_RANGE = (0.5, 2.0)
-MAX_PITCH = 24.0  # semitones either way
-# Where a shifted melody ends: an octave beyond what voices do, and well within the harmonic source's reach.
-LOG_F0_RANGE = (math.log2(F0_MIN / 2 / F0_REFERENCE), math.log2(F0_MAX * 2 / F0_REFERENCE))
 
 Target = Source | np.ndarray | Voice  # a clip, a folder or a saved voice; an embedding [E]; a voice
-Progress = Callable[[float], None]  # is told the seconds of the source that were just converted
 Inspect = Callable[["Analysis"], None]  # is shown the source, measured, before it is converted
 ContentOf = Callable[[int, int], np.ndarray]  # frames from, to -> what is said there [C, (to - from) / 2]
 
@@ -151,7 +142,7 @@ class Converter:
         InputError. "-" writes wav to standard output.
         """
         blocks = self.stream(source, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress, inspect=inspect)
-        return _write(output, blocks, overwrite)
+        return write(output, blocks, overwrite)
 
     def stream(
         self,
@@ -168,7 +159,7 @@ class Converter:
         The first block comes when the last is computed: one gain for the whole result matches its
         loudness to the source's, so all of it has to be measured first.
         """
-        _check_pitch(pitch)
+        check_pitch(pitch)
         voice = self.voice(target)
         with self._analyse(source) as analysis:
             if inspect:
@@ -177,9 +168,9 @@ class Converter:
             def content(start: int, end: int) -> np.ndarray:
                 return self._hear(analysis, start, end)[0]
 
-            melody = _moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
+            melody = moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
             blocks = self._blocks(content, melody, voice)
-            yield from _finished(blocks, analysis.output_samples, analysis.loudness, progress)
+            yield from finished(blocks, analysis.output_samples, analysis.loudness, progress)
 
     def encode(self, source: Source, stages: int | None = None) -> Tokens:
         """A recording as discrete tokens, melody and voice, which ``decode`` makes speech of again.
@@ -241,7 +232,7 @@ class Converter:
     ) -> float:
         """Like ``decode``, into a file, as ``convert_file`` does; returns the seconds of audio made."""
         blocks = self.decode_stream(tokens, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress)
-        return _write(output, blocks, overwrite)
+        return write(output, blocks, overwrite)
 
     def decode_stream(
         self,
@@ -253,17 +244,17 @@ class Converter:
         progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Like ``decode``, in blocks [n] and in bounded memory, as ``stream`` does."""
-        _check_pitch(pitch)
+        check_pitch(pitch)
         self._check_tokens(tokens)
         voice = self.voice(tokens.voice if target is None else target)
         f0 = tokens.melody.f0
-        melody = _moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
+        melody = moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
         missing = self._config.bottleneck.codes_per_frame - len(tokens.codes)
         codes = np.pad(tokens.codes, ((0, missing), (0, 0)), constant_values=-1)  # of stages that say nothing
         blocks = self._blocks(
             lambda start, end: self._engine.content_of(codes[:, start // 2 : end // 2]), melody, voice
         )
-        yield from _finished(blocks, tokens.samples, tokens.loudness, progress)
+        yield from finished(blocks, tokens.samples, tokens.loudness, progress)
 
     def resynthesize(self, source: Source) -> np.ndarray:
         """``source`` through analysis and vocoder alone, no network between: 24 kHz float32.
@@ -271,7 +262,7 @@ class Converter:
         What the vocoder loses, a conversion cannot have.
         """
         with self._analyse(source) as analysis:
-            pitch = _moved_pitch(analysis.f0, analysis.frames, Voice(np.zeros(0), None), 0.0, keep_pitch=True)
+            pitch = moved_pitch(analysis.f0, analysis.frames, Voice(np.zeros(0), None), 0.0, keep_pitch=True)
             chunks = (
                 (start, streaming.mel_frames(analysis.wave, analysis.gain, start, end))
                 for start, end in streaming.chunk_bounds(analysis.frames)
@@ -475,88 +466,8 @@ class Converter:
         return frames > 0 and content == (self._config.content_channels, frames) and mel == (N_MELS, 2 * frames)
 
 
-def not_finite() -> VconvError:
-    """For what networks give of finite inputs."""
-    return VconvError(
-        "the networks gave numbers that are not finite, and nothing was written; "
-        "the model or the voice is damaged or was trained badly: use another one"
-    )
-
-
-def _finished(
-    blocks: Iterator[np.ndarray], samples: int, loudness: float, progress: Progress | None
-) -> Iterator[np.ndarray]:
-    """The blocks [n] of a result, cut to a number of samples, at one gain that gives it its loudness in dBFS.
-
-    The first comes when the last is there, of which the loudness depends too.
-    """
-    with Spool() as result:
-        meter = audio.LoudnessMeter(OUTPUT_RATE)
-        peak = 0.0
-        for block in blocks:
-            block = block[: samples - len(result)]
-            if not all_finite(block):
-                raise not_finite()
-            meter.add(block)
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
-            result.append(block)
-            if progress:
-                progress(len(block) / OUTPUT_RATE)
-        # Rounding to the sample can ask for one more than the frames hold.
-        result.append(np.zeros(samples - len(result), np.float32))
-        gain = min(audio.gain(meter.loudness(), loudness), PEAK / max(peak, 1e-9))
-        for block in result.blocks():
-            yield block * np.float32(gain)
-
-
 def _why_none(embedding: np.ndarray, expected: tuple[int, ...]) -> str:
     """What is wrong with an embedding that is none of a model's."""
     if embedding.shape != expected:
         return f"shape {embedding.shape}, expected {expected}"
     return "all of it is zero" if not embedding.any() else "its numbers are not finite"
-
-
-def _write(output: str | os.PathLike[str], blocks: Iterator[np.ndarray], overwrite: bool) -> float:
-    """Write a result into a file or, for "-", to standard output; returns its seconds."""
-    if Path(output) == STANDARD_STREAM:
-        return audio.write_to_stdout(blocks, OUTPUT_RATE) / OUTPUT_RATE
-    audio.check_writable(output)
-    samples = 0
-    first = next(blocks)  # all the work; only then is a file begun
-    with audio.AudioWriter(output, OUTPUT_RATE, overwrite) as writer:
-        for block in itertools.chain([first], blocks):
-            writer.write(block)
-            samples += len(block)
-    return samples / OUTPUT_RATE
-
-
-def _check_pitch(pitch: float) -> None:
-    if not abs(pitch) <= MAX_PITCH:  # also NaN
-        raise InputError(f"a pitch shift of {pitch} semitones is out of range; use {-MAX_PITCH:g} to {MAX_PITCH:g}")
-
-
-def _spread_ratio(f0: np.ndarray, voice: Voice) -> float:
-    """How much wider the melody is to swing."""
-    spread = features.log_f0_spread(f0)
-    if not spread or not voice.log_f0_spread:
-        return 1.0
-    return float(np.clip(voice.log_f0_spread / spread, *SPREAD_RATIO_RANGE)) ** SPREAD_SHARE
-
-
-def _moved_pitch(f0: np.ndarray, frames: int, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
-    """The source's melody in the target's register: F0 [T'] Hz -> pitch input of the networks [2, frames].
-
-    Log F0 gets the target's median and most of the way to its spread, and ``octaves`` are added; the first
-    not with ``keep_pitch`` or where one of the two is unknown.
-    """
-    curve, voiced = features.continuous_log_f0(f0)
-    median = features.median_log_f0(f0)
-    if not keep_pitch and median is not None and voice.log_f0 is not None:
-        curve = (curve - median) * _spread_ratio(f0, voice) + voice.log_f0
-    padding = (0, frames - len(f0))
-    return np.stack(
-        [
-            np.pad(np.clip(curve + octaves, *LOG_F0_RANGE), padding, mode="edge"),
-            np.pad(voiced, padding),
-        ]
-    ).astype(np.float32)

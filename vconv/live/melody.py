@@ -6,7 +6,7 @@ import numpy as np
 
 from vconv.excitation import PulseTrain
 from vconv.features import F0_REFERENCE
-from vconv.inference.converter import LOG_F0_RANGE, SPREAD_RATIO_RANGE, SPREAD_SHARE
+from vconv.inference.register import LOG_F0_RANGE, SPREAD_RATIO_RANGE, SPREAD_SHARE
 from vconv.live.statistics import Register
 from vconv.voice import Voice
 
