@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import REPOSITORY, speech
 from tests.test_recipes import script
 from vconv import audio
+from vconv.errors import InputError
 from vconv.evaluation.pairs import read_pairs
 
 RECIPE = REPOSITORY / "recipes" / "languages"
@@ -101,6 +102,14 @@ def test_pairs_of_several_languages(generate: types.ModuleType, fake: FakeKokoro
     (tmp_path / "out" / "sources" / "fr_01.flac").unlink()
     assert run(generate, tmp_path / "out") == 0
     assert len(fake.spoken) == made + 1  # what is there stays
+
+
+def test_a_language_names_the_package_it_lacks(monkeypatch: pytest.MonkeyPatch, generate: types.ModuleType) -> None:
+    phonemes = sys.modules["phonemes"]
+    monkeypatch.setattr(phonemes, "find_spec", lambda name: None)
+    for language, words in {"zh": "no misaki; pip install", "ja": "no pyopenjtalk", "fr": "no phonemizer"}.items():
+        with pytest.raises(InputError, match=words):
+            phonemes.check_packages(language)
 
 
 def test_recordings_join(generate: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
