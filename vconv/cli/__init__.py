@@ -14,7 +14,7 @@ from typing import NoReturn
 import typer
 
 # Imported in the order of `vconv --help`.
-from vconv.cli import converting, tokens, model, web, training, evaluating, speakers  # noqa: F401 (the order of the help)
+from vconv.cli import converting, tokens, model, live, web, training, evaluating, speakers  # noqa: F401 (the order of the help)
 from vconv.cli.app import app
 from vconv.cli.console import complain
 from vconv.errors import InputError, VconvError, show_warnings_as_lines, unforeseen

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vconv.batch import Job, Make
+    from vconv.inference import Converter
     from vconv.inference.output import Progress
 
 from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
@@ -24,6 +27,7 @@ from vconv.cli.console import (
     silent_libraries,
     summary,
 )
+from vconv.errors import InputError
 from vconv.model_folder import default_model
 
 
@@ -110,11 +114,15 @@ def convert(
 @app.command()
 def embed(
     clips: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="CLIP", help="Recordings of one speaker, or folders of them; or voices with weights."),
-    ],
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The .npz file; default: CLIP_voice.npz beside the first.")
+    ] = None,
+    me: Annotated[
+        Path | None,
+        typer.Option("--me", metavar="FILE.npz", help="Save an enrolment instead: of who speaks into vconv live."),
     ] = None,
     model: Model = None,
     device: Device = "cpu",
@@ -132,7 +140,18 @@ def embed(
       vconv embed speaker/ -o speaker.npz
       vconv convert speech.wav --target speaker.npz
       vconv embed anna.wav:0.7 bert.wav:0.3 -o between.npz
+      vconv embed --me me.npz my_speech.wav
+
+    With --me, ten seconds of your own speech give vconv live your register, your loudness and the statistics of your
+    speech. Without CLIP they are recorded from the default microphone, which needs vconv[live].
     """
+    if me:
+        _enrol(me, clips, output, overwrite, lambda: _load(model, device, threads))
+        if not quiet:
+            print(f"wrote {me}")
+        return
+    if not clips:
+        raise InputError("vconv embed needs CLIP, a recording of the speaker; only with --me it records one")
     with silent_libraries():
         from vconv.inference import load
         from vconv.voices.mixing import parse_weight, target_voice
@@ -143,6 +162,30 @@ def embed(
         save_voice(target_voice(load(model, device, threads), list(clips)), place)
     if not quiet:
         print(f"wrote {place}")
+
+
+def _load(model: Path | None, device: str, threads: int | None) -> Converter:
+    from vconv.inference import load
+
+    return load(model, device, threads)
+
+
+def _enrol(
+    place: Path, clips: list[Path] | None, output: Path | None, overwrite: bool, start: Callable[[], Converter]
+) -> None:
+    """Write an enrolment of recordings, or of ten seconds from the microphone."""
+    if output:
+        raise InputError("--me FILE.npz names the file already; leave out -o")
+    check_arrays_file(place, overwrite)
+    with silent_libraries():
+        if clips:
+            start().enrol(list(clips)).save(place)
+            return
+        from rich.console import Console
+
+        from vconv.live.run import record_enrolment
+
+        record_enrolment(start(), None, Console()).save(place)
 
 
 @app.command()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker, f0_above, voicing_threshold
 from vconv.inference.engine import Engine
 from vconv.inference.targets import speech_of
+from vconv.untrusted import check_finite, load_arrays
 from vconv.voice import save_arrays
 
 ENROLMENT = "enrolment.npz"  # in a model folder: the population's
@@ -34,6 +34,19 @@ PRIOR_SECONDS = 2.0  # of speech that the population's instance-norm statistics 
 LOUDNESS_PRIOR_FRAMES = 120  # of speech that the loudness of an enrolment counts for
 MEDIAN_PRIOR_FRAMES, SPREAD_PRIOR_FRAMES = 6, 300  # of voiced speech that the population's F0 counts for
 GLIDE_SECONDS = 0.5  # time constant at which register and gain follow what was measured
+
+
+# The largest shapes that a file may hold: of any model of this kind.
+_LARGEST = {
+    "norm_statistics": (2, 1 << 17),
+    "content": (1 << 12, 1 << 12),
+    "curve": (1 << 13,),
+    "voiced": (1 << 13,),
+    "log_f0": (),
+    "log_f0_spread": (),
+    "loudness": (),
+    "model": (256,),
+}
 
 
 @dataclass(frozen=True)
@@ -70,22 +83,23 @@ class Enrolment:
         Raises:
             InputError: the file is missing or holds no enrolment.
         """
+        arrays = load_arrays(path, _LARGEST, "enrolment", "make one with `vconv embed --me`")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(
-                    statistics=arrays["norm_statistics"],
-                    content=arrays["content"].astype(np.float32),
-                    curve=arrays["curve"],
-                    voiced=arrays["voiced"].astype(np.float32),
-                    log_f0=float(arrays["log_f0"]),
-                    log_f0_spread=float(arrays["log_f0_spread"]),
-                    loudness=float(arrays["loudness"]),
-                    model=arrays["model"].tobytes(),
-                )
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; check the path") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            found = cls(
+                statistics=arrays["norm_statistics"].astype(np.float32),
+                content=arrays["content"].astype(np.float32),
+                curve=arrays["curve"].astype(np.float32),
+                voiced=arrays["voiced"].astype(np.float32),
+                log_f0=float(arrays["log_f0"]),
+                log_f0_spread=float(arrays["log_f0_spread"]),
+                loudness=float(arrays["loudness"]),
+                model=arrays["model"].tobytes(),
+            )
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: holds no enrolment; make one with `vconv embed --me`") from error
+        numbers = np.array([found.log_f0, found.log_f0_spread, found.loudness])
+        check_finite(str(path), {"statistics": found.statistics, "speech": found.content, "register": numbers})
+        return found
 
 
 def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: PitchTracker, model: bytes) -> Enrolment:

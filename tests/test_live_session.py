@@ -1,0 +1,298 @@
+"""Live sessions with a device that is not there: jitter, overload, long runs, keys, recordings, PulseAudio."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from tests.conftest import Outcome, speech
+from vconv.live import devices
+from vconv.live.console import Slots, press, screen
+from vconv.live.latency import MouthToEar, chirp, delay
+from vconv.live.queues import CUSHION_SECONDS, SLACK_SECONDS, CaptureQueue, PlayQueue
+from vconv.live.session import Recorder, Session
+
+Cli = Callable[..., Outcome]
+RATE = 16000
+
+
+class FakeLive:
+    """Stands for a converter: what comes in comes out in blocks, ``lookahead`` later."""
+
+    rate_in = rate_out = RATE
+    block, lookahead = 0.1, 0.2
+    latency = block + lookahead
+
+    def __init__(self) -> None:
+        self._held = np.zeros(0, np.float32)
+        self.pitch, self.bypass = 0.0, False
+
+    def process(self, block: np.ndarray) -> np.ndarray:
+        self._held = np.concatenate([self._held, block])
+        size = round(self.block * RATE)
+        count = max(0, (len(self._held) - round(self.lookahead * RATE)) // size) * size
+        out, self._held = self._held[:count], self._held[count:]
+        return out
+
+
+class FakeDevice:
+    """A sound card and a computer on a clock of their own: buffers come with jitter, computing takes its time."""
+
+    def __init__(self, session: Session, share: float = 0.5, jitter: float = 0.01, drift: float = 0.0) -> None:
+        self.session, self.share = session, share
+        self._random = np.random.default_rng(0)
+        self._jitter, self._drift = jitter, drift
+        self._now = self._captured = self._played = self._free = 0.0
+        self._working: tuple[np.ndarray, float] | None = None
+        self.lags: list[tuple[float, float]] = []
+        self.played: list[np.ndarray] = []
+
+    def run(self, seconds: float) -> None:
+        """Let so much time go by, a millisecond at a time."""
+        end = self._now + seconds
+        while self._now < end:
+            self._now += 0.001
+            late = self._random.uniform(0, self._jitter)
+            if self._now - self._captured >= 0.01 + late:
+                size = int((self._now - self._captured) * RATE)
+                self._captured += size / RATE
+                self.session.captured(np.full(size, self._now, np.float32))
+            if self._working and self._now >= self._free:
+                self.session.give(*self._working)
+                self._working = None
+            if not self._working:
+                block, clock = self.session.take()
+                if len(block):
+                    out = self.session.convert(block)
+                    self._free = self._now + self.share * len(out) / RATE
+                    self._working = out, clock
+            if self._now * (1 + self._drift) - self._played >= 0.01:
+                self._played += 0.01
+                self.played.append(self.session.play(round(0.01 * RATE)))
+                self.lags.append((self._now, self.session.status.lag))
+
+
+def test_jitter_is_borne_and_the_lag_is_small() -> None:
+    device = FakeDevice(Session(FakeLive()))
+    device.run(20.0)
+    lags = [lag for now, lag in device.lags if now > 3]
+    assert max(lags) < 0.1 * 0.5 + CUSHION_SECONDS + SLACK_SECONDS + 0.05
+    assert device.session.status.underruns <= 2 and device.session.status.dropped < 0.1
+
+
+def test_an_overload_leaves_no_backlog() -> None:
+    device = FakeDevice(Session(FakeLive()))
+    device.run(10.0)
+    usual = np.median([lag for now, lag in device.lags if now > 5])
+    device.share = 2.5  # fivefold
+    device.run(5.0)
+    assert device.session.status.dropped > 1
+    assert device.session.status.waiting < 0.6  # even then
+    device.share = 0.5
+    device.run(4.0)
+    after = [lag for now, lag in device.lags if now > 17]  # from 2 s after it on
+    assert max(after) < usual + 0.05
+    dropped = device.session.status.dropped
+    device.run(10.0)
+    assert device.session.status.dropped < dropped + 0.05
+
+
+@pytest.mark.parametrize("drift", [-0.001, 0.001])
+def test_clocks_that_drift_add_up_to_no_lag(drift: float) -> None:
+    device = FakeDevice(Session(FakeLive()), drift=drift)
+    device.run(120.0)
+    assert max(lag for now, lag in device.lags if now > 100) < 0.2
+    assert device.session.status.underruns < 15
+
+
+def test_queues_keep_order_and_count_what_they_drop() -> None:
+    capture = CaptureQueue(1000, 0.3)
+    for number in range(5):
+        capture.put(np.full(100, number, np.float32))
+    block, clock = capture.take()
+    np.testing.assert_array_equal(np.unique(block), [2, 3, 4])
+    assert clock == 0.5 and capture.dropped_seconds == pytest.approx(0.2) and capture.seconds == 0
+    play = PlayQueue(1000, cushion=0.0)
+    play.put(np.arange(1, 101, dtype=np.float32), 2.0)
+    assert play.clock == 2.0
+    np.testing.assert_array_equal(play.pull(60), np.arange(1, 61))
+    assert play.clock == pytest.approx(2.06)
+    np.testing.assert_array_equal(play.pull(60), [*range(61, 101), *[0] * 20])
+    assert play.underruns == 1
+
+
+def test_keys_change_the_session_and_the_read_out_shows_it() -> None:
+    session, chosen = Session(FakeLive()), []
+    slots = Slots(["anna", "bert"], chosen.append)
+    assert all(press(key, session, slots) for key in "2b+m9x")
+    assert chosen == [1] and session.live.bypass and session.live.pitch == 1 and session.controls.muted
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(screen(session, slots, MouthToEar(0.02, 0.29, 0.06), ["USB microphone is gone"]))
+    text = console.export_text()
+    assert "[2] bert" in text and "BYPASS" in text and "MUTED" in text and "USB microphone is gone" in text
+    assert "370 ms = 20 (devices) + 290 (block and lookahead) + 60 (computing, queues)" in text
+    assert not press("q", session, slots)
+
+
+def test_a_muted_microphone_is_silent_and_gains_apply() -> None:
+    session = Session(FakeLive())
+    session.controls.input_gain, session.controls.output_gain = 2.0, 0.25
+    session.captured(np.ones(RATE, np.float32))
+    assert session.work() and not session.work()
+    assert session.play(RATE // 2)[-1] == 0.5
+    session.controls.muted = True
+    assert not session.convert(np.ones(RATE // 2, np.float32))[-100:].any()
+
+
+def test_both_sides_are_recorded_by_the_worker_thread(tmp_path: Path) -> None:
+    session = Session(FakeLive(), Recorder(tmp_path / "take", RATE, RATE))
+    session.start()
+    wave = speech(1.0)
+    for part in np.array_split(wave, 50):
+        session.captured(part)
+        time.sleep(0.002)
+    deadline = time.monotonic() + 10
+    while session.status.waiting < 0.5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    session.stop()
+    assert session.failure is None
+    recorded, _ = soundfile.read(tmp_path / "take" / "input.wav", dtype="float32")
+    result, _ = soundfile.read(tmp_path / "take" / "output.wav", dtype="float32")
+    np.testing.assert_allclose(recorded, wave[: len(recorded)], atol=1e-3)
+    np.testing.assert_allclose(result, wave[: len(result)], atol=1e-3)
+    assert len(result) >= 0.5 * RATE
+
+
+def test_a_failing_worker_is_known() -> None:
+    session = Session(FakeLive())
+    session.live.process = lambda block: 1 / 0
+    session.start()
+    session.captured(np.ones(100, np.float32))
+    session._thread.join(10)
+    assert isinstance(session.failure, ZeroDivisionError)
+    session.stop()
+
+
+def test_the_delay_of_a_click_is_found_in_noise_and_not_in_noise_alone() -> None:
+    click = np.pad(chirp(48000), (0, 24000))
+    noise = 0.01 * np.random.default_rng(0).standard_normal(len(click)).astype(np.float32)
+    assert delay(click, np.roll(click, 2400) * 0.1 + noise, 48000) == pytest.approx(0.05, abs=1e-3)
+    assert delay(click, noise, 48000) is None
+
+
+def test_devices_are_found_by_number_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        devices.Device(0, "USB Microphone", 1, 0, 48000, True),
+        devices.Device(1, "Headphones", 0, 2, 48000, True),
+        devices.Device(2, "USB Headset", 1, 2, 44100, False),
+    ]
+    assert devices.find("0", found, "input").number == 0
+    assert devices.find("headset", found, "input").number == 2
+    for wanted, problem in (("usb", "more than one"), ("1", "no input"), ("nothing", "no input")):
+        with pytest.raises(devices.InputError, match=problem):
+            devices.find(wanted, found, "input")
+    with pytest.raises(devices.InputError, match="connect one"):
+        devices.find(None, [], "output")
+
+
+def test_without_the_extra_one_line_says_what_to_install(vconv_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    outcome = vconv_cli("live", "--list-devices")
+    assert outcome.code == 2 and "pip install 'vconv[live]'" in outcome.error
+    assert "pip install 'vconv[live]'" in vconv_cli("live", "--help").out
+
+
+def test_a_file_through_the_live_path(vconv_cli: Cli, clips: Path, small_model: Path, tmp_path: Path) -> None:
+    model = ("--model", small_model)
+    assert vconv_cli("embed", clips / "low.wav", "--me", tmp_path / "me.npz", *model).code == 0
+    job = ("live", "--target", clips / "high.wav", "--input", clips / "src.wav", "--output", tmp_path / "out.wav")
+    outcome = vconv_cli(*job, "--me", tmp_path / "me.npz", *model)
+    assert (outcome.code == 0 and "288 ms" in outcome.out) or "290 ms" in outcome.out
+    result, source = soundfile.info(tmp_path / "out.wav"), soundfile.info(clips / "src.wav")
+    assert result.samplerate == 24000 and abs(result.duration - source.duration) < 1e-3
+    assert "--overwrite" in vconv_cli(*job, *model).error
+    assert "enrolment" in vconv_cli(*job, "--overwrite", "--me", clips / "low.wav", *model).error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((), "--target"), (("-t", "a.npz", "--input", "b.wav"), "need each other")],
+)
+def test_bad_use_is_one_line(vconv_cli: Cli, arguments: tuple, message: str) -> None:
+    outcome = vconv_cli("live", *arguments)
+    assert outcome.code == 2 and message in outcome.error
+    assert "needs CLIP" in vconv_cli("embed").error
+
+
+@pytest.fixture
+def pulse(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A PulseAudio server of its own with two null sinks, as an environment."""
+    needed = ("pulseaudio", "pactl", "pacat", "parec")
+    if missing := [name for name in needed if not shutil.which(name)]:
+        pytest.skip(f"{', '.join(missing)} not installed (Debian: pulseaudio pulseaudio-utils)")
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError):
+        pytest.skip("sounddevice or PortAudio is not installed (pip install 'vconv[live]')")
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    server = f"unix:{runtime}/pulse.socket"
+    env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(tmp_path), "PULSE_SERVER": server}
+    (tmp_path / ".asoundrc").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+    sinks = [f"module-null-sink sink_name={name} rate=48000" for name in ("microphone", "speaker")]
+    modules = [f"module-native-protocol-unix socket={runtime}/pulse.socket auth-anonymous=1", *sinks]
+    command = ["pulseaudio", "-n", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm=yes"]
+    with subprocess.Popen(
+        [*command, *(f"--load={module}" for module in modules)], env=env, stderr=subprocess.DEVNULL
+    ) as daemon:
+        try:
+            for _ in range(100):
+                if not subprocess.run(["pactl", "info"], env=env, capture_output=True).returncode:
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.skip("PulseAudio does not start here")
+            subprocess.run(["pactl", "set-default-sink", "speaker"], env=env, check=True)
+            subprocess.run(["pactl", "set-default-source", "microphone.monitor"], env=env, check=True)
+            yield env
+        finally:
+            daemon.terminate()
+
+
+@pytest.mark.slow
+def test_end_to_end_through_pulseaudio(pulse: dict[str, str], small_model: Path, clips: Path, tmp_path: Path) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "vconv", "live", "--list-devices"], env=pulse, capture_output=True, text=True
+    )
+    if "pulse" not in listed.stdout and "default" not in listed.stdout:
+        pytest.skip("ALSA has no PulseAudio plug-in here (Debian: libasound2-plugins)")
+    soundfile.write(tmp_path / "said.wav", speech(6.0, 48000), 48000)
+    command = [sys.executable, "-m", "vconv", "live", "-t", clips / "high.wav", "--model", small_model]
+    raw = ["--format=s16le", "--rate=48000", "--channels=1"]
+    heard = tmp_path / "heard.raw"
+    # The small model is always fast enough, and an open gate makes it sound.
+    with (
+        subprocess.Popen([*command, "--record", tmp_path / "take"], env=pulse, stdin=subprocess.PIPE) as session,
+        heard.open("wb") as sound,
+        subprocess.Popen(["parec", "-d", "speaker.monitor", *raw], env=pulse, stdout=sound) as recorder,
+    ):
+        time.sleep(4)
+        subprocess.run(["pacat", "-d", "microphone", "--file-format=wav", tmp_path / "said.wav"], env=pulse, timeout=60)
+        time.sleep(2)
+        assert session.poll() is None
+        session.terminate()
+        recorder.terminate()
+    result = np.frombuffer(heard.read_bytes()[: heard.stat().st_size // 2 * 2], np.int16) / 32768
+    assert np.abs(result).max() > 0.01
+    recorded = soundfile.info(tmp_path / "take" / "output.wav")
+    assert recorded.duration > 4
