@@ -17,6 +17,7 @@ from tests.conftest import Outcome, speech
 from tests.test_cli import files_in
 from vconv import audio
 from vconv.errors import InputError
+from vconv.model_folder import record_digests
 
 Cli = Callable[..., Outcome]
 RATE = 16000
@@ -287,6 +288,12 @@ def test_a_missing_model(vconv_cli: Cli, clips: Path, tmp_path: Path) -> None:
     fails_to_load(vconv_cli, clips, tmp_path / "nowhere", "no such model folder", "--model")
 
 
+def test_a_graph_that_is_none(vconv_cli: Cli, clips: Path, broken_model: Path) -> None:
+    (broken_model / "decoder.onnx").write_text("wrong")
+    record_digests(broken_model)
+    fails_to_load(vconv_cli, clips, broken_model, "decoder.onnx", "not a working ONNX graph", "export")
+
+
 @pytest.mark.parametrize("name", ["config.json", "content.onnx", "speaker.onnx", "decoder.onnx", "vocoder.onnx"])
 def test_a_model_with_a_missing_empty_or_wrong_file(vconv_cli: Cli, clips: Path, broken_model: Path, name: str) -> None:
     (broken_model / name).write_text("wrong")
@@ -300,6 +307,8 @@ def test_a_model_with_a_missing_empty_or_wrong_file(vconv_cli: Cli, clips: Path,
 @pytest.mark.parametrize("name", ["conversion.safetensors", "vocoder.safetensors"])
 def test_graphs_without_the_weights_beside_them(vconv_cli: Cli, clips: Path, broken_model: Path, name: str) -> None:
     (broken_model / name).write_text("wrong")
+    fails_to_load(vconv_cli, clips, broken_model, name, "damaged", "export")
+    record_digests(broken_model)
     fails_to_load(vconv_cli, clips, broken_model, "the weights beside it are not its own", "export")
     (broken_model / name).unlink()
     fails_to_load(vconv_cli, clips, broken_model, name, "missing", "export")
@@ -307,6 +316,8 @@ def test_graphs_without_the_weights_beside_them(vconv_cli: Cli, clips: Path, bro
 
 def test_graphs_that_were_mixed_up(vconv_cli: Cli, clips: Path, broken_model: Path) -> None:
     shutil.copy(broken_model / "content.onnx", broken_model / "vocoder.onnx")
+    fails_to_load(vconv_cli, clips, broken_model, "vocoder.onnx", "damaged")
+    record_digests(broken_model)
     fails_to_load(vconv_cli, clips, broken_model, "vocoder.onnx", "another graph")
 
 

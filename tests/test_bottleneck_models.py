@@ -15,7 +15,7 @@ from vconv.config import BottleneckConfig, VocoderConfig
 from vconv.data.manifest import read_manifest
 from vconv.features import N_MELS, SAMPLE_RATE
 from vconv.inference.engine import OnnxEngine
-from vconv.model_folder import read_config
+from vconv.model_folder import read_config, record_digests
 from vconv.voice import Voice
 
 torch = pytest.importorskip("torch")
@@ -147,6 +147,7 @@ def with_bottleneck(folder: Path, small_model: Path, bottleneck: BottleneckConfi
     found = export.networks(model, vocoder)
     for name in {"content", "tokens"} & found.keys():
         onnx.save(export.trace(found[name]), folder / f"{name}.onnx")
+    record_digests(folder)
     return folder
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from vconv.config import ConversionConfig, build, load_yaml
+from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build, load_yaml
 from vconv.errors import InputError
 
 pytest.importorskip("yaml")
@@ -57,20 +57,95 @@ def test_yaml_base_and_overrides(tmp_path) -> None:
     [
         ({"groups": 3}, "64 content_channels do not divide into 3 groups"),
         ({"kind": "gumbel", "groups": 5}, "64 content_channels do not divide into 5 groups"),
-        ({"groups": 0}, "groups: 0 is impossible; use 1 or more"),
-        ({"quantizers": 0}, "quantizers: 0 is impossible"),
+        ({"groups": 0}, "groups: 0 is out of range; use 1 to 64"),
+        ({"quantizers": 0}, "quantizers: 0 is out of range"),
         ({"kind": "sparse", "active": 65}, "active: 65 of 64 content_channels"),
         ({"kind": "gumbel", "temperature": [2, 0]}, "temperature: [2.0, 0.0]; use positive ones"),
         ({"kind": "binary", "codes": 500}, "codes: 500 are no signs' combinations; use a power of two"),
-        ({"kind": "binary", "codes": 1 << 17}, "131072 values a code are too many"),
-        ({"kind": "fsq", "levels": [8, 2]}, "levels: [8, 2]; use one or more, each 3 or more"),
-        ({"kind": "fsq", "levels": []}, "levels: []; use one or more"),
+        ({"kind": "binary", "codes": 1 << 17}, "codes: 131072 is out of range; use 2 to 65536"),
+        ({"kind": "fsq", "levels": [8, 2]}, "levels: [8, 2]; use one to 16, each 3 or more"),
+        ({"kind": "fsq", "levels": []}, "levels: []; use one to 16"),
     ],
 )
 def test_impossible_bottlenecks_are_named(bottleneck: dict, message: str) -> None:
     with pytest.raises(InputError) as caught:
         build(ConversionConfig, {"bottleneck": bottleneck}, "model")
     assert str(caught.value).startswith("model: bottleneck") and message in str(caught.value)
+
+
+NUMBERS = [0, -1, 1 << 60, -(1 << 60), 10**400, float("nan"), float("inf"), "nan", "1e999", 1e13]
+
+
+@pytest.mark.parametrize("kind", [BottleneckConfig, ConversionConfig, VocoderConfig])
+def test_every_number_has_a_range(kind: type) -> None:
+    """Values that no network has are refused in one line, or do no harm: nothing else is raised."""
+    for field in (field for field in dataclasses.fields(kind) if field.name != "speakers"):
+        for number in NUMBERS:
+            value = [number] * len(field.default) if isinstance(field.default, tuple) else number
+            try:
+                config = build(kind, {field.name: value})
+            except InputError as error:
+                assert field.name in str(error) and len(str(error)) < 300
+            else:
+                assert value in (0, [0, 0]) and getattr(config, field.name) in (0, (0, 0))
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [{"attention_heads": 5}, {"speakers": ["a"] * 200_000}, {"channels": [[[]]] * 99}, {"x" * 999: 1}, [1], None],
+)
+def test_settings_that_are_refused_in_a_short_line(mapping: object) -> None:
+    with pytest.raises(InputError) as caught:
+        build(ConversionConfig, mapping)
+    assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
+
+
+def test_numbers_without_a_range_of_their_own_are_finite() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Some:
+        number: float = 0.0
+
+    assert build(Some, {"number": -3}).number == -3
+    for value in ("nan", "-inf", 10**400, 1e300):
+        with pytest.raises(InputError, match="number: "):
+            build(Some, {"number": value})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 900 + "]" * 900,
+        "a: " + "9" * 5000,
+        "a: 2001-99-99",
+        "base: a.yaml",
+        "base: [1]",
+        "a: &a [1]\nb: &b [*a, *a]\n" + "".join(f"c{k}: &c{k} [*b, *b]\n" for k in range(3)) + "- x",
+    ],
+)
+def test_yaml_that_asks_for_too_much(tmp_path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.yaml") as caught:
+        load_yaml(tmp_path / "a.yaml")
+    assert len(str(caught.value)) < 500
+
+
+def test_aliases_within_aliases_are_told_briefly(tmp_path) -> None:
+    lines = [
+        "a0: &a0 [x, x]",
+        *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 30)),
+        "channels: *a29",
+    ]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(InputError) as caught:
+        build(ConversionConfig, {"channels": load_yaml(tmp_path / "a.yaml")["channels"]})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_bad_override_is_one_line(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("x: 1\n")
+    for value in ("[", "[" * 900, "9" * 5000):
+        with pytest.raises(InputError, match="--set x"):
+            load_yaml(tmp_path / "a.yaml", [f"x={value}"])
 
 
 def test_settings_of_other_kinds_do_not_matter() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -10,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vconv
 from tests.conftest import Outcome, speech
-from vconv import audio
+from vconv import audio, digests
 from vconv.errors import InputError, VconvError
 from vconv.evaluation.tables import to_csv
 from vconv.features import N_MELS
@@ -279,3 +282,109 @@ def test_cells_that_a_spreadsheet_would_compute() -> None:
     lines = table.splitlines() if "\r" not in table else table.split("\n")
     assert all(f"'{cell}" in table.replace('""', '"') for cell in cells)
     assert lines[1] == "-3.5,-3.5,1e-3,fine,a=b"
+
+
+# ---------------------------------------------------------------- digests of a model folder
+
+
+@pytest.fixture
+def own_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to damage, of long ago; what is remembered of it is the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "SLOW_SECONDS", 0.0)
+    folder = shutil.copytree(model, tmp_path / "model")
+    for file in folder.iterdir():
+        os.utime(file, (10**9, 10**9))
+    return folder
+
+
+DAMAGE: dict[str, Callable[[bytearray], None]] = {
+    "zeroed": lambda data: data.__setitem__(slice(-8192, -4096), bytes(4096)),
+    "flipped": lambda data: data.__setitem__(-100, data[-100] ^ 64),
+    "longer": lambda data: data.extend(b"0"),
+    "shorter": lambda data: data.__delitem__(slice(-1, None)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("name", ["vocoder.safetensors", "decoder.onnx"])
+def test_damaged_weights_are_refused_though_they_were_whole_before(own_model: Path, name: str, kind: str) -> None:
+    vconv.load(own_model)
+    path = own_model / name
+    data = bytearray(path.read_bytes())
+    DAMAGE[kind](data)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"{name}: is damaged or was changed.*download the model again"):
+        vconv.load(own_model)
+
+
+def test_files_that_were_whole_are_not_read_again(own_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    digest = digests.digest
+    monkeypatch.setattr(digests, "digest", lambda path: hashed.append(Path(path).name) or digest(path))
+    vconv.load(own_model)
+    assert "vocoder.safetensors" in hashed
+    hashed.clear()
+    vconv.load(own_model)
+    assert not hashed
+    (own_model / "vocoder.onnx").touch()
+    vconv.load(own_model)
+    vconv.load(own_model)
+    assert hashed == ["vocoder.onnx"] * 2  # changed a moment ago, it may change again within the same tick of the clock
+
+
+@pytest.mark.parametrize("memory", ["", "[]", '{"a": 1}', "[" * 100_000])
+def test_a_damaged_memory_of_digests_is_none(own_model: Path, memory: str, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "vconv").mkdir(parents=True)
+    place = tmp_path / "cache" / "vconv" / "verified.json"
+    place.write_text(memory)
+    vconv.load(own_model)
+    assert str(own_model / "vocoder.onnx") in json.loads(place.read_text())
+
+
+def test_without_a_place_to_remember_it_loads(own_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert vconv.load(own_model)
+
+
+def test_files_that_config_does_not_name(own_model: Path) -> None:
+    path = own_model / "config.json"
+    config = json.loads(path.read_text())
+    del config["sha256"]["vocoder.onnx"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json: records no digest of vocoder\.onnx"):
+        vconv.load(own_model)
+    path.write_text(json.dumps(config | {"sha256": {"vocoder.onnx": 3}}))
+    with pytest.raises(InputError, match="is not a model's config"):
+        vconv.load(own_model)
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from vconv.config import ConversionConfig, VocoderConfig
+    from vconv.export import write_model
+    from vconv.models.conversion import ConversionModel
+    from vconv.models.vocoder import Vocoder
+
+    vocoder = Vocoder(VocoderConfig(channels=8, blocks=1))
+    with torch.no_grad():
+        next(vocoder.parameters()).flatten()[0] = torch.nan
+    conversion = ConversionModel(
+        ConversionConfig(channels=8, decoder_channels=8, speaker_blocks=1, content_blocks=(1, 1))
+    )
+    with pytest.raises(VconvError, match=r"not written.*not finite"):
+        write_model(tmp_path / "model", conversion, vocoder)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_configuration_of_a_giant_takes_no_memory(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from vconv.config import ConversionConfig
+    from vconv.models import saved
+    from vconv.models.conversion import ConversionModel
+
+    (tmp_path / "conversion.safetensors").write_bytes(bytes(1000))
+    giant = ConversionConfig(channels=1024, content_blocks=(64, 64), expansion=16)
+    with pytest.raises(InputError, match="fewer weights than"):
+        saved.make(ConversionModel, giant, tmp_path / "conversion.safetensors")

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from vconv.errors import InputError
 
@@ -28,26 +30,50 @@ Precision = Literal["no", "bf16"]
 MAX_CODE_VALUES = 65536  # of one code
 
 
+class Range(NamedTuple):
+    """What a number may be, both ends included; in an annotation, as ``Annotated[int, Range(1, 8)]``."""
+
+    low: float
+    high: float
+
+
+ANY = Range(-1e12, 1e12)  # of a number without a range of its own
+MAX_ENTRIES = 100_000  # of a list
+# Far beyond what is of use, and small enough that a network of such sizes is refused by its weights and not by memory.
+Channels = Annotated[int, Range(1, 1024)]
+OptionalChannels = Annotated[int, Range(0, 1024)]
+Blocks = Annotated[int, Range(0, 64)]
+Count = Annotated[int, Range(1, 64)]
+OptionalCount = Annotated[int, Range(0, 64)]
+Expansion = Annotated[int, Range(1, 16)]
+Codes = Annotated[int, Range(2, MAX_CODE_VALUES)]
+Steps = Annotated[int, Range(0, 1_000_000_000)]
+Share = Annotated[float, Range(0, 1)]
+Weight = Annotated[float, Range(0, 1e6)]
+
+
 @dataclasses.dataclass(frozen=True)
 class BottleneckConfig:
     """What the content code passes through. The kinds that use a setting are named before it."""
 
     kind: BottleneckKind = "vq"
-    groups: int = 2  # vq, gumbel, binary, fsq: codes a frame, each from a codebook of its own
-    codes: int = 512  # vq, gumbel, binary: entries a codebook; for binary a power of two
-    quantizers: int = 1  # vq: stages, each of which quantizes what the one before has left over
-    decay: float = 0.99  # vq: of the codebook's moving average
-    dead_code_threshold: float = 1.0  # vq: codes used less than this in the moving average are replaced
-    active: int = 0  # sparse: channels of a frame that stay, all others are zero; 0 has the penalty instead
-    penalty: float = 1.0  # sparse, without `active`: weight of the L1 norm
-    beta: float = 0.02  # vae: weight of a nat of divergence
-    entropy: float = 0.1  # gumbel, binary: weight of the loss that keeps all codes in use; 0 is none
-    temperature: tuple[float, float] = (2.0, 0.5)  # gumbel: at first, at last
-    warmup: int = 5000  # steps until vae's divergence has its weight, gumbel's temperature its last value
-    levels: tuple[int, ...] = (8, 8, 8)  # fsq: values of each number of a code
-    soft_temperature: float = 0.0  # vq, at inference: z_q is a weighted mean of entries; 0 is the nearest entry
-    residual_mix: float = 0.0  # vq, at inference: fraction of the quantization residual added back
-    soft_probability: float = 0.0  # vq, in training: probability that an item is decoded as at inference
+    groups: Count = 2  # vq, gumbel, binary, fsq: codes a frame, each from a codebook of its own
+    codes: Codes = 512  # vq, gumbel, binary: entries a codebook; for binary a power of two
+    quantizers: Count = 1  # vq: stages, each of which quantizes what the one before has left over
+    decay: Share = 0.99  # vq: of the codebook's moving average
+    dead_code_threshold: Weight = 1.0  # vq: codes used less than this in the moving average are replaced
+    active: OptionalChannels = (
+        0  # sparse: channels of a frame that stay, all others are zero; 0 has the penalty instead
+    )
+    penalty: Weight = 1.0  # sparse, without `active`: weight of the L1 norm
+    beta: Weight = 0.02  # vae: weight of a nat of divergence
+    entropy: Weight = 0.1  # gumbel, binary: weight of the loss that keeps all codes in use; 0 is none
+    temperature: tuple[Weight, Weight] = (2.0, 0.5)  # gumbel: at first, at last
+    warmup: Steps = 5000  # steps until vae's divergence has its weight, gumbel's temperature its last value
+    levels: tuple[Codes, ...] = (8, 8, 8)  # fsq: values of each number of a code
+    soft_temperature: Weight = 0.0  # vq, at inference: z_q is a weighted mean of entries; 0 is the nearest entry
+    residual_mix: Share = 0.0  # vq, at inference: fraction of the quantization residual added back
+    soft_probability: Share = 0.0  # vq, in training: probability that an item is decoded as at inference
 
     @property
     def codes_per_frame(self) -> int:
@@ -81,9 +107,6 @@ class BottleneckConfig:
 
     def check(self, channels: int) -> None:
         """Raise InputError where this cannot be a bottleneck of so many channels."""
-        for name, low in (("groups", 1), ("codes", 2), ("quantizers", 1), ("active", 0), ("warmup", 0)):
-            if getattr(self, name) < low:
-                raise InputError(f"bottleneck.{name}: {getattr(self, name)} is impossible; use {low} or more")
         if self.kind in ("vq", "gumbel") and channels % self.groups:
             raise InputError(f"bottleneck.groups: {channels} content_channels do not divide into {self.groups} groups")
         if self.kind == "sparse" and self.active > channels:
@@ -92,12 +115,8 @@ class BottleneckConfig:
             raise InputError(f"bottleneck.temperature: {list(self.temperature)}; use positive ones")
         if self.kind == "binary" and self.codes & (self.codes - 1):
             raise InputError(f"bottleneck.codes: {self.codes} are no signs' combinations; use a power of two")
-        if self.soft_temperature < 0 or not 0 <= self.residual_mix <= 1:
-            raise InputError("bottleneck: soft_temperature is 0 or more, and residual_mix 0 to 1")
-        if not 0 <= self.soft_probability <= 1:
-            raise InputError(f"bottleneck.soft_probability: {self.soft_probability} is no share; use 0 to 1")
-        if self.kind == "fsq" and min(self.levels, default=0) < 3:
-            raise InputError(f"bottleneck.levels: {list(self.levels)}; use one or more, each 3 or more")
+        if self.kind == "fsq" and (min(self.levels, default=0) < 3 or len(self.levels) > 16):
+            raise InputError(f"bottleneck.levels: {_shown(list(self.levels))}; use one to 16, each 3 or more")
         if self.codes_per_frame and self.code_values > MAX_CODE_VALUES:
             raise InputError(
                 f"bottleneck: {self.code_values} values a code are too many; use {MAX_CODE_VALUES} and more groups"
@@ -108,30 +127,39 @@ class BottleneckConfig:
 class ConversionConfig:
     """Content encoder, bottleneck, speaker encoder and decoder."""
 
-    channels: int = 192
-    expansion: int = 3  # hidden channels of a block's MLP, as a multiple
-    content_blocks: tuple[int, int] = (2, 5)  # at the frame rate, at half of it
-    content_channels: int = 64  # of the code
-    asr_channels: int = 0  # of the ASR encoder that the content encoder hears with; 0: it has the mel alone
-    denoiser_channels: int = 256
-    denoiser_blocks: int = 0  # that clean the mel before the content encoder hears it; 0: it hears it as it is
-    speaker_blocks: int = 3
-    embedding_channels: int = 192
-    decoder_channels: int = 224
-    decoder_blocks: tuple[int, int] = (1, 6)  # at half the frame rate, at the frame rate
-    attention_channels: int = 192  # to the reference's frames; 0: the embedding is all that the decoder gets
-    attention_heads: int = 4
+    channels: Channels = 192
+    expansion: Expansion = 3  # hidden channels of a block's MLP, as a multiple
+    content_blocks: tuple[Blocks, Blocks] = (2, 5)  # at the frame rate, at half of it
+    content_channels: Channels = 64  # of the code
+    asr_channels: OptionalChannels = (
+        0  # of the ASR encoder that the content encoder hears with; 0: it has the mel alone
+    )
+    denoiser_channels: Channels = 256
+    denoiser_blocks: Blocks = 0  # that clean the mel before the content encoder hears it; 0: it hears it as it is
+    speaker_blocks: Blocks = 3
+    embedding_channels: Channels = 192
+    decoder_channels: Channels = 224
+    decoder_blocks: tuple[Blocks, Blocks] = (1, 6)  # at half the frame rate, at the frame rate
+    attention_channels: OptionalChannels = (
+        192  # to the reference's frames; 0: the embedding is all that the decoder gets
+    )
+    attention_heads: Count = 4
     bottleneck: BottleneckConfig = BottleneckConfig()
     content_norm: ContentNorm = "instance"  # channel leaves what is constant in a recording, such as the speaker
     conditioning: Conditioning = "adain"  # or the embedding beside each frame of the decoder
     # Of the embedding: heard in a clip, heard there by a speaker encoder, or learned for each speaker in training.
     speaker: SpeakerSource = "encoder"
-    speaker_embedding_channels: int = 0  # with `speaker_encoder`: of what it hears; training asks it
+    speaker_embedding_channels: OptionalChannels = 0  # with `speaker_encoder`: of what it hears; training asks it
     speakers: tuple[str, ...] = ()  # with `table`: its rows' names, which training takes from the manifest
-    adapter_rank: int = 0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
+    adapter_rank: OptionalCount = (
+        0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
+    )
 
     def __post_init__(self) -> None:
         self.bottleneck.check(self.content_channels)
+        if self.attention_channels % self.attention_heads:
+            heads = f"attention_heads: {self.attention_channels} attention_channels"
+            raise InputError(f"{heads} do not divide into {self.attention_heads} heads")
 
     @property
     def embeds_speakers(self) -> bool:
@@ -149,24 +177,27 @@ class ConversionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig:
-    channels: int = 256
-    expansion: int = 3
-    blocks: int = 6
-    subframes: int = 2  # STFT frames to one mel frame: the hop is OUTPUT_HOP / subframes, the window four hops
+    channels: Channels = 256
+    expansion: Expansion = 3
+    blocks: Blocks = 6
+    subframes: Expansion = 2  # STFT frames to one mel frame: the hop is OUTPUT_HOP / subframes, the window four hops
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """``value`` as the annotated type ``kind``; raises InputError where it does not fit."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        kind, limits = arguments
+        return _within(_convert(kind, value, where), limits, where)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: expected a mapping, got {value!r}")
+            raise InputError(f"{where}: expected a mapping, got {_shown(value)}")
         return build(kind, value, where)
     if origin is Literal:
         if value is False:  # YAML 1.1 reads a bare `off` or `no` so
             value = next((word for word in ("off", "no") if word in arguments), value)
         if value not in arguments:
-            raise InputError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
+            raise InputError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {_shown(value)}")
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None:
@@ -174,17 +205,29 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (arguments[-1] is not ... and len(value) != len(arguments)):
-            raise InputError(f"{where}: expected a list of {len(arguments)}, got {value!r}")
+            raise InputError(f"{where}: expected a list of {len(arguments)}, got {_shown(value)}")
+        if len(value) > MAX_ENTRIES:
+            raise InputError(f"{where}: {len(value)} entries are too many; use {MAX_ENTRIES} at most")
         inner = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
         return tuple(_convert(k, v, where) for k, v in zip(inner, value))
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:  # YAML reads 1e-4 as text
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError, OverflowError):
+            value = float(value)  # YAML reads 1e-4 as text
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise InputError(f"{where}: expected {kind.__name__}, got {_shown(value)}")
+    return _within(value, ANY, where) if kind in (int, float) else value
+
+
+def _within(value: Any, limits: Range, where: str) -> Any:
+    """The number. Raises InputError if it is out of its range, infinite or NaN."""
+    if not limits.low <= value <= limits.high:
+        raise InputError(f"{where}: {_shown(value)} is out of range; use {limits.low:g} to {limits.high:g}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long or nested: YAML's aliases can make a short file endless."""
+    return reprlib.repr(value)[:80]
 
 
 def build(cls: type[T], mapping: dict[str, Any], where: str = "config") -> T:
@@ -193,12 +236,14 @@ def build(cls: type[T], mapping: dict[str, Any], where: str = "config") -> T:
     Raises:
         InputError: an unknown key (with the nearest known one), or a value of the wrong type.
     """
-    kinds = typing.get_type_hints(cls)
+    if not isinstance(mapping, dict):
+        raise InputError(f"{where}: expected a mapping, got {_shown(mapping)}")
+    kinds = typing.get_type_hints(cls, include_extras=True)
     for key in mapping:
         if key not in kinds:
             near = difflib.get_close_matches(str(key), kinds, 1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(kinds)}"
-            raise InputError(f"{where}: unknown key '{key}'{hint}")
+            raise InputError(f"{where}: unknown key {_shown(str(key))}{hint}")
     values = {key: _convert(kinds[key], value, f"{where}: {key}") for key, value in mapping.items()}
     try:
         return cls(**values)
@@ -218,7 +263,13 @@ def _set(mapping: dict[str, Any], assignment: str) -> None:
         mapping = mapping.setdefault(parent, {})
         if not isinstance(mapping, dict):
             raise InputError(f"--set {assignment}: '{parent}' is not a mapping")
-    mapping[last] = yaml.safe_load(text)
+    try:
+        mapping[last] = yaml.safe_load(text)
+    except (yaml.YAMLError, *_TOO_MUCH) as error:
+        raise InputError(f"--set {assignment[:80]}: not a value in YAML ({_line(error)})") from None
+
+
+_TOO_MUCH = (ValueError, OverflowError, RecursionError)  # what a YAML file can ask for, in numbers, dates and depth
 
 
 def load_yaml(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
@@ -227,21 +278,42 @@ def load_yaml(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[s
     Raises:
         InputError: the file is missing or not a YAML mapping, or an override is malformed.
     """
+    mapping = _with_base(path, ())
+    for assignment in overrides:
+        _set(mapping, assignment)
+    return mapping
+
+
+def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The mapping in a YAML file over that of its base; ``above`` are the files that it is a base of."""
+    mapping = _read_yaml(path)
+    base = mapping.pop("base", None)
+    if not base:
+        return mapping
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base: expected a file, got {_shown(base)}")
+    files = (*above, path.resolve())
+    if (path.parent / base).resolve() in files:
+        raise InputError(f"{path}: base: {base} is a base of itself; take it out")
+    return merge(_with_base(path.parent / base, files), mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
         mapping = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise InputError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
+    except (OSError, yaml.YAMLError, *_TOO_MUCH) as error:
+        raise InputError(f"{path}: not a readable YAML file: {_line(error)}") from None
     if not isinstance(mapping, dict):
         raise InputError(f"{path}: expected a mapping of settings")
-    if base := mapping.pop("base", None):
-        mapping = merge(load_yaml(path.parent / base), mapping)
-    for assignment in overrides:
-        _set(mapping, assignment)
     return mapping
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def override(config: T, assignments: Sequence[str]) -> T:

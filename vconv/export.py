@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vconv.errors import InputError
+from vconv.errors import InputError, VconvError
 from vconv.features import N_MELS, OUTPUT_HOP
 from vconv.frontends.asr_encoder import AsrEncoder
 from vconv.frontends.speaker_encoder import WINDOW_SAMPLES
-from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, WEIGHTS
+from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, WEIGHTS, record_digests
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.norm_statistics import NormStatistics
@@ -154,6 +154,11 @@ def write_model(
     graphs read their weights from the safetensors files beside them. Graphs and voices of another model that was in the
     folder go first: what a kill leaves is incomplete and says so, and never two models mixed.
     """
+    for module in (conversion, vocoder):
+        try:
+            saved.check_weights(module)
+        except RuntimeError as error:
+            raise VconvError(f"{folder}: not written, as {error}; export an earlier checkpoint") from error
     folder.mkdir(parents=True, exist_ok=True)
     for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz")]:
         if asr_encoder is None or stale.resolve() != asr_encoder.resolve():
@@ -178,6 +183,7 @@ def write_model(
     for name, network in graphs.items():
         graph = refer(store_in_half(trace(network)), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
+    record_digests(folder)
     if isinstance(conversion.speaker, SpeakerTable):
         write_voices(folder / "voices", conversion.config.speakers, conversion.speaker)
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.digests import check_digests
 from vconv.errors import InputError
+from vconv.files import digest, write_text
+from vconv.untrusted import read_json
 
 FORMAT = 2
 CONFIG = "config.json"
@@ -17,6 +20,7 @@ ASR_ENCODER = "asr_encoder.onnx"
 SPEAKER_ENCODER = "speaker_encoder.onnx"  # its weights lie beside it
 SPEAKER_ENCODER_WEIGHTS = "speaker_encoder.safetensors"
 POPULATION = "population.npz"
+DIGESTS = "sha256"  # in config.json: of graphs and weights by file name
 
 
 def default_model() -> Path:
@@ -40,6 +44,38 @@ def check_files(folder: Path, names: list[str]) -> None:
         path = folder / name
         if not path.is_file() or not path.stat().st_size:
             raise InputError(f"{path}: is missing or empty; export or download the model again")
+
+
+def check_whole(folder: Path, names: list[str]) -> None:
+    """See that files are as they were when the model was exported.
+
+    Raises:
+        InputError: a file is missing, or config.json records another digest of it, or none.
+    """
+    check_files(folder, names)
+    recorded = _read_settings(folder).get(DIGESTS, {})
+    for name in names:
+        if name not in recorded:
+            raise InputError(f"{folder / CONFIG}: records no digest of {name}; export or download the model again")
+    check_digests(folder, {name: recorded[name] for name in names})
+
+
+def encoder_files(config: ConversionConfig) -> list[str]:
+    """Files of the pretrained encoders that a model has."""
+    files = [ASR_ENCODER] if config.asr_channels else []
+    return [*files, SPEAKER_ENCODER, SPEAKER_ENCODER_WEIGHTS] if config.speaker == "pretrained" else files
+
+
+def record_digests(folder: Path) -> None:
+    """Write into config.json what graphs and weights there are and their digests: the last step of an export.
+
+    Raises:
+        InputError: the folder holds no config, or cannot be written to.
+    """
+    config = _read_settings(folder)
+    files = sorted(file.name for file in folder.iterdir() if file.suffix in (".onnx", ".safetensors"))
+    config[DIGESTS] = {name: digest(folder / name) for name in files}
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
@@ -78,8 +114,11 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     check_files(folder, [CONFIG])
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         _ = config["format"], config["conversion"], config["vocoder"]
-    except (ValueError, OSError, KeyError, TypeError) as error:
+        digests = config.get(DIGESTS, {})
+        if not all(isinstance(value, str) for value in digests.values()):
+            raise TypeError("digests are text")
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is not a model's config; export or download the model again") from error
     return config

@@ -11,7 +11,7 @@ from vconv.errors import InputError
 from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
 from vconv.graphs import open_graph
-from vconv.model_folder import WEIGHTS, check_files, read_config
+from vconv.model_folder import WEIGHTS, check_files, check_whole, encoder_files, read_config
 from vconv.voice import Reference
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ class OnnxEngine:
             else None
         )
         graphs = [f"{graph}.onnx" for graph in GRAPHS if self._embeds_speakers or graph != "speaker"]
-        check_files(folder, [*graphs, *WEIGHTS])
+        if config.bottleneck.codes_per_frame:
+            graphs.append("tokens.onnx")
+        check_whole(folder, [*graphs, *WEIGHTS, *encoder_files(config)])
         self._folder = folder
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}

@@ -12,6 +12,7 @@ from vconv.errors import InputError
 from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
 from vconv.inference.engine import no_encoder
+from vconv.model_folder import check_whole, encoder_files
 from vconv.models import saved
 from vconv.models.norm_statistics import NormStatistics
 from vconv.voice import Reference
@@ -37,6 +38,7 @@ class TorchEngine:
             if config.speaker == "pretrained"
             else None
         )
+        check_whole(folder, encoder_files(config))
         self._conversion, self._vocoder = conversion.to(self._device), vocoder.to(self._device)
 
     def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,20 +7,21 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config import BottleneckConfig
 from vconv.errors import InputError
 from vconv.files import replacing
-from vconv.model_folder import CONFIG, FORMAT
+from vconv.model_folder import CONFIG, FORMAT, WEIGHTS, check_whole, read_config
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
 
+Network = TypeVar("Network", bound=nn.Module)
 SCALE = ".scale8"  # after a matrix' name: what one step of each of its rows is
 
 
@@ -109,22 +110,58 @@ def load(folder: Path) -> tuple[ConversionModel, Vocoder]:
     Raises:
         InputError: a file is missing, damaged, or does not fit config.json.
     """
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        parts = config["conversion"], config["vocoder"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a model's config ({error}); export the model again") from None
-    conversion = ConversionModel(build(ConversionConfig, parts[0], f"{path}: conversion"))
-    vocoder = Vocoder(build(VocoderConfig, parts[1], f"{path}: vocoder"))
+    settings = read_config(folder)
+    check_whole(folder, list(WEIGHTS))
+    conversion, vocoder = (
+        make(kind, config, folder / name) for kind, config, name in zip((ConversionModel, Vocoder), settings, WEIGHTS)
+    )
     for name, module in (("conversion", conversion), ("vocoder", vocoder)):
         _load_weights(folder / f"{name}.safetensors", module)
     return conversion.eval(), vocoder.eval()
 
 
+def make(network: type[Network], config: Any, weights: Path) -> Network:
+    """A network for the weights in a file. No memory is taken for one that has more weights than the file has bytes.
+
+    Raises:
+        InputError: it has, or its configuration contradicts itself.
+    """
+    try:
+        count = _weight_count(network, config)
+        if count <= weights.stat().st_size:
+            return network(config)
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{weights}: no network has its configuration ({reason}); export the model again") from error
+    raise InputError(f"{weights}: holds fewer weights than the {count} of its configuration; export the model again")
+
+
+def _weight_count(network: type[nn.Module], config: Any) -> int:
+    """Weights of a network, which takes no memory to tell."""
+    codebooks = 0
+    if bottleneck := getattr(config, "bottleneck", None):
+        codebooks = (
+            bottleneck.stages * bottleneck.code_values * config.content_channels if bottleneck.kind == "vq" else 0
+        )
+        config = dataclasses.replace(
+            config, bottleneck=BottleneckConfig("identity")
+        )  # some quantizers need real tensors
+    with torch.device("meta"):
+        return codebooks + sum(value.numel() for value in network(config).parameters())
+
+
+def check_weights(module: nn.Module) -> None:
+    """Raise RuntimeError if a weight is NaN or infinite, as after a training that diverged."""
+    for name, value in module.named_parameters():
+        if not torch.isfinite(value).all():
+            raise RuntimeError(f"{name} is not finite")
+
+
 def _load_weights(path: Path, module: nn.Module) -> None:
     try:
-        module.load_state_dict(restored(load_file(path)))
+        weights = restored(load_file(path))
+        module.load_state_dict(weights)
+        check_weights(module)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: missing, damaged or not of this model ({reason}); export the model again") from None

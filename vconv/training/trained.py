@@ -27,7 +27,7 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
         InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
     """
     state = checkpoint.load_task(path, "conversion")
-    model = ConversionModel(override(_config(ConversionConfig, state, path), settings))
+    model = saved.make(ConversionModel, override(_config(ConversionConfig, state, path), settings), path)
     try:
         model.load_state_dict(state["ema"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -53,7 +53,7 @@ def load_vocoder(path: Path) -> Vocoder:
     if path.is_dir():
         return saved.load(path)[1]
     state = checkpoint.load_task(path, "vocoder")
-    model = Vocoder(_config(VocoderConfig, state, path))
+    model = saved.make(Vocoder, _config(VocoderConfig, state, path), path)
     try:
         model.load_state_dict(state["ema"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
