@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
-from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build, load_yaml
+from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build, load_yaml, to_yaml
 from vconv.errors import InputError
 
 pytest.importorskip("yaml")
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_round_trip_through_plain_data() -> None:
@@ -179,3 +183,20 @@ def test_off_in_yaml_is_not_false(tmp_path) -> None:
 
     (tmp_path / "a.yaml").write_text("adversary_kind: off\n")
     assert build(LossConfig, load_yaml(tmp_path / "a.yaml")).adversary_kind == "off"
+
+
+def test_the_shipped_model_is_in_one_file(tmp_path: Path) -> None:
+    """``recipes/base/shipped.yaml`` has every setting, and the model of pretrained/base; it is what it prints."""
+    pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    from vconv.training import configuration
+
+    path = ROOT / "recipes" / "base" / "shipped.yaml"
+    config = configuration(path)
+    shipped = json.loads((ROOT / "pretrained" / "base" / "config.json").read_text(encoding="utf-8"))
+    assert config.model == build(ConversionConfig, shipped["conversion"])
+    printed = to_yaml(config)
+    assert path.read_text(encoding="utf-8").endswith(printed)
+    again = tmp_path / "again.yaml"
+    again.write_text(printed, encoding="utf-8")
+    assert configuration(again) == config

@@ -316,6 +316,24 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
+def to_yaml(config: Any) -> str:
+    """A configuration as YAML, defaults included; ``load_yaml`` and ``build`` read it back."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Mappings in blocks, lists in a line."""
+
+    Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, True))
+    return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=Dumper, sort_keys=False, width=110)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML has."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
 def override(config: T, assignments: Sequence[str]) -> T:
     """A dataclass with ``a.b=value`` set in it.
 

@@ -97,19 +97,27 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the whole configuration as YAML, and train nothing.")
+    ] = False,
 ) -> None:
-    """Train the conversion model, the vocoder, or what hears before them.
+    """Train a conversion model, a vocoder or a noise-robust front end.
 
     \b
     Examples:
       vconv train recipes/base/conversion.yaml
       vconv train recipes/base/vocoder.yaml --set optimizer.steps=50000 --resume
+      vconv train recipes/base/shipped.yaml --print-config
     """
     with needs_extra():
-        from vconv.training import run
+        from vconv.config import to_yaml
+        from vconv.training import configuration, run
 
-        run(config, set_ or [], resume)
+        if print_config:
+            print(to_yaml(configuration(config, set_ or [])), end="")
+        else:
+            run(config, set_ or [], resume)
 
 
 @app.command()

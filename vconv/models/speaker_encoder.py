@@ -42,5 +42,5 @@ class SpeakerProjection(nn.Module):
         super().__init__()
         self.projection = nn.Linear(config.speaker_embedding_channels, config.embedding_channels)
 
-    def forward(self, voice: Tensor) -> Tensor:
-        return nn.functional.normalize(self.projection(voice).float(), dim=1)
+    def forward(self, speaker_embedding: Tensor) -> Tensor:
+        return nn.functional.normalize(self.projection(speaker_embedding).float(), dim=1)
