@@ -9,17 +9,19 @@ import tempfile
 import webbrowser
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.routing import Mount, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from vconv.errors import InputError
 from vconv.web.jobs import Jobs
 from vconv.web.library import Library, default_folder
+from vconv.web.live import live
 from vconv.web.models import Models
 from vconv.web.routes import Services, routes
 from vconv.web.security import LOOPBACK, Guard, Site
@@ -27,6 +29,7 @@ from vconv.web.uploads import Limits, Uploads
 
 STATIC = Path(__file__).parent / "static"
 PORT = 8317
+MAX_MESSAGE_BYTES = 1 << 20  # of a WebSocket
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ def make_app(services: Services, site: Site) -> Starlette:
         yield
         services.jobs.stop()
 
+    stream = WebSocketRoute("/api/live", partial(live, services))
     page = Mount("/", StaticFiles(directory=STATIC, html=True))
-    return Starlette(routes=[*routes(services), page], middleware=[Middleware(Guard, site=site)], lifespan=lifespan)
+    return Starlette(
+        routes=[*routes(services), stream, page], middleware=[Middleware(Guard, site=site)], lifespan=lifespan
+    )
 
 
 def make_services(settings: Settings, folder: Path) -> Services:
@@ -99,6 +105,7 @@ def serve(settings: Settings, open_browser: bool = True) -> None:
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
             timeout_graceful_shutdown=2,
+            ws_max_size=MAX_MESSAGE_BYTES,
         )
         print(f"vconv web: {site.address}\nCtrl-C stops it.", flush=True)
         if open_browser:

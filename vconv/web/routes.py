@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import anyio.to_thread
@@ -97,6 +98,7 @@ async def state(services: Services, request: Request) -> Response:
             "models": services.models.names,
             "formats": FORMATS,
             "can_tune": can_tune(),
+            "live": find_spec("websockets") is not None,
             "upload_bytes": services.limits.upload_bytes,
             "upload_seconds": services.limits.seconds,
         }

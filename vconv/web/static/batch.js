@@ -32,7 +32,7 @@ export class BatchView {
       el("p", { className: "hint" }, "Any number of recordings. One that cannot be used does not stop the others."),
       el("div", { className: "row" },
         el("button", { type: "button", onclick: () => this.input.click() }, "Choose files"),
-        el("span", { className: "muted" }, "or drop here")), this.input);
+        el("span", { className: "muted wide" }, "or drop here")), this.input);
     for (const kind of ["dragover", "dragleave", "drop"]) {
       card.addEventListener(kind, (event) => {
         event.preventDefault();

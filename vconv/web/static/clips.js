@@ -2,7 +2,7 @@
 
 import { ask, upload } from "./api.js";
 import { clock, el, newId, toast } from "./dom.js";
-import { drawWave } from "./drawing.js";
+import { drawWave, keepDrawn } from "./drawing.js";
 import { record } from "./recorder.js";
 import { fetchSound, playOnce, stopOnce } from "./sound.js";
 
@@ -30,7 +30,7 @@ export class Clips {
       el("div", { className: "row" },
         el("button", { type: "button", onclick: () => this.input.click() }, multiple ? "Choose files" : "Choose a file"),
         el("button", { type: "button", onclick: () => this.record() }, "Record"),
-        el("span", { className: "muted" }, "or drop here")),
+        el("span", { className: "muted wide" }, "or drop here")),
       this.input);
     this.#acceptDrops();
   }
@@ -92,7 +92,7 @@ export class Clips {
       el("span", { className: "muted" }, clock(clip.seconds)),
       el("button", { type: "button", className: "icon", "aria-label": `Remove ${clip.name}`,
         onclick: () => this.#remove(clip, item) }, "✕"));
-    requestAnimationFrame(() => drawWave(canvas, clip.peaks));
+    requestAnimationFrame(() => keepDrawn(canvas, () => drawWave(canvas, clip.peaks)));
     return item;
   }
 

@@ -130,8 +130,8 @@ function facts(result) {
     meter("Similarity to the target", similarity.target);
     meter("Similarity to the source", similarity.source);
     if (similarity.threshold !== undefined) {
-      list.append(el("div", {}, el("dt", {}, "Taken for"), el("dd", {}, speaker(similarity),
-        el("small", {}, ` one speaker from ${similarity.threshold.toFixed(2)} on`))));
+      list.append(el("div", {}, el("dt", {}, `Same speaker (from ${similarity.threshold.toFixed(2)})`),
+        el("dd", {}, speaker(similarity))));
     }
   }
   if (check) list.append(el("div", {}, el("dt", {}, "The source is"), el("dd", {}, check.text)));

@@ -16,6 +16,23 @@ export function prepare(canvas) {
   return { context, width, height };
 }
 
+const THEME = "themechange"; // event on the window
+
+/** Tell all drawings that the colours have changed. */
+export const themeChanged = () => dispatchEvent(new Event(THEME));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themeChanged);
+
+/** Draw on a canvas now, and again whenever its size or the colours change, as long as it is on the page. */
+export function keepDrawn(canvas, draw) {
+  const again = () => {
+    if (canvas.isConnected) draw();
+    else { observer.disconnect(); removeEventListener(THEME, again); }
+  };
+  const observer = new ResizeObserver(again);
+  observer.observe(canvas);
+  addEventListener(THEME, again);
+}
+
 /** A colour of the style sheet. */
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

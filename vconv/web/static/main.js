@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { BatchView } from "./batch.js";
 import { ConvertView } from "./convert.js";
 import { el, isTyping } from "./dom.js";
+import { themeChanged } from "./drawing.js";
 import { refreshVoices } from "./library.js";
 import { stopOnce } from "./sound.js";
 import { VoicesView } from "./voices.js";
@@ -71,7 +72,7 @@ async function begin() {
   document.getElementById("theme").addEventListener("click", () => {
     const now = document.documentElement.dataset.theme;
     setTheme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
-    dispatchEvent(new Event("resize"));
+    themeChanged();
   });
   document.getElementById("help").addEventListener("click", () => document.getElementById("shortcuts").showModal());
   for (const kind of ["dragover", "drop"]) {

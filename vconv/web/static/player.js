@@ -1,7 +1,7 @@
 // Compares recordings: one position, equal loudness, a switch without a gap; spectrogram with F0, and waveform.
 
 import { announce, clock, el, newId } from "./dom.js";
-import { colour, drawF0, drawWave, prepare, spectrogram } from "./drawing.js";
+import { colour, drawF0, drawWave, keepDrawn, prepare, spectrogram } from "./drawing.js";
 import { audioContext, stopOnce } from "./sound.js";
 
 const SWITCH = 0.01; // seconds of a crossfade
@@ -42,9 +42,8 @@ export class Player {
         el("fieldset", { className: "segments" }, el("legend", { className: "hidden-text" }, "Listen to"),
           this.tracks.map((track, index) => el("label", {}, this.choices[index],
             el("span", {}, el("kbd", {}, String(index + 1)), track.label)))),
-        el("span", { className: "muted" }, "equally loud")));
-    new ResizeObserver(() => this.draw()).observe(this.seek);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+        el("small", { className: "wide" }, "equally loud; spectrogram to 8 kHz, F0 from 60 to 500 Hz")));
+    requestAnimationFrame(() => keepDrawn(this.canvas, () => this.draw()));
     this.#show();
   }
 
