@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.synthetic import SPEAKERS, speak
+from tests.synthetic import speak
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLS = ("python3 -m venv", "pip install")  # run by .ci/run, in an environment of their own
@@ -66,10 +66,11 @@ def add_recordings(folder: Path) -> None:
     """What the pages call recordings/, speech.wav, speaker.wav, speech/, speaker/, speakers/ and pairs.csv."""
     import soundfile
 
-    for number, (name, tract) in enumerate(SPEAKERS.items()):
+    for number, name in enumerate("abcdefgh"):
+        tract = 0.85 + 0.06 * number
         (folder / "recordings" / name).mkdir(parents=True)
         for clip, words in enumerate(("aiueoaiueo", "oeaiuoeaiu", "uoaieuoaie", "eoauieoaui", "iaoeuiaoeu")):
-            wave = speak(words, 110 + 30 * number + 5 * clip, tract, seed=10 * number + clip)
+            wave = speak(words, 100 + 18 * number + 5 * clip, tract, seed=10 * number + clip)
             soundfile.write(folder / "recordings" / name / f"{clip}.wav", wave, 24000)
     source, target = folder / "examples" / "source.flac", folder / "examples" / "target.flac"
     for place, clip in (("speech", source), ("speaker", target), ("speakers", target)):

@@ -188,7 +188,7 @@ def test_the_options_of_all_commands_exist(page: Path) -> None:
     for line in commands:
         if not line.startswith("vconv "):
             continue
-        words = [word for word in shlex.split(line)[1:] if word not in ("&", "|")]
+        words = [word for word in shlex.split(line, comments=True)[1:] if word not in ("&", "|")]
         names = words[:2] if words[0] == "speakers" else words[:1]
         help_text = CliRunner().invoke(app, [*names, "--help"]).output
         options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]

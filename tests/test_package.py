@@ -25,7 +25,7 @@ LAYERS = (
     ("errors.py", "config.py", "processes.py", "files.py", "untrusted.py", "digests.py", "opening.py", "graphs.py"),
     ("audio.py", "model_folder.py"),
     ("features.py",),
-    ("excitation.py", "frontends/", "voice.py"),
+    ("excitation.py", "frontends/", "voice.py", "evaluation/periodicity.py", "evaluation/copy_synthesis.py"),
     ("tokens/", "data/"),
     ("models/",),
     ("training/",),
