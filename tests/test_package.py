@@ -151,7 +151,8 @@ def test_no_module_imports_the_one_above_it(path: Path) -> None:
     for name in imported(path):
         parts = name.split(".")
         if parts[0] == "vconv" and len(parts) > 1:
-            for candidate in (f"{parts[1]}.py", f"{parts[1]}/"):
+            within = "/".join(parts[1:3])
+            for candidate in (f"{parts[1]}.py", f"{within}.py" if len(parts) > 2 else f"{within}/"):
                 other = layer(candidate)
                 assert other is None or other <= own, f"{place(path)} imports {name}"
 
