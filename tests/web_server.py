@@ -80,6 +80,10 @@ class Server:
         assert answer.status == 202, answer.body
         return self.wait(answer.json["id"])
 
+    def job_refused(self, **body: Any) -> int:
+        """HTTP status of a job that is not taken."""
+        return self.request("POST", "/api/jobs", body).status
+
     def wait(self, key: str) -> dict[str, Any]:
         end = time.monotonic() + _SECONDS
         while time.monotonic() < end:

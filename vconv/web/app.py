@@ -83,7 +83,7 @@ def make_services(settings: Settings, folder: Path) -> Services:
     for name in ("uploads", "jobs"):
         (folder / name).mkdir()
     uploads = Uploads(folder / "uploads", settings.limits)
-    jobs = Jobs(folder / "jobs", settings.limits.waiting_jobs)
+    jobs = Jobs(folder / "jobs", settings.limits.waiting_jobs, settings.limits.total_bytes)
     return Services(folder, settings.limits, uploads, jobs, library, models)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import secrets
 import shutil
@@ -47,6 +46,7 @@ class Job:
     started: float = 0.0
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+    bytes: int = 0  # of the result
     cancel: threading.Event = field(default_factory=threading.Event)
 
     def enter(self, stage: str) -> None:
@@ -91,10 +91,12 @@ class Jobs:
     Args:
         folder: for the folders of the jobs.
         waiting: jobs that may wait; more are refused.
+        most_bytes: of all results; the oldest are deleted for newer ones.
     """
 
-    def __init__(self, folder: Path, waiting: int) -> None:
+    def __init__(self, folder: Path, waiting: int, most_bytes: int) -> None:
         self._folder = folder
+        self._most_bytes = most_bytes
         self._waiting = waiting
         self._jobs: dict[str, Job] = {}
         self._queue: queue.SimpleQueue[tuple[Job, Work] | None] = queue.SimpleQueue()
@@ -116,13 +118,7 @@ class Jobs:
             job = Job(key, title, self._folder / key, total, names or {})
             job.folder.mkdir()
             self._jobs[key] = job
-            finished = [old for old in self._jobs.values() if old.state in (DONE, FAILED, CANCELLED)]
-            dropped = finished[: max(0, len(finished) - KEPT)]
-            for old in dropped:
-                del self._jobs[old.id]
         self._queue.put((job, work))
-        for old in dropped:
-            shutil.rmtree(old.folder, ignore_errors=True)
         return job
 
     def get(self, key: object) -> Job:
@@ -190,20 +186,42 @@ class Jobs:
                         job.state = CANCELLED
                         continue
                     job.state, job.started = RUNNING, time.monotonic()
-                state, error = DONE, ""
-                try:
-                    job.result = work(job)
-                except Cancelled:
-                    state = CANCELLED
-                except VconvError as failure:
-                    state, error = FAILED, one_line(failure, job.names)
-                except Exception as failure:  # a fault must not end the worker
-                    state, error = FAILED, one_line(f"{type(failure).__name__}: {failure}. This is a fault in vconv")
+                state, error = _outcome(job, work)
                 with self._lock:
                     job.error, job.state = error, state
+                    job.bytes = _size(job.folder) if state == DONE else 0
                 if state != DONE:
-                    with contextlib.suppress(OSError):
-                        shutil.rmtree(job.folder)
+                    shutil.rmtree(job.folder, ignore_errors=True)
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Delete results until all that are left may be kept; the latest always is."""
+        with self._lock:
+            finished = [job for job in self._jobs.values() if job.state in (DONE, FAILED, CANCELLED)]
+            total, dropped = sum(job.bytes for job in finished), []
+            while len(finished) > 1 and (len(finished) > KEPT or total > self._most_bytes):
+                old = finished.pop(0)
+                total -= old.bytes
+                dropped.append(self._jobs.pop(old.id))
+        for old in dropped:
+            shutil.rmtree(old.folder, ignore_errors=True)
+
+
+def _outcome(job: Job, work: Work) -> tuple[str, str]:
+    """Do it: the state that it ends in, and the error."""
+    try:
+        job.result = work(job)
+    except Cancelled:
+        return CANCELLED, ""
+    except VconvError as failure:
+        return FAILED, one_line(failure, job.names)
+    except Exception as failure:  # a fault must not end the worker
+        return FAILED, one_line(f"{type(failure).__name__}: {failure}. This is a fault in vconv", job.names)
+    return DONE, ""
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def one_line(message: object, names: Mapping[str, str] | None = None) -> str:

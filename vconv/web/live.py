@@ -12,7 +12,8 @@ import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vconv.errors import VconvError
-from vconv.inference.converter import MAX_PITCH, Converter
+from vconv.inference.converter import Converter
+from vconv.inference.register import MAX_PITCH
 from vconv.live.engine import MAX_RATE, MIN_RATE, LiveConverter
 from vconv.untrusted import parse_json
 from vconv.web.inputs import Refusal, flag, number, text

@@ -93,6 +93,7 @@ class Guard:
         """HTTP status and reason, or None for a request that may pass."""
         headers, site = Headers(scope=scope), self._site
         socket = scope["type"] == "websocket"
+        api = socket or scope["path"].startswith(API)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in site.hosts:
             return 421, "this server does not answer under that host"
@@ -101,9 +102,10 @@ class Guard:
         needs_origin = socket or scope["method"] not in ("GET", "HEAD")
         if len(origins) > 1 or (origins and origins[0].lower() not in own) or (needs_origin and not origins):
             return 403, "this request does not come from the page of this server"
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        opens_page = not api and headers.get("sec-fetch-mode") == "navigate"  # a link to it, in a terminal for one
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opens_page:
             return 403, "this request comes from another site"
-        if (socket or scope["path"].startswith(API)) and not self._has_token(headers, socket):
+        if api and not self._has_token(headers, socket):
             return 401, "the token is missing or wrong; open the address that vconv web printed"
         return None
 

@@ -123,6 +123,9 @@ class Uploads:
         except (ClientDisconnect, TimeoutError) as error:
             self.discard(path, size)
             raise Refusal(400, "the upload ended early") from error
+        except OSError as error:
+            self.discard(path, size)
+            raise Refusal(507, f"the upload cannot be kept ({error.strerror}); free space on the disk") from error
         except BaseException:
             self.discard(path, size)
             raise
