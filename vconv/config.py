@@ -131,29 +131,25 @@ class ConversionConfig:
     expansion: Expansion = 3  # hidden channels of a block's MLP, as a multiple
     content_blocks: tuple[Blocks, Blocks] = (2, 5)  # at the frame rate, at half of it
     content_channels: Channels = 64  # of the code
-    asr_channels: OptionalChannels = (
-        0  # of the ASR encoder that the content encoder hears with; 0: it has the mel alone
-    )
+    asr_channels: OptionalChannels = 0  # of the ASR features; 0: the content encoder has the mel alone
     denoiser_channels: Channels = 256
-    denoiser_blocks: Blocks = 0  # that clean the mel before the content encoder hears it; 0: it hears it as it is
+    denoiser_blocks: Blocks = 0  # that denoise the mel before the content encoder; 0: no denoiser
     speaker_blocks: Blocks = 3
     embedding_channels: Channels = 192
     decoder_channels: Channels = 224
     decoder_blocks: tuple[Blocks, Blocks] = (1, 6)  # at half the frame rate, at the frame rate
-    attention_channels: OptionalChannels = (
-        192  # to the reference's frames; 0: the embedding is all that the decoder gets
-    )
+    attention_channels: OptionalChannels = 192  # of the attention to the reference; 0: the embedding alone
     attention_heads: Count = 4
     bottleneck: BottleneckConfig = BottleneckConfig()
-    content_norm: ContentNorm = "instance"  # channel leaves what is constant in a recording, such as the speaker
-    conditioning: Conditioning = "adain"  # or the embedding beside each frame of the decoder
-    # Of the embedding: heard in a clip, heard there by a speaker encoder, or learned for each speaker in training.
-    speaker: SpeakerSource = "encoder"
-    speaker_embedding_channels: OptionalChannels = 0  # with `speaker_encoder`: of what it hears; training asks it
-    speakers: tuple[str, ...] = ()  # with `table`: its rows' names, which training takes from the manifest
-    adapter_rank: OptionalCount = (
-        0  # of the matrices that a tuned voice adds to the decoder's MLPs; `vconv export` sets it
+    content_norm: ContentNorm = (
+        "instance"  # instance removes what is constant in a recording, such as the speaker; channel keeps it
     )
+    conditioning: Conditioning = "adain"  # or the embedding beside each frame of the decoder
+    # Of the embedding: an encoder trained with the model, a pretrained one, or a table of the training speakers.
+    speaker: SpeakerSource = "encoder"
+    speaker_embedding_channels: OptionalChannels = 0  # with `pretrained`: of its embedding; training sets it
+    speakers: tuple[str, ...] = ()  # with `table`: its rows' names, which training takes from the manifest
+    adapter_rank: OptionalCount = 0  # of a voice adapter's matrices (LoRA); `vconv export` sets it
 
     def __post_init__(self) -> None:
         self.bottleneck.check(self.content_channels)

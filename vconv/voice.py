@@ -16,7 +16,7 @@ from vconv.files import replacing
 from vconv.untrusted import check_finite, load_arrays
 
 VOICE_SUFFIX = ".npz"
-REFERENCE_FRAMES = 3750  # one minute of speech for the decoder to listen to; more only takes time
+REFERENCE_FRAMES = 3750  # one minute of reference speech; more only takes time
 MAX_CHANNELS = 1024  # of an embedding or a code
 # The largest shape of each array in a file; `mix` rounds the reference frames of each part up.
 _LARGEST = {
@@ -54,7 +54,7 @@ class Voice:
 
     embedding: np.ndarray  # [E], of unit length
     log_f0: float | None  # median, in octaves above ``features.F0_REFERENCE``
-    reference: Reference | None = None  # speech for the decoder to listen to
+    reference: Reference | None = None  # speech for the decoder's attention
     log_f0_spread: float | None = None  # standard deviation, in octaves
     adapter: np.ndarray | None = None  # [L, S], what `vconv finetune` adds to the decoder
     model: bytes | None = None  # whose decoder that is (``Converter.model``), if known

@@ -11,7 +11,7 @@ import vconv
 
 app = typer.Typer(
     name="vconv",
-    help="Voice conversion: what one recording says, as it says it, in the voice of another.",
+    help="Voice conversion: the words and timing of one recording in the voice of another.",
     epilog="Start with:  vconv convert speech.wav --target speaker.wav",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is there in half the time

@@ -70,10 +70,10 @@ def convert(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what SRC says in the voice of TARGET.
+    """Convert SRC to the voice of TARGET.
 
     The result is as long as SRC, to the sample, and as loud. Several targets, or a folder of them, are
-    clips of one voice and are averaged. A line on stderr tells of what does not sound like speech.
+    clips of one voice and are averaged. A line on stderr names sources that are not speech.
 
     \b
     Examples:
@@ -130,10 +130,10 @@ def embed(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save a speaker's voice, to convert to it without the clips.
+    """Save a voice, to convert to it without its clips.
 
     The .npz file holds `embedding` (unit length), `log_f0` and `log_f0_spread`, the median F0 in octaves above
-    200 Hz and its standard deviation, and up to a minute of the speech for the decoder to listen to.
+    200 Hz and its standard deviation, and up to a minute of speech for the decoder's attention.
 
     \b
     Examples:
@@ -204,7 +204,7 @@ def finetune(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tune a voice on a minute or more of one speaker; needs vconv[train].
+    """Fine-tune a voice on a minute of speech; needs vconv[train].
 
     Takes half a minute to two on a CPU. The .npz file is used as one by `embed` is, and fits this model only.
 
@@ -253,7 +253,7 @@ def extract(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save what the model takes from recordings: content codes and melody.
+    """Save content codes and F0 of recordings.
 
     Each .npz file holds `codes` [G, T / 2], 31.25 a second, and `f0` [T] in Hz, 62.5 a second, 0 where unvoiced.
     A model whose bottleneck has no codes gives `f0` alone.

@@ -48,7 +48,9 @@ def evaluate(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Measure conversions with judges that had no part in training; needs vconv[eval].
+    """Evaluate conversions; needs vconv[eval].
+
+    The judges are networks that had no part in training.
 
     PAIRS.csv has the columns source and target, and may have converted (made with the model where it is
     empty), reference (the target speaker's own reading), transcript, language, and system (several are compared).
@@ -97,7 +99,7 @@ def probe(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what a model's content code and speaker embedding hold; needs vconv[eval].
+    """Probe content codes and embeddings; needs vconv[eval].
 
     Fresh classifiers read the speaker off the code (lower is better) and off the embedding (higher is
     better), and the phone off the code. Phones are placed in time by a flat-start alignment, which is rough:
@@ -139,7 +141,7 @@ def ladder(
     model: Model = None,
     quiet: Quiet = False,
 ) -> None:
-    """Find where a model loses quality; needs vconv[eval], like vconv evaluate.
+    """Find where a model loses quality; needs vconv[eval].
 
     The same recordings are judged as they are, through the vocoder alone (and with the recording's magnitudes,
     phase or spectral envelope in its copy), converted to their own speaker (from the clip itself, then from
@@ -179,7 +181,7 @@ def stress(
     model: Model = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure what noise, rooms, telephones and short targets cost; needs vconv[eval], like vconv evaluate.
+    """Evaluate with noise and short targets; needs vconv[eval].
 
     Each pair is converted from the source as it is and disturbed, and with less of the target; the results
     are judged against the clean source and the whole target, and compared.

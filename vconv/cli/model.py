@@ -21,10 +21,10 @@ def check(
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the scores alone.")] = False,
 ) -> None:
-    """Tell whether recordings are speech as the model knows it: a score from 0 to 1, and a verdict.
+    """Check whether recordings are speech: a score and a verdict.
 
-    It listens to the loudest 4 seconds of the first minute. Music, noise and silence score near 0, and so does
-    speech that the model cannot follow.
+    The score, from 0 to 1, is that of the loudest 4 seconds of the first minute. Music, noise and silence score near 0,
+    and so does speech that the model cannot follow.
 
     \b
     Examples:
@@ -50,7 +50,7 @@ def check(
 
 @app.command()
 def info(model: Model = None) -> None:
-    """Show the model, its files and what this installation can run.
+    """Show the model, its files and this installation.
 
     \b
     Example:

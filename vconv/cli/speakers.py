@@ -13,7 +13,7 @@ from vconv.errors import InputError
 from vconv.model_folder import default_model
 
 speakers_app = typer.Typer(
-    help="Tell voices apart, make new ones, and move them: what the model knows of voices in general.",
+    help="Compare, identify, sample and move voices.",
     rich_markup_mode=None,
 )
 
@@ -41,9 +41,9 @@ def verify(
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the score alone.")] = False,
 ) -> None:
-    """Tell whether two recordings are of one speaker.
+    """Compare two recordings: one speaker or two.
 
-    The threshold was set on speakers whom the model had never heard. The exit code tells of errors alone.
+    The threshold comes from speakers outside the training data. The exit code stands for errors only.
 
     \b
     Example:
@@ -77,7 +77,9 @@ def identify(
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the name alone.")] = False,
 ) -> None:
-    """Tell which of some people a recording is of: scores of all of them, then a name, or nobody.
+    """Identify a speaker among several.
+
+    Prints the score of each, then a name, or nobody.
 
     \b
     Example:
@@ -108,7 +110,9 @@ def new_voice(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a voice that nobody has, register and all; the same for the same seed.
+    """Sample a new voice, with its register.
+
+    One seed always gives the same voice.
 
     It is no more alike to any speaker of the training corpus than these are to one another.
 
@@ -134,7 +138,7 @@ def new_voice(
 
 @speakers_app.command()
 def directions(model: Model = None) -> None:
-    """Show in which directions voices differ most, and what goes along with them.
+    """Show the main directions in which voices differ.
 
     They are the principal axes of the speakers' average spectra. Registers and brightness correlate with them;
     `vconv speakers move` goes along any of them, or along --higher and --brighter, each without the other.
@@ -168,7 +172,9 @@ def move(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a voice higher, lower, brighter or darker, in standard deviations between speakers.
+    """Make a voice higher, lower, brighter or darker.
+
+    Steps are standard deviations between speakers.
 
     Each keeps the other as it is. The voice is no longer that of its speaker, whose speech is left out of it.
 
@@ -203,7 +209,9 @@ def fit_population(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit what all of these commands, and vconv check, need to know of a model; replaces what an earlier run made.
+    """Fit these commands and vconv check to a model.
+
+    Replaces the result of an earlier run.
 
     Two clips of each training speaker (a thousand of them at most) tell how voices differ. Speakers of the valid
     split without training clips set the threshold. Music and noise for the check are made here. The file belongs
@@ -249,7 +257,9 @@ def test_population(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure how well voices are told apart, beside Resemblyzer where it is installed; needs vconv[eval].
+    """Measure speaker verification; needs vconv[eval].
+
+    Reports Resemblyzer's error rate beside it, where that is installed.
 
     \b
     Examples:

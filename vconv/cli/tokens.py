@@ -40,7 +40,9 @@ def encode(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save recordings as discrete tokens: codes of what is said, the melody, and once a file the voice.
+    """Encode speech as discrete tokens.
+
+    A file holds content codes, the melody and, once, the voice.
 
     A .tokens file takes about 1.3 kbit for each second, with --stages 1 about 0.8; what it takes is printed. A line
     of text names runs of equal tokens, as a12.b301*3 a7.b301; the lines of many files, put together by cat, are a
@@ -119,7 +121,9 @@ def decode(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make speech of tokens again, as long as the recording was, to the sample, and as loud.
+    """Decode tokens to speech.
+
+    The result is as long and as loud as the recording was.
 
     Text holds no voice: it needs --target or --like.
 

@@ -42,7 +42,7 @@ def prepare(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one a core.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Look at every file of a corpus and write a manifest to train on.
+    """Write the manifest of a corpus to train on.
 
     What cannot be used is left out and listed with the reason. Silence at the ends of clips is trimmed later,
     when training takes their features; clips of parallel groups keep theirs, which holds them aligned.
@@ -102,7 +102,7 @@ def train(
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML, and train nothing.")
     ] = False,
 ) -> None:
-    """Train a conversion model, a vocoder or a noise-robust front end.
+    """Train a model or a vocoder from a YAML file.
 
     \b
     Examples:
@@ -133,15 +133,15 @@ def export(
     ] = None,
     asr_encoder: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What the model hears with; default: where training had it, if it did."),
+        typer.Option(metavar="FILE", help="ASR encoder (ONNX). Default: the path recorded in the checkpoint."),
     ] = None,
     speaker_encoder: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What it hears speakers with; default: where training had it, if it did."),
+        typer.Option(metavar="FILE", help="Pretrained speaker encoder. Default: the path recorded in the checkpoint."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a model folder from two checkpoints: half-precision weights and the ONNX graphs.
+    """Export checkpoints to a model folder with ONNX graphs.
 
     Of a model that learned a table of speakers, the folder `voices` holds each one's voice for `convert --target`.
     With --overwrite, the voices in the output's folder `voices` go with the model they belonged to.

@@ -1,9 +1,9 @@
-"""What an ASR encoder hears: features that tell the words well and the voice badly, on the content code's grid.
+"""ASR features: the output of a speech recognizer's encoder, on the content code's grid.
 
-The ASR encoder is the encoder of a network trained on very much speech, as an ONNX file. A content encoder may take its
-features beside the mel: bottleneck features, as in Liu et al. 2021, "Any-to-Many Voice Conversion with
-Location-Relative Sequence-to-Sequence Modeling", section III-A. Like the pitch tracker it is used as it is, by training
-and by every engine; ``vconv.training.robust_frontend`` makes another of it, that hears better in noise.
+They keep the words and little of the voice. A content encoder may take them beside the mel, as in Liu et al. 2021,
+"Any-to-Many Voice Conversion with Location-Relative Sequence-to-Sequence Modeling", section III-A.
+The encoder is an ONNX file. Training and every engine run it as it is; ``vconv.training.robust_frontend`` fine-tunes it
+for noise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 CODE_HOP = 2 * HOP_LENGTH  # samples from one frame of the content code to the next
-FRESH_FRAMES = 250  # of the code, 8 s: what is heard in one run of the ASR encoder
+FRESH_FRAMES = 250  # of the code, 8 s: the output of one run
 CONTEXT_FRAMES = 32  # more on each side, about 1 s
 SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
 
@@ -40,8 +40,8 @@ AsrFrontend = Callable[[np.ndarray], np.ndarray]  # wave [N] at 16 kHz -> featur
 class AsrEncoder:
     """An ONNX graph from a wave [1, N] at 16 kHz (and masks of that shape) to features [1, F, R] at an even rate.
 
-    Its metadata hold ``STRIDE`` and ``CENTRE``. What it makes of a wave depends on all that it hears at once: longer
-    waves are heard in stretches of about ten seconds.
+    Its metadata hold ``STRIDE`` and ``CENTRE``. Each feature depends on the whole input, so longer waves are encoded in
+    stretches of about ten seconds.
 
     Raises:
         InputError: the file is missing, no ONNX graph, or without these metadata.
@@ -70,16 +70,16 @@ class AsrEncoder:
         bounds = np.linspace(0, total, count + 1).astype(int)
         for start, end in itertools.pairwise(bounds):
             left = max(start - CONTEXT_FRAMES, 0)
-            heard = wave[left * CODE_HOP : (end + CONTEXT_FRAMES) * CODE_HOP]
-            out[:, start:end] = self._hear(heard, np.arange(start - left, end - left))
+            stretch = wave[left * CODE_HOP : (end + CONTEXT_FRAMES) * CODE_HOP]
+            out[:, start:end] = self._encode(stretch, np.arange(start - left, end - left))
         return out
 
-    def _hear(self, wave: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    def _encode(self, wave: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """Features of a stretch [N] at some frames [F] of it: [R, F]"""
-        heard = np.zeros((1, max(len(wave), SHORTEST)), np.float32)
-        heard[0, : len(wave)] = wave
-        masks = {name: np.ones(heard.shape, np.int64) for name in self._masks}
-        given = self._session.run(None, {self._wave: heard, **masks})[0][0]
+        padded = np.zeros((1, max(len(wave), SHORTEST)), np.float32)
+        padded[0, : len(wave)] = wave
+        masks = {name: np.ones(padded.shape, np.int64) for name in self._masks}
+        given = self._session.run(None, {self._wave: padded, **masks})[0][0]
         return at_places(given, places(frames, self._stride, self._centre)).T
 
 
@@ -115,12 +115,12 @@ class FolderAsrEncoder:
 
 
 def no_asr_features(wave: np.ndarray) -> np.ndarray:
-    """Stands where an ASR encoder does, and hears nothing: [N] -> [0, ceil(T / 2)]"""
+    """In place of an ASR encoder: features without channels, [N] -> [0, ceil(T / 2)]"""
     return np.zeros((0, code_frames(frame_count(len(wave)))), np.float32)
 
 
 def encoder_input(wave: np.ndarray, asr_frontend: AsrFrontend) -> tuple[np.ndarray, np.ndarray]:
-    """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
+    """Inputs of the content encoder for a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
     mel, rows = log_mel(wave), frame_count(len(wave)) // 2
     return mel[:, : 2 * rows], asr_frontend(wave)[:, :rows]
 

@@ -50,7 +50,7 @@ def f0_of(track: np.ndarray) -> np.ndarray:
     """F0 in Hz, 0 where unvoiced, of a whole recording's ``PitchTracker.track``: [3, T] -> [T] float32.
 
     The background is what a tenth of the frames is no louder than. A recording without pauses has none to be seen.
-    Levels are means over ``LEVEL_FRAMES``: for an instant somebody behind stands out as well.
+    Levels are means over ``LEVEL_FRAMES``: a single frame of background speech may stand out as well.
     """
     return f0_above(track, voicing_threshold(track[2]))
 

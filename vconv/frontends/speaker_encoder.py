@@ -21,7 +21,7 @@ from vconv.model_folder import SPEAKER_ENCODER, SPEAKER_ENCODER_WEIGHTS
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-WINDOW_SECONDS = 4.0  # that it hears at a time
+WINDOW_SECONDS = 4.0  # of one input
 WINDOW_SAMPLES = round(WINDOW_SECONDS * SAMPLE_RATE)
 
 FBANKS = 80

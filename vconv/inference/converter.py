@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Target = Source | np.ndarray | Voice  # a clip, a folder or a saved voice; an embedding [E]; a voice
 Inspect = Callable[["Analysis"], None]  # is shown the source, measured, before it is converted
-ContentOf = Callable[[int, int], np.ndarray]  # frames from, to -> what is said there [C, (to - from) / 2]
+ContentOf = Callable[[int, int], np.ndarray]  # frames from, to -> content [C, (to - from) / 2]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Converter:
 
     @property
     def has_codes(self) -> bool:
-        """Whether what is said can be had as codes, for ``encode``."""
+        """Whether the bottleneck gives discrete codes, as ``encode`` needs."""
         return self._config.bottleneck.codes_per_frame > 0
 
     @cached_property
@@ -113,7 +113,7 @@ class Converter:
     def convert(
         self, source: Source, target: Target | list[Target], *, pitch: float = 0.0, keep_pitch: bool = False
     ) -> np.ndarray:
-        """What ``source`` says, in the voice of ``target``: 24 kHz float32, [round(seconds * 24000)].
+        """``source`` in the voice of ``target``: 24 kHz float32, [round(seconds * 24000)].
 
         Args:
             pitch: semitones to add to the melody.
@@ -187,13 +187,12 @@ class Converter:
         bottleneck = self._config.bottleneck
         rows = bottleneck.codes_of(stages)
         with self._analyse(source) as analysis:
-            heard = self._config.embeds_speakers  # with a table of speakers there is no telling who speaks
             return Tokens(
                 codes=self._codes(analysis)[:rows],
                 melody=Melody.of(analysis.even_f0),
                 samples=analysis.output_samples,
                 loudness=round(analysis.loudness, 2),
-                embedding=coarse_embedding(self._own_embedding(analysis)) if heard else None,
+                embedding=coarse_embedding(self._own_embedding(analysis)) if self._config.embeds_speakers else None,
                 model=self.model,
                 bits=(bottleneck.code_values - 1).bit_length(),
             )
@@ -250,7 +249,7 @@ class Converter:
         f0 = tokens.melody.f0
         melody = moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
         missing = self._config.bottleneck.codes_per_frame - len(tokens.codes)
-        codes = np.pad(tokens.codes, ((0, missing), (0, 0)), constant_values=-1)  # of stages that say nothing
+        codes = np.pad(tokens.codes, ((0, missing), (0, 0)), constant_values=-1)  # of the stages left out
         blocks = self._blocks(
             lambda start, end: self._engine.content_of(codes[:, start // 2 : end // 2]), melody, voice
         )
@@ -274,7 +273,7 @@ class Converter:
     def rebuild(self, wave: np.ndarray, f0: np.ndarray | None = None) -> Rebuilt:
         """What the networks make of a few seconds [N] at 16 kHz and the reference loudness; F0 [T] is tracked if None.
 
-        Nothing is refused: this is for asking how well the model knows such sound.
+        Nothing is refused: the error tells how similar the sound is to the training data.
         """
         mel, asr_features = encoder_input(wave, self._engine.asr_features)
         f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
@@ -336,7 +335,7 @@ class Converter:
         return LiveConverter(parts, target, block, enrolment, **options)
 
     def enrol(self, clips: Source | list[Source]) -> Enrolment:
-        """What live conversion is to know of the person at the microphone: ten seconds of them do.
+        """Statistics of the person at the microphone, for live conversion: ten seconds are enough.
 
         Raises:
             InputError: a clip cannot be used; the message says which and why.
@@ -420,8 +419,8 @@ class Converter:
 
         def chunks() -> Iterator[tuple[int, np.ndarray]]:
             for start, end in streaming.chunk_bounds(pitch.shape[1]):
-                said = content(start, end)
-                yield start, self._engine.decode(said, pitch[:, start:end], voice.embedding, reference, adapter)
+                part = content(start, end)
+                yield start, self._engine.decode(part, pitch[:, start:end], voice.embedding, reference, adapter)
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)
 

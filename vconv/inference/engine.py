@@ -26,7 +26,7 @@ class Engine(Protocol):
     """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R features."""
 
     def asr_features(self, wave: np.ndarray) -> np.ndarray:
-        """wave [N] at 16 kHz -> what the ASR encoder hears in it [R, ceil(T / 2)]; R is 0 where there is none"""
+        """wave [N] at 16 kHz -> ASR features [R, ceil(T / 2)]; R is 0 where there is no ASR encoder"""
 
     def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """mel [N_MELS, T], an ASR encoder's features [R, T / 2] -> content [C, T / 2] and its codes [G, T / 2]
@@ -60,7 +60,7 @@ class Engine(Protocol):
         """wave [N] at 16 kHz and its mel [N_MELS, T] -> unit-length embedding [E]
 
         Raises:
-            InputError: the model has a table of speakers, and cannot hear any other.
+            InputError: the model has a table of speakers, and no speaker encoder.
         """
 
     def decode(
@@ -132,8 +132,8 @@ class OnnxEngine:
     def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
         if not self._embeds_speakers:
             raise no_encoder()
-        heard = {"speaker_embedding": self._pretrained_speaker(wave)} if self._pretrained_speaker else {"mel": mel}
-        return self._run("speaker", **heard)[0]
+        inputs = {"speaker_embedding": self._pretrained_speaker(wave)} if self._pretrained_speaker else {"mel": mel}
+        return self._run("speaker", **inputs)[0]
 
     def decode(
         self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
@@ -186,6 +186,6 @@ def _kind(value: np.ndarray) -> type:
 
 def no_encoder() -> InputError:
     return InputError(
-        "this model knows the speakers of its training alone and cannot take another's voice from a clip; "
+        "this model has a table of its training speakers and no speaker encoder for clips; "
         "give one of the voices in its folder, voices/NAME.npz"
     )

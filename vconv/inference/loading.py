@@ -58,7 +58,7 @@ def _engine(folder: Path, device: str, threads: int) -> Engine:
 
 
 def describe(path: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
-    """What there is to know about a model folder and this installation, as (name, value) lines.
+    """A model folder and this installation, as (name, value) lines.
 
     Raises:
         InputError: the folder or its config is missing or wrong.

@@ -16,7 +16,7 @@ from vconv.inference.streaming import Spool
 from vconv.opening import STANDARD_STREAM
 from vconv.untrusted import all_finite
 
-Progress = Callable[[float], None]  # is told the seconds of the source that were just converted
+Progress = Callable[[float], None]  # gets the seconds of the source that were just converted
 PEAK = 0.99  # of full scale, which no result exceeds
 
 

@@ -94,9 +94,9 @@ def mel_frames(wave: Spool, gain: float, start: int, end: int) -> np.ndarray:
 
 
 def asr_frames(wave: Spool, gain: float, start: int, end: int, asr_frontend: AsrFrontend) -> np.ndarray:
-    """What an ASR encoder hears in the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
+    """ASR features of the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
 
-    Beyond the last frame of the wave it hears nothing else.
+    Beyond the end of the wave the last one is repeated.
     """
     rows = (end - start) // 2
     found = asr_frontend(wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain))[:, :rows]

@@ -49,10 +49,10 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTrac
         frames.append(mel.shape[1])
         f0.append(clip_f0)
         if missing:
-            heard = mel[:, :missing]
-            contents.append(engine.content(heard, asr_features[:, : heard.shape[1] // 2])[0])
-            mels.append(heard)
-            missing -= heard.shape[1]
+            part = mel[:, :missing]
+            contents.append(engine.content(part, asr_features[:, : part.shape[1] // 2])[0])
+            mels.append(part)
+            missing -= part.shape[1]
     if not frames:
         raise InputError("no target given; name at least one clip of the voice to sound like")
     embedding = np.average(embeddings, axis=0, weights=frames)

@@ -1,4 +1,4 @@
-"""The target's own sounds: attention from the words to be said to reference speech."""
+"""Attention from the content of the source to reference speech of the target."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vconv.models.layers import normalize_mel
 
 
 class ReferenceAttention(nn.Module):
-    """What the target sounds like where it says something like this: [B, C, T / 2] -> [B, A, T / 2].
+    """Features of the target's speech with similar content: [B, C, T / 2] -> [B, A, T / 2].
 
-    Queries come from the content to be said, keys from the content of the reference, values from the
+    Queries come from the content of the source, keys from the content of the reference, values from the
     reference's mel: a soft form of nearest neighbours in content space (Baas et al. 2023, kNN-VC), learned
     like the extractor of Lin et al. 2021, "FragmentVC", section 2.3. Cosine attention: no order, any length.
 

@@ -1,4 +1,4 @@
-"""What is said: log-mel to a content code at half the frame rate."""
+"""Content encoder: log-mel to a content code at half the frame rate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vconv.models.layers import ChannelNorm, InstanceNorm, blocks, normalize_mel
 class ContentEncoder(nn.Module):
     """ConvNeXt blocks with instance norm, halving the rate once: mel [B, N_MELS, T] -> [B, C, T / 2].
 
-    T is even. With ``asr_channels`` it also hears an ASR encoder's features [B, R, T / 2], normalized like the rest,
-    where the rate is halved; zeros, or None, stand for none. With ``denoiser_blocks`` it hears the mel denoised. The
+    T is even. With ``asr_channels``, ASR features [B, R, T / 2] are a second input, normalized and added where the rate
+    is halved; zeros and None stand for none. With ``denoiser_blocks`` the mel is denoised first. The
     bottleneck that follows is a module of its own. Layer norm (``content_norm: channel``) instead lets what is constant
     over the utterance through, to see what instance norm does.
     """

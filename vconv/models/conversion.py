@@ -37,8 +37,8 @@ class ConversionModel(nn.Module):
         ``speaker``: number [B] with `speaker: table`, speaker embedding [B, V] with `speaker: pretrained`. The ASR
         features of both, [B, R, T / 2] and [B, R, K], are optional.
         """
-        embedding, heard = self.embed(target, speaker), self.encode(target, target_asr_features).z_q
-        return self.decoder(self.encode(source, source_asr_features).z_q, pitch, embedding, heard, target)
+        embedding, content = self.embed(target, speaker), self.encode(target, target_asr_features).z_q
+        return self.decoder(self.encode(source, source_asr_features).z_q, pitch, embedding, content, target)
 
     def embed(self, mel: Tensor, speaker: Tensor | None) -> Tensor:
         """Embedding [B, E] of a mel [B, N_MELS, T], of a pretrained embedding [B, V] or of a number [B] in a table."""

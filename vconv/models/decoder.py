@@ -1,4 +1,4 @@
-"""Content, melody and speaker put together again: log-mel in the target's voice."""
+"""Decoder: content, pitch and speaker to a log-mel in the target's voice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Decoder(nn.Module):
 
     content [B, C, T / 2], pitch [B, 2, T] (log2 F0 relative to F0_REFERENCE, voiced flag),
     embedding [B, E] of unit length, reference content [B, C, K] and mel [B, N_MELS, 2K] of the target,
-    for a voice that was tuned its adapter [B, *config.adapter_shape] -> mel [B, N_MELS, T].
+    and for a fine-tuned voice its adapter [B, *config.adapter_shape] -> mel [B, N_MELS, T].
     """
 
     def __init__(self, config: ConversionConfig) -> None:
@@ -61,9 +61,9 @@ class Decoder(nn.Module):
         adapters = iter(adapter.unbind(1)) if self.has_adapter and adapter is not None else itertools.repeat(None)
         x, late = self.input(content), 0.0
         if self.attention is not None:
-            heard = self.attention(content, reference_content, reference_mel)
-            x = x + self.early(heard)
-            late = self.late(heard).repeat_interleave(2, dim=2)
+            attended = self.attention(content, reference_content, reference_mel)
+            x = x + self.early(attended)
+            late = self.late(attended).repeat_interleave(2, dim=2)
         for block in self.coarse:
             x = block(x, embedding, next(adapters))
         ripple = self.harmonics(pitch)

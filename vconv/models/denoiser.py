@@ -1,4 +1,4 @@
-"""What is behind the voice, taken out of the mel: noise, a room, other people."""
+"""Denoiser of log-mels: removes noise, reverberation and other talkers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from vconv.models.layers import InstanceNorm, blocks, normalize_mel
 
 
 class Denoiser(nn.Module):
-    """ConvNeXt blocks at half the frame rate say what to add to a log-mel: [B, N_MELS, T] -> [B, N_MELS, T], T even.
+    """ConvNeXt blocks at half the frame rate predict a correction of a log-mel: [B, N_MELS, T] -> the same, T even.
 
-    An ASR encoder's features [B, R, T / 2] tell what is said, and with it what is not; zeros, or None, stand for none.
-    In the logarithm what is added is a gain for each band and frame. At first it is 0 dB: a model that gets a denoiser
-    is what it was.
+    ASR features [B, R, T / 2] are an optional second input; zeros and None stand for none. In the log domain the
+    correction is a gain for each band and frame. It is 0 dB at first, so that adding a denoiser changes nothing.
     """
 
     def __init__(self, config: ConversionConfig) -> None:

@@ -1,4 +1,4 @@
-"""The melody as the decoder sees it: what harmonics of this F0 look like in a mel."""
+"""F0 as an input of the decoder: the log-mel of equal harmonics at that F0."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ class ChannelNorm(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """Instance norm, then the scale and shift that the speaker embedding asks for.
+    """Instance norm, then a scale and a shift predicted from the speaker embedding.
 
     Huang and Belongie 2017, "Arbitrary Style Transfer in Real-time with Adaptive Instance
-    Normalization", eq. 8, with the adapter's statistics predicted from the embedding as in Chou et al. 2019.
+    Normalization", eq. 8, with the style statistics predicted from the embedding, as in Chou et al. 2019.
     """
 
     def __init__(self, channels: int, embedding_channels: int) -> None:
@@ -109,8 +109,8 @@ class ConvNeXtBlock(nn.Module):
 def adapted(layer: nn.Linear, x: Tensor, factors: Tensor | None) -> Tensor:
     """A linear layer with a matrix of rank R beside its own: [B, T, I] -> [B, T, O].
 
-    Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3. factors [B or 1, R(I + O)] are R times
-    what the matrix listens to [I] and what it then adds [O].
+    Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3. factors [B or 1, R(I + O)] hold, for each
+    of the R ranks, a row of the input projection [I] and a column of the output projection [O].
     """
     if factors is None:
         return layer(x)

@@ -1,4 +1,4 @@
-"""Statistics of instance norms as inputs and outputs of a network: what live conversion freezes."""
+"""Statistics of instance norms as inputs and outputs of a network, for live conversion."""
 
 from __future__ import annotations
 

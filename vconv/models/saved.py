@@ -42,7 +42,7 @@ def _column(scale: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def _in_bytes(name: str, value: torch.Tensor) -> bool:
-    """Whether weights are kept in 8 bits: the content encoder's matrices, since what it says is rounded anyway."""
+    """Whether weights are kept in 8 bits: the content encoder's matrices, whose output is quantized anyway."""
     return value.dim() == 2 and name.startswith("content.")
 
 

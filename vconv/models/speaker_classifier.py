@@ -9,7 +9,7 @@ from vconv.models.layers import ChannelNorm, ConvNeXtBlock, pool_statistics
 
 
 class CodeClassifier(nn.Module):
-    """A few numbers read off the whole content code: [B, C, T] -> [B, K], such as the logits of a label."""
+    """Classifies a whole content code: [B, C, T] -> logits [B, K]."""
 
     def __init__(self, channels: int, outputs: int, width: int = 192) -> None:
         super().__init__()
@@ -25,12 +25,11 @@ class CodeClassifier(nn.Module):
 
 
 class SpeakerClassifier(CodeClassifier):
-    """Reads the speaker off the content code: [B, C, T], prototypes [S, E] -> logits [B, S].
+    """Classifies the speaker of a content code: [B, C, T], prototypes [S, E] -> logits [B, S].
 
-    The adversary of Chou et al. 2018, section 3.1, with a difference: instead of a class for each of a
-    thousand speakers, of whom it hears each too seldom to learn, it guesses the speaker embedding, and
-    the logits are its cosines with the prototypes that the speaker head has learned. What it learns of
-    one speaker then holds for those that sound alike.
+    The adversary of Chou et al. 2018, section 3.1, with one difference. With a thousand speakers, each is too rare
+    for a class of its own. The classifier predicts the speaker embedding, and the logits are its cosines with the
+    prototypes of the speaker head, so that similar speakers share what is learned.
     """
 
     def __init__(self, channels: int, embedding_channels: int, width: int = 192, scale: float = 16.0) -> None:

@@ -1,4 +1,4 @@
-"""Who says it, as one unit-length embedding: of a log-mel, or of what a speaker encoder has heard."""
+"""Speaker encoders: one unit-length embedding, of a log-mel or of a pretrained speaker embedding."""
 
 from __future__ import annotations
 

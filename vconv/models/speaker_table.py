@@ -1,4 +1,4 @@
-"""Who says it, where only the speakers of the training are to be heard: a row for each."""
+"""Speaker table: a learned embedding for each training speaker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vconv.errors import InputError
 class SpeakerTable(nn.Module):
     """A learned embedding of each speaker: numbers [B] -> [B, E] of unit length.
 
-    As the speaker codes of Chou et al. 2018, "Multi-target Voice Conversion without Parallel Data", section 3.1. Who
-    has no row, and so the number -1, gets the middle of all rows. Beside each row is the speaker's register,
-    which an embedding does not tell: median log2 F0 and its standard deviation in octaves, NaN where unknown.
+    As the speaker codes of Chou et al. 2018, "Multi-target Voice Conversion without Parallel Data", section 3.1. The
+    number -1 stands for an unknown speaker and gets the mean of all rows. Beside each row is the speaker's register,
+    which the embedding does not hold: median log2 F0 and its standard deviation in octaves, NaN where unknown.
     """
 
     def __init__(self, config: ConversionConfig) -> None:

@@ -1,8 +1,8 @@
-"""Frames to sound: a harmonic source and noise, filtered in the STFT domain by what the mel asks for.
+"""Vocoder: a harmonic source and noise, filtered in the STFT domain by filters predicted from the mel.
 
-The backbone is ConvNeXt on mel frames and the head an inverse STFT, as in Vocos (Siuzdak 2023). What the
-head filters is not nothing but a pulse train at the wanted F0 and white noise, as in neural source-filter
-vocoders (Wang et al. 2019): pitch is exact from the first step and only the filter has to be learnt.
+The backbone is ConvNeXt on mel frames and the head an inverse STFT, as in Vocos (Siuzdak 2023). The
+head filters a pulse train at the given F0 and white noise, as in neural source-filter vocoders (Wang et al. 2019).
+Pitch is exact from the first step; only the filter is learned.
 """
 
 from __future__ import annotations

@@ -76,25 +76,25 @@ class LossConfig:
 
     reconstruction: float = 10.0
     commitment: float = 0.25
-    code_consistency: float = 0.5  # code of the disturbed or parallel source against the clean target's
+    code_consistency: float = 0.5  # between the codes of the augmented or parallel source and of the clean target
     speaker: float = 0.5  # angular margin head on the embedding
     adversary: float = 0.1
     adversary_kind: Adversary = "reversal"
     adversary_from: int = 1000  # step
     adversary_label: str = "speaker"  # or another column of the manifest: sex, language, accent ...
-    cpc: float = 0.0  # the code foretells itself (information.FuturePrediction)
+    cpc: float = 0.0  # contrastive predictive coding (information.FuturePrediction)
     cpc_steps: int = 6  # code frames ahead, all from 1 on
     content_information: float = 0.0  # between speech and code, raised (information.ContentInformation)
     speaker_information: float = 0.0  # between code and embedding, lowered (information.SpeakerInformation)
     speaker_information_from: int = 1000  # step
     phones: float = 0.5
-    pseudo_labels: float = 0.0  # read off each frame of the code: the manifest's column of that name
-    speaker_embedding: float = 0.0  # of the embedding: a speaker encoder's mean embedding of the speaker, read off it
+    pseudo_labels: float = 0.0  # predicted from each frame of the code: the manifest's column of that name
+    speaker_embedding: float = 0.0  # pretrained mean embedding of the speaker, predicted from the embedding
     # Perceptual losses, on conversions through the vocoder: against the target's speaker and the source's content.
     speaker_similarity: float = 0.0
     content_consistency: float = 0.0
     cycle: float = 0.0  # converted mel encoded again: same content, the target's embedding
-    cycle_items: int = 6  # converted ones, which discriminator, speaker encoder and ASR encoder judge as well
+    cycle_items: int = 6  # conversions in a batch, for the cycle, the discriminator and the perceptual losses
     cycle_from: int = 3000  # step
     realism: float = 0.0  # patch discriminator on the mel
     realism_from: int = 4000  # step
@@ -107,30 +107,30 @@ class LossConfig:
 
     @property
     def label(self) -> str:
-        """The column that the adversary reads."""
+        """The manifest's column that the adversary predicts."""
         return self.adversary_label if self.has_adversary else "speaker"
 
-    def judges(self, step: int) -> bool:
-        """Whether the discriminator is at work."""
+    def discriminates(self, step: int) -> bool:
+        """Whether the discriminator is trained and used."""
         return self.realism > 0 and step >= self.realism_from
 
     @property
     def decodes(self) -> bool:
-        """Whether anything is asked of the decoder; else the encoders learn alone, several times faster."""
+        """Whether any loss needs the decoder; without one, only the encoders train, several times faster."""
         return bool(self.reconstruction or self.realism or self.cycle)
 
     def converts(self, step: int) -> bool:
-        """Whether some items are said in another voice, too: for the cycle, or else for those who judge them.
+        """Whether some items are converted: for the cycle, the discriminator or the perceptual losses.
 
-        With a cycle, these judge them from where it begins.
+        With a cycle, the others wait for ``cycle_from``.
         """
         if not self.cycle_items:
             return False
-        return step >= self.cycle_from if self.cycle else self.judges(step) or self.has_perceptual
+        return step >= self.cycle_from if self.cycle else self.discriminates(step) or self.has_perceptual
 
     @property
     def has_perceptual(self) -> bool:
-        """Whether anybody hears the sound of what is converted."""
+        """Whether there are perceptual losses."""
         return bool(self.speaker_similarity or self.content_consistency)
 
     @property
@@ -143,8 +143,8 @@ class LossConfig:
 class ConversionTraining:
     task: Literal["conversion"] = "conversion"
     output: str = "runs/conversion"
-    start_from: str = ""  # a conversion checkpoint whose weights to begin with, where they fit
-    robust_frontend: str = ""  # a hearing checkpoint whose denoiser to begin with
+    start_from: str = ""  # a conversion checkpoint, for the weights that fit
+    robust_frontend: str = ""  # a robust_frontend checkpoint, for its denoiser
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
@@ -160,7 +160,7 @@ class ConversionTraining:
 
 
 def who(batch: dict[str, Tensor], config: ConversionConfig) -> Tensor:
-    """What the model is told of the target beside its mel: voice [B, V] or number [B]."""
+    """The speaker input of the model: pretrained embedding [B, V] or number [B]."""
     return batch["speaker_embedding" if config.speaker == "pretrained" else "speaker"]
 
 
@@ -202,7 +202,7 @@ class Learner(nn.Module):
         """
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
-        # What is heard in use is clean speech: the code of that is what must be free of the speaker.
+        # At inference the source is mostly clean: the adversary works on the code of clean speech.
         asr_features = torch.cat([batch["source_asr_features"], batch["clean_asr_features"]])
         both = model.content(torch.cat([batch["source"], batch["clean"]]), asr_features)
         code = model.bottleneck(both)
@@ -241,27 +241,25 @@ class Learner(nn.Module):
         if weights.converts(step):
             # The last items: those have no twin in another voice.
             some = slice(-weights.cycle_items, None)
-            other, *heard = (x.roll(1, 0)[some] for x in (embedding, *reference))
+            other, *other_reference = (x.roll(1, 0)[some] for x in (embedding, *reference))
             wanted = other.detach()
             pitch = self._moved_pitch(batch["pitch"])[some]
             content = twin_q
-            if (
-                weights.content_consistency
-            ):  # of what is disturbed, too: the ASR encoder hears the words in the clean clip
+            if weights.content_consistency:  # augmented sources too, against the clean clip
                 content = twin_q.clone()
                 content[::2] = z_q[::2]
-            converted = model.decoder(content[some], pitch, other, *heard)
-            if weights.cycle:  # heard by the mel alone
+            converted = model.decoder(content[some], pitch, other, *other_reference)
+            if weights.cycle:  # from the mel alone, without ASR features
                 with frozen(model.content, model.speaker):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
-                    if isinstance(model.speaker, SpeakerEncoder):  # no other hears mels
+                    if isinstance(model.speaker, SpeakerEncoder):  # the others take no mel
                         losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
             fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], wanted])}
             if weights.has_perceptual:
                 fakes |= {"converted": converted, "pitch": pitch}
                 fakes |= {name: batch[name].roll(1, 0)[some] for name in ("speaker", "speaker_embedding")}
                 fakes |= {"source": batch["clean"][some], "source_pitch": batch["clean_pitch"][some]}
-        return losses, fakes if weights.judges(step) or weights.has_perceptual else {}
+        return losses, fakes if weights.discriminates(step) or weights.has_perceptual else {}
 
     @torch.no_grad()
     def _reference(self, mel: Tensor, asr_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,7 +287,7 @@ class Learner(nn.Module):
         return self.classifier(z_q)
 
     def _information(self, batch: dict[str, Tensor], z_q: Tensor, embedding: Tensor, step: int) -> dict[str, Tensor]:
-        """What the critics find that the code of clean speech knows: of its future, the speech, the speaker."""
+        """Losses of the information critics on the code of clean speech: future frames, the speech, the speaker."""
         losses = {}
         if self.future is not None:
             losses["cpc"] = self.future(z_q)
@@ -323,15 +321,13 @@ def check_settings(config: ConversionTraining) -> None:
     if config.losses.has_perceptual and not config.vocoder:
         raise InputError("losses.speaker_similarity, losses.content_consistency: need a vocoder; set vocoder")
     if config.losses.content_consistency and not (config.loss_asr_encoder or config.corpus.asr_encoder):
-        raise InputError(
-            "losses.content_consistency: heard by the ASR encoder; set corpus.asr_encoder or loss_asr_encoder"
-        )
+        raise InputError("losses.content_consistency: needs an ASR encoder; set corpus.asr_encoder or loss_asr_encoder")
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
 
 
 def make_sampler(corpus: Corpus, config: ConversionTraining, seed: int) -> ConversionSampler:
-    """With what a speaker encoder hears of the clips, if the model's speakers are heard by one."""
+    """With the clips' pretrained embeddings, for `model.speaker: pretrained`."""
     voices = {}
     if config.model.speaker == "pretrained":
         largest = config.batch.other_octaves
@@ -373,7 +369,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         raise InputError(
             f"losses.pseudo_labels: {config.corpus.manifest} has no column '{PSEUDO_LABELS}'; add it, or use 0"
         )
-    with accelerator.main_process_first():  # the others then find on the disk what a speaker encoder has heard
+    with accelerator.main_process_first():  # the others then find the embeddings on the disk
         voices = speaker_embeddings(corpus, config.speaker_encoder) if config.losses.needs_speaker_encoder else None
         sampler = make_sampler(corpus, config, config.seed)
         validation = make_sampler(start.validation, config, config.seed + 1) if start.validation.items else None
@@ -428,7 +424,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
             rate = learning_rate(step, config.optimizer)
             set_rate(optimizer, rate)
             set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
-            judged = config.losses.judges(step)
+            judged = config.losses.discriminates(step)
 
             guard.begin()
             found = []
@@ -487,7 +483,7 @@ def realism_losses(
 
 
 def critic_loss(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor]) -> Tensor:
-    """The discriminator's side: real speech, against what was made and against real speech said to be another's.
+    """The discriminator's side: real speech against fakes, and against real speech with another speaker's embedding.
 
     The latter is what teaches it to look at the voice (matching-aware, Reed et al. 2016, section 4.2).
     """
@@ -512,8 +508,8 @@ def validate(
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        heard = batch["source_asr_features"], batch["reference_asr_features"]
-        mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *heard)
+        features = batch["source_asr_features"], batch["reference_asr_features"]
+        mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *features)
         total += mel_l1(mel, batch["clean"]).item()
     monitor.losses(step, {"validation": total / rounds})
     for k in range(2):

@@ -54,9 +54,9 @@ class PerceptualLosses:
                 self.speaker_encoder(wave), voices, fakes["speaker"], fakes["speaker_embedding"]
             )
         if self.asr_encoder is not None:
-            with torch.no_grad():  # of the same stretch, through the same vocoder: the words alone are to differ
-                said = self.asr_encoder(self.wave(fakes["source"], fakes["source_pitch"]))
-            losses["content_consistency"] = content_distance(self.asr_encoder(wave), said)
+            with torch.no_grad():  # the same stretch through the same vocoder, so that only the content can differ
+                wanted = self.asr_encoder(self.wave(fakes["source"], fakes["source_pitch"]))
+            losses["content_consistency"] = content_distance(self.asr_encoder(wave), wanted)
         return losses
 
 
@@ -67,40 +67,40 @@ def to_analysis_rate(wave: Tensor) -> Tensor:
     return torch.fft.irfft(spectrum, samples) * (SAMPLE_RATE / OUTPUT_RATE)
 
 
-def speaker_similarity(heard: Tensor, voices: Tensor, speaker: Tensor, voice: Tensor | None = None) -> Tensor:
-    """One less the cosine of what is heard [B, E] and the wanted speakers' voices [K, E], speaker [B].
+def speaker_similarity(found: Tensor, voices: Tensor, speaker: Tensor, voice: Tensor | None = None) -> Tensor:
+    """One minus the cosine of embeddings [B, E] with those of the target speakers: voices [K, E], speaker [B].
 
-    Speakers of -1, who are nobody, have the ``voice`` [B, E] that was heard of them; without any they do not count.
+    Unknown speakers (-1) are compared with ``voice`` [B, E] if it is given, and left out otherwise.
     """
     known, wanted = speaker >= 0, voices[speaker.clamp(min=0)]
     if voice is not None and voice.shape[1]:
         wanted, known = torch.where(known[:, None], wanted, voice), torch.ones_like(known)
-    distance = 1 - (heard * wanted).sum(dim=1)
+    distance = 1 - (found * wanted).sum(dim=1)
     return (distance * known).sum() / known.sum().clamp(min=1)
 
 
-def content_distance(heard: Tensor, source: Tensor) -> Tensor:
-    """One less the cosine of both features [B, R, T], of each frame, less what the source's frames have in common."""
+def content_distance(found: Tensor, source: Tensor) -> Tensor:
+    """One minus the cosine of two feature sequences [B, R, T], frame by frame, both less the mean of the source's."""
     middle = source.mean(dim=(0, 2), keepdim=True)
-    return (1 - F.cosine_similarity(heard - middle, source - middle, dim=1)).mean()
+    return (1 - F.cosine_similarity(found - middle, source - middle, dim=1)).mean()
 
 
 def clip_embeddings(corpus: Corpus, speaker_encoder: str, octaves: float = 0.0) -> np.ndarray:
-    """What a speaker encoder hears of each of the corpus's clips, made so much higher: [items, E] of unit length.
+    """Pretrained embedding of each clip of the corpus, made so much higher: [items, E] of unit length.
 
-    It is kept beside the feature store's arrays.
+    The result is kept beside the feature store's arrays.
 
     Raises:
         InputError: the corpus is not a feature store, or the file no speaker encoder.
     """
     if not isinstance(corpus.store, Store):
-        raise InputError("speaker_encoder: listens to clips of a feature store; set corpus.features to store")
+        raise InputError("speaker_encoder: needs the clips of a feature store; set corpus.features to store")
     moved = f"{octaves:+g}" if octaves else ""
     path = corpus.store.folder / f"voices-{digest(speaker_encoder)[:16]}{moved}.npy"
     if not path.exists():
-        heard = _hear_clips(corpus.store, load_campplus(speaker_encoder), octaves)
+        embeddings = _embed_clips(corpus.store, load_campplus(speaker_encoder), octaves)
         with replacing(path) as partial, partial.open("wb") as file:
-            np.save(file, heard.numpy().astype(np.float16))
+            np.save(file, embeddings.numpy().astype(np.float16))
     clips = {entry.path: row for entry, row in zip(corpus.store.entries, np.load(path).astype(np.float32))}
     return np.stack([clips[item.entry.path] for item in corpus.items])
 
@@ -114,7 +114,7 @@ def speaker_embeddings(corpus: Corpus, speaker_encoder: str) -> Tensor:
 
 
 @torch.no_grad()
-def _hear_clips(store: Store, speaker_encoder: CamPlusPlus, octaves: float) -> Tensor:
+def _embed_clips(store: Store, speaker_encoder: CamPlusPlus, octaves: float) -> Tensor:
     """Of each clip, in order: [clips, E]"""
     starts = range(0, len(store.entries), CLIPS_AT_A_TIME)
     groups = (store.entries[start : start + CLIPS_AT_A_TIME] for start in starts)

@@ -10,7 +10,7 @@ from vconv.models.bottleneck.interface import Bottleneck, Code
 
 
 class Sparse(Bottleneck):
-    """Few channels say something in a frame: by a penalty, or the ``active`` largest and no others.
+    """Few channels of a frame are active: by an L1 penalty, or the ``active`` largest only.
 
     With ``active`` = k, the k-sparse code of Makhzani and Frey 2013, "k-Sparse Autoencoders", algorithm 1: in each
     frame z_q = z on the support of the k largest channels, 0 elsewhere; the gradient passes where z does, and there

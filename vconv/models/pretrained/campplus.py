@@ -83,7 +83,7 @@ class Residual(nn.Module):
 
 
 class MaskedLayer(nn.Module):
-    """What a dense block adds: a convolution, masked by what is heard around it (CAM). [B, C, T] -> [B, growth, T]"""
+    """A layer of a dense block: a convolution with a context-aware mask (CAM). [B, C, T] -> [B, growth, T]"""
 
     def __init__(self, channels: int, hidden: int, growth: int, dilation: int) -> None:
         super().__init__()
@@ -132,14 +132,14 @@ class CamPlusPlus(nn.Module):
 
     def embed(self, energies: Tensor) -> Tensor:
         """``fbank`` of a wave [B, T, FBANKS] -> embedding [B, E]"""
-        x = self._hear(energies)[-1]
+        x = self._maps(energies)[-1]
         return F.normalize(self.output(torch.cat([x.mean(dim=2), x.std(dim=2)], dim=1)).float(), dim=1)
 
     def features(self, wave: Tensor) -> list[Tensor]:
-        """What it hears on the way to the embedding, after each part: [B, C, F, T], then [B, C, T / 2]."""
-        return self._hear(fbank(wave))
+        """Feature maps after each part: [B, C, F, T], then [B, C, T / 2]."""
+        return self._maps(fbank(wave))
 
-    def _hear(self, energies: Tensor) -> list[Tensor]:
+    def _maps(self, energies: Tensor) -> list[Tensor]:
         maps = self.last_map(self.maps(self.input(energies.transpose(1, 2).unsqueeze(1)).relu())).relu()
         x = self.frames(maps.flatten(1, 2)).relu()
         found = [maps, x]

@@ -20,7 +20,7 @@ from vconv.errors import InputError
 from vconv.features import code_frames, frame_count
 from vconv.frontends.asr_encoder import CENTRE, STRIDE, places
 
-ROTATED = 32  # channels of each head that tell the place; the others do not
+ROTATED = 32  # channels of each head with rotary position embedding
 ROTARY_BASE = 10000.0
 HEADS = 8
 EPSILON = 1e-5
@@ -37,9 +37,9 @@ class EncoderLayer(nn.Module):
         self.wide, self.narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
-        heard = self.before(x)
+        normed = self.before(x)
         split = lambda y: y.unflatten(2, (HEADS, -1)).transpose(1, 2)  # noqa: E731
-        query, key, value = (split(part(heard)) for part in (self.query, self.key, self.value))
+        query, key, value = (split(part(normed)) for part in (self.query, self.key, self.value))
         found = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value)
         x = x + self.output(found.transpose(1, 2).flatten(2))
         return x + self.narrow(F.gelu(self.wide(self.between(x))))
