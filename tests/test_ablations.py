@@ -21,6 +21,8 @@ from tests.test_recipes import SMALL_CONVERSION, script
 from vconv.config import build, load_yaml
 from vconv.errors import InputError, VconvError
 
+pytestmark = pytest.mark.slow  # trains, or runs whole recipes
+
 RECIPE = REPOSITORY / "recipes" / "ablations"
 YAMLS = sorted(path.stem for path in RECIPE.glob("*.yaml") if path.stem != "base")
 

@@ -35,6 +35,8 @@ from vconv.models.vocoder import Vocoder  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
 from vconv.training.trained import load_conversion  # noqa: E402
 
+pytestmark = pytest.mark.slow  # trains, or runs whole recipes
+
 Cli = Callable[..., Outcome]
 
 KINDS = {

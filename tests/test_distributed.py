@@ -19,7 +19,10 @@ from vconv.config import BottleneckConfig  # noqa: E402
 from vconv.models.bottleneck.vq import VectorQuantizer  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed part")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no distributed part"),
+]
 # In warm-up the rate does not depend on where the run ends, so that a run can be ended early.
 SHORT = ("log.every=1", "log.save_every=100", "log.validate_every=3", "optimizer.warmup=100", "optimizer.accumulate=1")
 

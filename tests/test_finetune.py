@@ -22,6 +22,8 @@ from vconv.frontends.pitch import PitchTracker
 from vconv.inference.targets import speech_features
 from vconv.voice import Voice
 
+pytestmark = pytest.mark.slow  # trains, or runs whole recipes
+
 torch = pytest.importorskip("torch")
 tuning = pytest.importorskip("vconv.training.finetune")
 adapted = pytest.importorskip("vconv.models.layers").adapted

@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY, speech
 from vconv import audio
 
 KILLS = int(os.environ.get("VCONV_KILLS", "3"))
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")]
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:

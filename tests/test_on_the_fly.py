@@ -24,6 +24,8 @@ from vconv.data.on_the_fly import OnTheFly  # noqa: E402
 from vconv.data.store import build, open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 
+pytestmark = pytest.mark.slow  # trains, or runs whole recipes
+
 # In warm-up the rate does not depend on where the run ends, so that a run can be ended early.
 FEW = ("optimizer.warmup=100", "log.save_every=100", "log.validate_every=100")
 

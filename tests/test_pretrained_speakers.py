@@ -37,6 +37,8 @@ from vconv.training.projection import fit_projection  # noqa: E402
 from vconv.training.trained import load_conversion  # noqa: E402
 from vconv.voice import Voice  # noqa: E402
 
+pytestmark = pytest.mark.slow  # trains, or runs whole recipes
+
 HEARD = "model.speaker=pretrained"
 
 

@@ -68,27 +68,26 @@ def test_the_first_command_converts(checkout: Path) -> None:
 
 def test_the_second_command_tests() -> None:
     (block,) = blocks("second command", "bash")
-    assert block.splitlines()[-1] == "pytest"
+    assert block.splitlines()[-1].split()[0] == "pytest"
 
 
 def test_the_command_line(checkout: Path) -> None:
     (block,) = blocks("test", "bash")
     printed = run_bash(block, checkout)
-    beside, folder = "examples/source_as_target.wav", "converted/source_as_target.wav"
-    for name in (beside, "kept.flac", folder, "from_voice.wav", "decoded.wav", "between.wav"):
+    for name in ("converted/source_as_target.wav", "from_voice.wav", "decoded.wav", "between.wav"):
         assert_converted(checkout / name)
     assert soundfile.info(checkout / "high.mp3").samplerate == 24000
     assert "pretrained" in printed  # vconv info
 
 
-@pytest.mark.parametrize("block", blocks("test", "python"), ids=("usage", "errors"))
-def test_python(block: str, checkout: Path) -> None:
-    printed = run([sys.executable, "-c", block], checkout)
-    expected = re.findall(r"print\(.*\)  # (.*)", block)
-    assert printed.splitlines() == expected
-    if "convert_file" in block:
-        assert_converted(checkout / "converted.wav")
-        assert_converted(checkout / "converted.flac")
+def test_python(checkout: Path) -> None:
+    (block,) = blocks("test", "python")
+    run([sys.executable, "-c", block], checkout)
+    assert_converted(checkout / "converted.wav")
+
+
+def test_the_length() -> None:
+    assert len(README.splitlines()) <= 120
 
 
 def other_commands() -> list[str]:

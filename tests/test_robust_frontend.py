@@ -40,6 +40,8 @@ from vconv.training.robust_frontend import (  # noqa: E402
     load_robust_frontend,
 )
 
+pytestmark = pytest.mark.slow  # trains, or runs whole recipes
+
 GRAPH = BASE_MODEL / ASR_ENCODER
 RECIPE = REPOSITORY / "recipes" / "base" / "asr_encoder.py"
 HEARING = f"""

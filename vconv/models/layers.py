@@ -109,8 +109,8 @@ class ConvNeXtBlock(nn.Module):
 def adapted(layer: nn.Linear, x: Tensor, factors: Tensor | None) -> Tensor:
     """A linear layer with a matrix of rank R beside its own: [B, T, I] -> [B, T, O].
 
-    Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3. factors [B or 1, R(I + O)] hold, for each
-    of the R ranks, a row of the input projection [I] and a column of the output projection [O].
+    Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3. factors [B or 1, R(I + O)] hold, for
+    each of the R ranks, a row of the input projection [I] and a column of the output projection [O].
     """
     if factors is None:
         return layer(x)
