@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 import vconv
 from tests.conftest import Outcome, speech
@@ -89,6 +90,16 @@ def test_a_network_that_gives_nan_makes_no_voice(
     with pytest.raises(VconvError, match=r"v\.npz: not written"):
         Voice(np.full(4, np.nan), None).save(tmp_path / "v.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("level", [1e13, 3e38])
+def test_gigantic_samples_are_refused(tmp_path: Path, level: float) -> None:
+    """They are finite, but not after resampling."""
+    wave = np.array(speech(0.5, 48000), np.float32)
+    wave[:9999:2], wave[1:9999:2] = level, -level
+    soundfile.write(tmp_path / "a.wav", wave, 48000, "FLOAT")
+    with pytest.raises(InputError, match=r"a\.wav: contains NaN or infinite samples, or gigantic ones"):
+        list(audio.BlockReader(tmp_path / "a.wav", 16000))
 
 
 # ---------------------------------------------------------------- archives

@@ -30,6 +30,7 @@ MIN_SECONDS = 0.3  # a shorter clip holds no syllable to convert or to know a vo
 REFERENCE_LOUDNESS_DB = -27.0  # every wave is brought here before its features are taken
 SILENCE_DB = -70.0  # dBFS; a wave whose loud frames stay below this has nothing in it
 ACTIVE_RANGE_DB = 30.0  # a frame this far below the loud frames no longer counts as active
+LARGEST_SAMPLE = 1e12  # of full scale 1: integers of 32 bits as they are, and yet no overflow in what follows
 LOWEST_RATE, HIGHEST_RATE = 1000, 10_000_000  # Hz; below, there is no speech, and above, no recording
 SMALLEST_OFFSET = 1e-3  # power of the constant in a wave, to that of the whole wave; less is left in it
 TRIM_MARGIN = 0.1  # seconds kept on each side: weak onsets and endings lie below the activity threshold
@@ -131,8 +132,10 @@ class BlockReader:
             if block.ndim == 2:
                 mono = block.mean(axis=1, dtype=np.float32)
                 self._power += float(np.square(block, dtype=np.float64).mean(axis=1).sum())
-            if not np.isfinite(mono).all():
-                raise InputError(f"{self.name}: contains NaN or infinite samples; export the file again without them")
+            if not np.abs(mono).max(initial=0.0) <= LARGEST_SAMPLE:  # also NaN
+                raise InputError(
+                    f"{self.name}: contains NaN or infinite samples, or gigantic ones; export the file again"
+                )
             yield mono
         if not self.source_samples:
             raise InputError(f"{self.name}: contains no samples; give a recording of speech")
