@@ -205,6 +205,66 @@ def test_devices_are_found_by_number_and_name(monkeypatch: pytest.MonkeyPatch) -
         devices.find(None, [], "output")
 
 
+class FakeLibrary:
+    """Stands for sounddevice: a microphone and headphones that can be unplugged."""
+
+    class PortAudioError(Exception):
+        pass
+
+    class default:
+        device = (0, 1)
+
+    def __init__(self) -> None:
+        self.plugged, self.opened, library = ["Microphone", "Headphones"], [], self
+
+        class Stream:
+            latency = 0.01
+
+            def __init__(self, device: int, callback: Callable[..., None], **_: object) -> None:
+                self.name, self.callback, self.active = library.plugged[device], callback, False
+                library.opened.append(self)
+
+            def start(self) -> None:
+                self.active = True
+
+            def close(self) -> None:
+                self.active = False
+
+        self.InputStream = self.OutputStream = Stream
+
+    def query_devices(self) -> list[dict]:
+        sides = {"Microphone": (2, 0), "Headphones": (0, 2)}
+        names = ("max_input_channels", "max_output_channels")
+        return [{"name": name, "default_samplerate": 16000.0, **dict(zip(names, sides[name]))} for name in self.plugged]
+
+    def _terminate(self) -> None:
+        pass
+
+    def _initialize(self) -> None:
+        pass
+
+
+def test_an_unplugged_device_is_named_and_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeLibrary()
+    monkeypatch.setattr(devices, "library", lambda: library)
+    session = Session(FakeLive())
+    microphone, headphones = devices.devices()
+    with devices.Streams(session, microphone, headphones) as streams:
+        assert streams.heal() == [] and streams.latency == (0.01, 0.01)
+        library.opened[0].callback(np.full((100, 2), 0.5, np.float32), 100, None, None)
+        np.testing.assert_array_equal(session.take()[0], np.full(100, 0.5))
+        library.plugged = ["Headphones"]
+        library.opened[0].active = False
+        assert streams.heal() == ["Microphone"] and streams.latency == (0.0, 0.01)
+        library.plugged = ["Headphones", "Microphone"]  # by another number
+        assert streams.heal() == []
+        assert [stream.name for stream in library.opened if stream.active] == ["Microphone", "Headphones"]
+        block = np.ones((10, 2), np.float32)
+        library.opened[-1].callback(block, 10, None, None)
+        assert not block.any()  # nothing has been said yet
+    assert not any(stream.active for stream in library.opened)
+
+
 def test_without_the_extra_one_line_says_what_to_install(vconv_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     outcome = vconv_cli("live", "--list-devices")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,6 +15,7 @@ from vconv.errors import InputError, VconvError
 from vconv.live.session import Session
 
 INSTALL = "vconv live needs sounddevice for sound cards; install it with: pip install 'vconv[live]'"
+STALLED_SECONDS = 2.0  # without a callback, after which a device counts as gone
 BUFFER_SECONDS = 0.01  # of the sound card: small, as the queues do the waiting
 
 
@@ -87,24 +89,19 @@ def find(wanted: str | None, found: list[Device], side: str) -> Device:
 class Streams:
     """The open streams of a session: input, output, and a monitor where one is wanted.
 
-    Callbacks copy samples and do nothing else. ``heal`` opens those again that have stopped.
+    Callbacks copy samples and do nothing else. ``heal`` opens again what has stopped.
     """
 
     def __init__(self, session: Session, source: Device, sink: Device, monitor: Device | None = None) -> None:
-        self._session = session
-        self._library = library()
-        self._wanted: dict[str, Callable[[], Any]] = {
-            source.name: lambda: self._input(source, session.captured),
-            sink.name + "\0": lambda: self._output(sink, session.play),
-        }
-        if monitor:
-            self._wanted[monitor.name + "\0\0"] = lambda: self._output(monitor, session.play_monitor)
+        self._session, self._library = session, library()
+        self._devices = {"input": source, "output": sink} | ({"monitor": monitor} if monitor else {})
         self._open: dict[str, Any] = {}
+        self._called: dict[str, float] = {}  # when each stream's callback last was
 
     def __enter__(self) -> Streams:
         try:
-            for name, begin in self._wanted.items():
-                self._open[name] = begin()
+            for role in self._devices:
+                self._begin(role)
         except self._library.PortAudioError as error:
             self.close()
             raise VconvError(f"a sound device cannot be opened ({error}); see vconv live --list-devices") from error
@@ -121,61 +118,66 @@ class Streams:
 
     @property
     def latency(self) -> tuple[float, float]:
-        """Seconds that the input and the output device say they take."""
-        found = [stream.latency for stream in self._open.values()]
-        return (found[0], found[1]) if len(found) > 1 else (0.0, 0.0)
+        """Seconds that the input and the output device say they take; 0 of one that is not open."""
+        return tuple(self._open[role].latency if role in self._open else 0.0 for role in ("input", "output"))
 
     def heal(self) -> list[str]:
-        """Open streams again that have stopped; returns the names of the devices that are gone all the same."""
-        gone = []
-        for name, begin in self._wanted.items():
-            stream = self._open.get(name)
-            if stream is not None and stream.active:
-                continue
-            with contextlib.suppress(self._library.PortAudioError):
-                if stream is not None:
-                    stream.close()
-            self._open.pop(name, None)
-            try:
-                self._open[name] = begin()
-            except self._library.PortAudioError:
-                gone.append(name.rstrip("\0"))
-        if gone and not self._open:
-            self._refresh()
-        self._open = {name: self._open[name] for name in self._wanted if name in self._open}
-        return gone
-
-    def _refresh(self) -> None:
-        """Have PortAudio look for devices again, which it does only while no stream is open."""
+        """Open all streams again if one has stopped; returns the names of the devices that are gone all the same."""
+        if all(self._runs(role) for role in self._devices):
+            return []
+        self.close()
         with contextlib.suppress(self._library.PortAudioError):
+            # PortAudio looks for devices only when it starts.
             self._library._terminate()
             self._library._initialize()
+        gone = []
+        for role, device in self._devices.items():
+            try:
+                self._begin(role)
+            except (self._library.PortAudioError, ValueError):
+                gone.append(device.name)
+        return gone
 
-    def _input(self, device: Device, captured: Callable[[np.ndarray], None]) -> Any:
-        def callback(block: np.ndarray, _frames: int, _time: object, _status: object) -> None:
-            captured(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+    def _runs(self, role: str) -> bool:
+        """Whether a stream is open, active and called; an unplugged device may only fall silent."""
+        stream = self._open.get(role)
+        return stream is not None and stream.active and time.monotonic() - self._called[role] < STALLED_SECONDS
 
-        rate = self._session.live.rate_in
-        return self._begin(self._library.InputStream, device, min(device.inputs, 2), rate, callback)
-
-    def _output(self, device: Device, play: Callable[[int], np.ndarray]) -> Any:
-        def callback(block: np.ndarray, frames: int, _time: object, _status: object) -> None:
-            block[:] = play(frames)[:, None]
-
-        rate = self._session.live.rate_out
-        return self._begin(self._library.OutputStream, device, min(device.outputs, 2), rate, callback)
-
-    def _begin(self, kind: type, device: Device, channels: int, rate: int, callback: Callable[..., None]) -> Any:
+    def _begin(self, role: str) -> None:
+        """Open and start a stream on the device of that name, whose number may have changed."""
+        device, live = self._devices[role], self._session.live
+        number = next((one.number for one in devices() if one.name == device.name), None)
+        if number is None:
+            raise ValueError(f"{device.name} is gone")
+        if role == "input":
+            kind, channels, rate = self._library.InputStream, device.inputs, live.rate_in
+        else:
+            kind, channels, rate = self._library.OutputStream, device.outputs, live.rate_out
         stream = kind(
-            device=device.number,
-            channels=channels,
+            device=number,
+            channels=min(channels, 2),
             samplerate=rate,
             dtype="float32",
             latency=BUFFER_SECONDS,
-            callback=callback,
+            callback=self._callback(role),
         )
+        self._open[role], self._called[role] = stream, time.monotonic()
         stream.start()
-        return stream
+
+    def _callback(self, role: str) -> Callable[..., None]:
+        session = self._session
+
+        def captured(block: np.ndarray, _frames: int, _time: object, _status: object) -> None:
+            self._called[role] = time.monotonic()
+            session.captured(block.mean(axis=1))
+
+        play = session.play if role == "output" else session.play_monitor
+
+        def played(block: np.ndarray, frames: int, _time: object, _status: object) -> None:
+            self._called[role] = time.monotonic()
+            block[:] = play(frames)[:, None]
+
+        return captured if role == "input" else played
 
 
 def record(seconds: float, device: Device) -> tuple[np.ndarray, int]:

@@ -29,6 +29,7 @@ PAST_SECONDS = 2.0  # of sound before a block that the encoders see
 GATE_DB = -65.0  # dBFS of a 16 ms frame, with speech at -27: quieter sound is not converted
 BYPASS_FADE_SECONDS = 0.02
 MIN_RATE, MAX_RATE = 8000, 192000  # Hz
+REFERENCE_FRAMES = 625  # of the content code, 20 s of the target's speech
 LOUDNESS_FRAMES = 250  # of enrolled speech in a voice, 4 s, that tell how loud it comes out
 PEAK = 0.99  # of full scale
 
@@ -190,6 +191,8 @@ class LiveConverter:
         """A voice with the statistics that the decoder has when the enrolled speech is converted to it."""
         config, known = self._parts.config, self._known
         reference = voice.reference or Reference.none(config.content_channels)
+        # The decoder looks at all of it in every block.
+        reference = Reference(reference.content[:, :REFERENCE_FRAMES], reference.mel[:, : 2 * REFERENCE_FRAMES])
         adapter = np.zeros(config.adapter_shape, np.float32) if voice.adapter is None else voice.adapter
         start, gain = None, 1.0
         if known is not None:
