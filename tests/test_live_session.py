@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -341,17 +342,25 @@ def test_end_to_end_through_pulseaudio(pulse: dict[str, str], small_model: Path,
     raw = ["--format=s16le", "--rate=48000", "--channels=1"]
     heard = tmp_path / "heard.raw"
     # The small model is always fast enough, and an open gate makes it sound.
-    with (
-        subprocess.Popen([*command, "--record", tmp_path / "take"], env=pulse, stdin=subprocess.PIPE) as session,
-        heard.open("wb") as sound,
-        subprocess.Popen(["parec", "-d", "speaker.monitor", *raw], env=pulse, stdout=sound) as recorder,
-    ):
-        time.sleep(4)
+    with contextlib.ExitStack() as running:
+
+        def begin(arguments: list, **streams: object) -> subprocess.Popen:
+            process = subprocess.Popen(arguments, env=pulse, **streams)
+            running.callback(process.wait, 30)
+            running.callback(process.terminate)
+            return process
+
+        session = begin([*command, "--record", tmp_path / "take"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        begin(["parec", "-d", "speaker.monitor", *raw], stdout=running.enter_context(heard.open("wb")))
+        played = ["pactl", "list", "short", "sink-inputs"]  # not empty once the session plays
+        for _ in range(300):
+            assert session.poll() is None
+            if subprocess.run(played, env=pulse, capture_output=True, timeout=30).stdout:
+                break
+            time.sleep(0.1)
         subprocess.run(["pacat", "-d", "microphone", "--file-format=wav", tmp_path / "said.wav"], env=pulse, timeout=60)
         time.sleep(2)
         assert session.poll() is None
-        session.terminate()
-        recorder.terminate()
     result = np.frombuffer(heard.read_bytes()[: heard.stat().st_size // 2 * 2], np.int16) / 32768
     assert np.abs(result).max() > 0.01
     recorded = soundfile.info(tmp_path / "take" / "output.wav")
