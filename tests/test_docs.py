@@ -72,7 +72,7 @@ def training_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which the pages' trainings take a moment, with recordings and a model of ours."""
     pytest.importorskip("torch")
     judged = [] if importlib.util.find_spec("parselmouth") else WITHOUT_JUDGES
-    extra = {"finetune": ["--steps", "2"], "prepare": ["--valid-percent", "40"], "probe": ["--split", "all"]}
+    extra = {"finetune": ["--steps", "2"], "prepare": ["--valid-percent", "20"], "probe": ["--split", "all"]}
     extra |= {"ladder": ["--split", "all", "--speakers", "2", *judged], "evaluate": judged, "stress": judged}
     checkout = make_checkout(tmp_path_factory.mktemp("slow") / "checkout", extra)
     add_recordings(checkout)
@@ -169,7 +169,7 @@ def test_the_bottleneck_of_the_page_trains_and_converts(with_bottleneck: Path, t
     pytest.importorskip("torch")
     checkout = make_checkout(tmp_path / "checkout", code=with_bottleneck)
     add_recordings(checkout)
-    run_block(Block("", "bash", "vconv prepare recordings/ -o corpus.tsv --quiet --valid-percent 40"), checkout)
+    run_block(Block("", "bash", "vconv prepare recordings/ -o corpus.tsv --quiet --valid-percent 20"), checkout)
     (block,) = blocks(DOCS / "bottleneck.md", "train")
     run_block(short(block), checkout)
     assert soundfile.info(checkout / "converted.wav").samplerate == 24000

@@ -36,7 +36,8 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; default: one a
 
 
 Metrics = Annotated[
-    str | None, typer.Option(help="Some of speaker,words,distillmos,dnsmos,melody,reference; default: all installed.")
+    str | None,
+    typer.Option(help="Some of speaker,words,distillmos,dnsmos,melody,periodicity,reference; default: all installed."),
 ]
 
 
