@@ -21,7 +21,7 @@ from vconv.features import N_MELS, SAMPLE_RATE  # noqa: E402
 from vconv.frontends.asr_encoder import CODE_HOP, AsrEncoder  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine  # noqa: E402
-from vconv.training.perceptual import PerceptualLosses, content_distance  # noqa: E402
+from vconv.training.perceptual import Converted, PerceptualLosses, content_distance  # noqa: E402
 from vconv.training.trained import load_vocoder  # noqa: E402
 
 GRAPH = BASE_MODEL / ASR_ENCODER
@@ -73,8 +73,7 @@ def test_what_is_heard_of_words_reaches_the_mel_and_nothing_else(moonshine: Moon
     mel, pitch = torch.randn(2, N_MELS, 32) - 5, torch.stack([torch.zeros(32), torch.ones(32)]).expand(2, 2, 32)
     converted = (mel + 0.3 * torch.randn(mel.shape)).requires_grad_()
     perceptual = PerceptualLosses(vocoder, asr_encoder=moonshine)
-    fakes = {"converted": converted, "pitch": pitch, "source": mel.requires_grad_(), "source_pitch": pitch}
-    losses = perceptual(fakes, None)
+    losses = perceptual(Converted(converted, pitch, mel.requires_grad_(), pitch), None)
     assert set(losses) == {"content_consistency"} and losses["content_consistency"] > 0
     losses["content_consistency"].backward()
     assert converted.grad.abs().sum() > 0 and mel.grad is None

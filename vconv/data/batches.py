@@ -168,18 +168,24 @@ class ConversionSampler:
             voice.append(self._voice(clips, octaves))
             pseudo_labels.append(self._pseudo_labels(b, start))
             names.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
+        source_mels, source_features = stack(source)
+        clean_mels, clean_features = stack(clean)
+        reference_mels, reference_features = stack(reference)
         return ConversionBatch(
-            *stack(source),
-            *stack(clean),
-            np.stack(pitch),
-            np.stack(clean_pitch),
-            *stack(reference),
-            np.stack(voice),
-            np.array([speaker for speaker, _ in names]),
-            np.array([items[a].speaker for a, _ in pairs]),
-            np.array([label for _, label in names]),
-            np.stack(pseudo_labels),
-            *self._phone_part(rng),
+            source=source_mels,
+            source_asr_features=source_features,
+            clean=clean_mels,
+            clean_asr_features=clean_features,
+            pitch=np.stack(pitch),
+            clean_pitch=np.stack(clean_pitch),
+            reference=reference_mels,
+            reference_asr_features=reference_features,
+            speaker_embedding=np.stack(voice),
+            speaker=np.array([speaker for speaker, _ in names]),
+            source_speaker=np.array([items[a].speaker for a, _ in pairs]),
+            label=np.array([label for _, label in names]),
+            pseudo_labels=np.stack(pseudo_labels),
+            **self._phone_part(rng),
         )
 
     def _pitch(self, f0: np.ndarray, start: int, octaves: float) -> np.ndarray:
@@ -273,7 +279,8 @@ class ConversionSampler:
         start = int(rng.integers(0, max(1, len(mel) - frames + 1)))
         return _crop(mel, start, frames).astype(np.float32)
 
-    def _phone_part(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def _phone_part(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The fields of a batch that hold clips with phones."""
         count = self.config.phone_items if self._phone_items else 0
         chosen = [
             self.corpus.items[self._phone_items[k]] for k in rng.integers(0, max(1, len(self._phone_items)), count)
@@ -288,7 +295,13 @@ class ConversionSampler:
         for k, item in enumerate(chosen):
             phones[k, : len(item.phones)] = item.phones
         counts = np.array([len(item.phones) for item in chosen], np.int64)
-        return mel, asr_features, frames, phones, counts
+        return {
+            "phone_mel": mel,
+            "phone_asr_features": asr_features,
+            "phone_frames": frames,
+            "phones": phones,
+            "phone_counts": counts,
+        }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,13 @@ from vconv.training.losses import (
     pseudo_label_cross_entropy,
     uniform_confusion,
 )
-from vconv.training.perceptual import PerceptualLosses, clip_embeddings, speaker_embeddings, speaker_similarity
+from vconv.training.perceptual import (
+    Converted,
+    PerceptualLosses,
+    clip_embeddings,
+    speaker_embeddings,
+    speaker_similarity,
+)
 from vconv.training.projection import fit_projection
 from vconv.training.robust_frontend import load_robust_frontend
 from vconv.training.table import measure_registers, with_speakers
@@ -164,6 +170,14 @@ def who(batch: dict[str, Tensor], config: ConversionConfig) -> Tensor:
     return batch["speaker_embedding" if config.speaker == "pretrained" else "speaker"]
 
 
+class Fakes(NamedTuple):
+    """What the decoder made of a batch, for losses outside the learner."""
+
+    mel: Tensor  # [B + K, N_MELS, T]: reconstructions, then K conversions
+    embedding: Tensor  # [B + K, E] of the speakers that they should sound like
+    converted: Converted | None = None  # the conversions, for the perceptual losses
+
+
 class Learner(nn.Module):
     """The conversion model with the heads that exist in training only; ``forward`` gives the losses.
 
@@ -195,11 +209,8 @@ class Learner(nn.Module):
         self.content_critic = ContentInformation(channels) if weights.content_information else None
         self.speaker_critic = SpeakerInformation(channels, embedding) if weights.speaker_information else None
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Unweighted losses by name, and what is judged elsewhere, if it is.
-
-        For the discriminator mel and embedding of its fakes; for a ``PerceptualLosses`` what it takes.
-        """
+    def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], Fakes | None]:
+        """Unweighted losses by name, and fakes for the discriminator and the perceptual losses, where these are on."""
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
         # At inference the source is mostly clean: the adversary works on the code of clean speech.
@@ -236,8 +247,8 @@ class Learner(nn.Module):
                 self.pseudo_label_head(code.z_q), batch["pseudo_labels"].repeat(2, 1)
             )
         if not weights.decodes:
-            return losses, {}
-        fakes = {"mel": mel, "embedding": embedding.detach()}
+            return losses, None
+        fakes = Fakes(mel, embedding.detach())
         if weights.converts(step):
             # The last items: those have no twin in another voice.
             some = slice(-weights.cycle_items, None)
@@ -254,12 +265,13 @@ class Learner(nn.Module):
                     losses["cycle"] = code_consistency(model.content(converted), twin[some])
                     if isinstance(model.speaker, SpeakerEncoder):  # the others take no mel
                         losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
-            fakes = {"mel": torch.cat([mel, converted]), "embedding": torch.cat([fakes["embedding"], wanted])}
+            fakes = Fakes(torch.cat([mel, converted]), torch.cat([fakes.embedding, wanted]))
             if weights.has_perceptual:
-                fakes |= {"converted": converted, "pitch": pitch}
-                fakes |= {name: batch[name].roll(1, 0)[some] for name in ("speaker", "speaker_embedding")}
-                fakes |= {"source": batch["clean"][some], "source_pitch": batch["clean_pitch"][some]}
-        return losses, fakes if weights.discriminates(step) or weights.has_perceptual else {}
+                speaker, speaker_embedding = (batch[name].roll(1, 0)[some] for name in ("speaker", "speaker_embedding"))
+                source, source_pitch = batch["clean"][some], batch["clean_pitch"][some]
+                found = Converted(converted, pitch, source, source_pitch, speaker, speaker_embedding)
+                fakes = fakes._replace(converted=found)
+        return losses, fakes if weights.discriminates(step) or weights.has_perceptual else None
 
     @torch.no_grad()
     def _reference(self, mel: Tensor, asr_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -434,8 +446,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                         losses, fakes = learner(batch, step)
                         if judged:  # bare: its own gradients are not wanted here, in no process
                             losses |= realism_losses(bare_discriminator, batch["clean"], fakes, config.losses)
-                        if perceptual and "converted" in fakes:
-                            losses |= perceptual(fakes, bare.voices)
+                        if perceptual and fakes and fakes.converted:
+                            losses |= perceptual(fakes.converted, bare.voices)
                     accelerator.backward(weigh(losses, config.losses))
                     if judged:
                         with accelerator.autocast():
@@ -462,36 +474,34 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     return start.folder / CHECKPOINT
 
 
-def realism_losses(
-    discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor], weights: LossConfig
-) -> dict[str, Tensor]:
+def realism_losses(discriminator: nn.Module, real: Tensor, fakes: Fakes, weights: LossConfig) -> dict[str, Tensor]:
     """The decoder's side: to be taken for real, and to look like the real one inside the discriminator.
 
     The first ``len(real)`` fakes have a real counterpart, conversions that follow have none.
     """
     items = len(real)
     with frozen(discriminator):
-        scores, maps = discriminator(fakes["mel"], fakes["embedding"])
+        scores, maps = discriminator(fakes.mel, fakes.embedding)
         # As much for the few conversions as for all reconstructions: only here do they learn to be the target.
         parts = [part for part in scores.split([items, len(scores) - items]) if len(part)]
         losses = {"realism": generator_hinge(parts)}
         if weights.matching:
             with torch.no_grad():
-                _, real_maps = discriminator(real, fakes["embedding"][:items])
+                _, real_maps = discriminator(real, fakes.embedding[:items])
             losses["matching"] = feature_matching([real_maps], [[m[:items] for m in maps]])
     return losses
 
 
-def critic_loss(discriminator: nn.Module, real: Tensor, fakes: dict[str, Tensor]) -> Tensor:
+def critic_loss(discriminator: nn.Module, real: Tensor, fakes: Fakes) -> Tensor:
     """The discriminator's side: real speech against fakes, and against real speech with another speaker's embedding.
 
     The latter is what teaches it to look at the voice (matching-aware, Reed et al. 2016, section 4.2).
     """
-    items, embedding = len(real), fakes["embedding"]
-    mels = torch.cat([real, fakes["mel"].detach(), real])
+    items, embedding = len(real), fakes.embedding
+    mels = torch.cat([real, fakes.mel.detach(), real])
     voices = torch.cat([embedding[:items], embedding, embedding[:items].roll(1, 0)])
     scores, _ = discriminator(mels, voices)
-    true, made, mistaken = scores.split([items, len(fakes["mel"]), items])
+    true, made, mistaken = scores.split([items, len(fakes.mel), items])
     return discriminator_hinge([true, true], [made, mistaken])
 
 

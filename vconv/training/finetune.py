@@ -31,7 +31,7 @@ from vconv.models.conversion import ConversionModel
 from vconv.models.pretrained.campplus import load_campplus
 from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.training.losses import mel_l1
-from vconv.training.perceptual import PerceptualLosses
+from vconv.training.perceptual import Converted, PerceptualLosses
 from vconv.training.trained import load_vocoder
 
 MIN_SECONDS = 20.0  # of speech: less tells little that a single clip does not
@@ -297,13 +297,12 @@ def _loss(
     error = mel_l1(mel, batch.clean)
     if perceptual is None:
         return error
-    fakes = {"converted": mel, "source": batch.clean, "pitch": batch.pitch, "source_pitch": batch.pitch}
-    who = {"speaker": torch.zeros(len(mel), dtype=torch.long), "speaker_embedding": mel.new_zeros(len(mel), 0)}
-    heard = perceptual.losses(fakes | who, perceptual.voice)
+    who = torch.zeros(len(mel), dtype=torch.long)
+    found = perceptual.losses(Converted(mel, batch.pitch, batch.clean, batch.pitch, who), perceptual.voice)
     return (
         RECONSTRUCTION * error
-        + SPEAKER_SIMILARITY * heard["speaker_similarity"]
-        + CONTENT_CONSISTENCY * heard.get("content_consistency", 0.0)
+        + SPEAKER_SIMILARITY * found["speaker_similarity"]
+        + CONTENT_CONSISTENCY * found.get("content_consistency", 0.0)
     )
 
 

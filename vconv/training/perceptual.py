@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,17 +25,25 @@ from vconv.models.vocoder import Vocoder
 CLIPS_AT_A_TIME = 16
 
 
+class Converted(NamedTuple):
+    """Conversions, and what the perceptual losses compare them with."""
+
+    mel: Tensor  # [B, N_MELS, T]
+    pitch: Tensor  # [B, 2, T]
+    source: Tensor  # [B, N_MELS, T], the clean mel with the same content
+    source_pitch: Tensor  # [B, 2, T]
+    speaker: Tensor | None = None  # [B] of the target, -1 where unknown
+    speaker_embedding: Tensor | None = None  # [B, V] of the target, pretrained
+
+
 class PerceptualLosses:
     """Vocoder, speaker encoder and ASR encoder, all frozen, on one device. No nn.Module: checkpoints leave them out."""
 
     def __init__(
         self, vocoder: Vocoder, speaker_encoder: CamPlusPlus | None = None, asr_encoder: Moonshine | None = None
     ) -> None:
-        self.vocoder, self.speaker_encoder, self.asr_encoder = (
-            vocoder.requires_grad_(False),
-            speaker_encoder,
-            asr_encoder,
-        )
+        self.vocoder = vocoder.requires_grad_(False)
+        self.speaker_encoder, self.asr_encoder = speaker_encoder, asr_encoder
 
     def wave(self, mel: Tensor, pitch: Tensor) -> Tensor:
         """mel [B, N_MELS, T], pitch [B, 2, T] -> wave [B, N] at 16 kHz. Gradients reach the mel."""
@@ -42,20 +52,16 @@ class PerceptualLosses:
         source = torch.from_numpy(source).to(mel.device)
         return to_analysis_rate(self.vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1))
 
-    def __call__(self, fakes: dict[str, Tensor], voices: Tensor | None) -> dict[str, Tensor]:
-        """``speaker_similarity`` to the speakers' embeddings [K, E], and ``content_consistency`` with the source.
-
-        ``fakes`` holds ``converted`` [B, N_MELS, T] with ``pitch`` [B, 2, T], the target ``speaker`` [B], its
-        ``speaker_embedding`` [B, E], and the clean ``source`` [B, N_MELS, T] with ``source_pitch``.
-        """
-        wave, losses = self.wave(fakes["converted"], fakes["pitch"]), {}
+    def __call__(self, converted: Converted, voices: Tensor | None) -> dict[str, Tensor]:
+        """``speaker_similarity`` to the embeddings ``voices`` [K, E], and ``content_consistency`` with the source."""
+        wave, losses = self.wave(converted.mel, converted.pitch), {}
         if self.speaker_encoder is not None:
             losses["speaker_similarity"] = speaker_similarity(
-                self.speaker_encoder(wave), voices, fakes["speaker"], fakes["speaker_embedding"]
+                self.speaker_encoder(wave), voices, converted.speaker, converted.speaker_embedding
             )
         if self.asr_encoder is not None:
             with torch.no_grad():  # the same stretch through the same vocoder, so that only the content can differ
-                wanted = self.asr_encoder(self.wave(fakes["source"], fakes["source_pitch"]))
+                wanted = self.asr_encoder(self.wave(converted.source, converted.source_pitch))
             losses["content_consistency"] = content_distance(self.asr_encoder(wave), wanted)
         return losses
 
