@@ -156,8 +156,13 @@ export class LiveView {
   }
 
   #told(session, { p50, p99, dropped }) {
+    this.figures.dropped.classList.toggle("bad", dropped > session.dropped);
+    if (dropped > session.dropped && !session.warned) {
+      toast("This computer cannot keep up, and sound is dropped. Close other programs.", "error");
+      session.warned = true;
+    }
     session.dropped = dropped;
-    this.figures.compute.textContent = `${p50} ms, ${p99} ms`;
+    this.figures.compute.textContent = `${Math.round(p50)} ms, ${Math.round(p99)} ms`;
     this.figures.dropped.textContent = `${Math.round(1000 * dropped / session.microphone.rate)} ms`;
   }
 
