@@ -370,6 +370,16 @@ def test_files_that_config_does_not_name(own_model: Path) -> None:
         vconv.load(own_model)
 
 
+def test_a_config_that_describes_another_network_than_the_graphs(own_model: Path) -> None:
+    path = own_model / "config.json"
+    config = json.loads(path.read_text())
+    config["conversion"]["decoder_blocks"] = [1, 9]  # of a voice's adapter, too
+    path.write_text(json.dumps(config))
+    clip = speech(0.5), 16000
+    with pytest.raises(InputError, match=r"decoder\.onnx: does not fit config\.json"):
+        vconv.load(own_model, threads=1).convert(clip, clip)
+
+
 def test_weights_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")

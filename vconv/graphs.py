@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vconv.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from onnxruntime import InferenceSession
 
 
@@ -41,6 +42,24 @@ def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSess
         raise InputError(
             f"{path}: is not a working ONNX graph, or the weights beside it are not its own; "
             "export or download the model again"
+        ) from error
+
+
+def run_graph(session: InferenceSession, path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """All outputs of a graph that was opened from ``path``.
+
+    Raises:
+        InputError: the inputs do not fit the graph, as where config.json describes another one.
+        MemoryError: there is too little.
+    """
+    try:
+        return session.run(None, dict(inputs))
+    except Exception as error:  # onnxruntime has no base class for what it raises
+        reason = " ".join(str(error).split())
+        if "allocate" in reason:
+            raise MemoryError(reason) from error
+        raise InputError(
+            f"{path}: does not fit config.json ({reason[:160]}); export or download the model again"
         ) from error
 
 

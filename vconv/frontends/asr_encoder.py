@@ -18,7 +18,7 @@ import numpy as np
 
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE, code_frames, frame_count, log_mel
-from vconv.graphs import open_graph
+from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import ASR_ENCODER
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class AsrEncoder:
     def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
         _check(Path(path))
         # It was rewritten when it was made: once more takes 0.1 s and gains nothing.
-        self._session = open_graph(Path(path), threads, optimize=False)
+        self._path = Path(path)
+        self._session = open_graph(self._path, threads, optimize=False)
         self._wave, *self._masks = (one.name for one in self._session.get_inputs())
         notes = self._session.get_modelmeta().custom_metadata_map
         try:
@@ -79,7 +80,7 @@ class AsrEncoder:
         padded = np.zeros((1, max(len(wave), SHORTEST)), np.float32)
         padded[0, : len(wave)] = wave
         masks = {name: np.ones(padded.shape, np.int64) for name in self._masks}
-        given = self._session.run(None, {self._wave: padded, **masks})[0][0]
+        given = run_graph(self._session, self._path, {self._wave: padded, **masks})[0][0]
         return at_places(given, places(frames, self._stride, self._centre)).T
 
 

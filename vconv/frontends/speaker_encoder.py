@@ -15,7 +15,7 @@ import numpy as np
 
 from vconv.errors import InputError
 from vconv.features import SAMPLE_RATE
-from vconv.graphs import open_graph
+from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import SPEAKER_ENCODER, SPEAKER_ENCODER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class FolderSpeakerEncoder:
             self._session = open_graph(self._path, self._threads)
             if self._session.get_outputs()[0].shape != [1, self._channels]:
                 raise InputError(f"{self._path}: belongs to another model; export or download the model again")
-        voices = [self._session.run(None, {"fbank": fbank(window)[None]})[0][0] for window in windows(wave)]
+        voices = [
+            run_graph(self._session, self._path, {"fbank": fbank(window)[None]})[0][0] for window in windows(wave)
+        ]
         mean = np.mean(voices, axis=0)
         return mean / np.linalg.norm(mean)

@@ -10,7 +10,7 @@ import numpy as np
 from vconv.errors import InputError
 from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
-from vconv.graphs import open_graph
+from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import WEIGHTS, check_files, check_whole, encoder_files, read_config
 from vconv.voice import Reference
 
@@ -167,7 +167,7 @@ class OnnxEngine:
             inputs["statistics"] = np.zeros(shape[1:], np.float32) if statistics is None else statistics
             inputs["share"] = np.float32(statistics is not None)
         batch = {name: np.ascontiguousarray(np.asarray(value)[None], _kind(value)) for name, value in inputs.items()}
-        return [output[0] for output in session.run(None, batch)]
+        return [output[0] for output in run_graph(session, self._folder / f"{graph}.onnx", batch)]
 
     def _open(self, path: Path, inputs: set[str]) -> InferenceSession:
         session = open_graph(path, self._threads)
