@@ -1,4 +1,4 @@
-"""The encoder of an ASR encoder as the ``asr_encoder.onnx`` that a conversion model may hear with.
+"""The encoder of a speech recognizer as the ``asr_encoder.onnx`` whose features a conversion model may take.
 
     python recipes/base/asr_encoder.py encoder_model.ort -o asr_encoder.onnx
     python recipes/base/asr_encoder.py asr_encoder.onnx --trained runs/base/robust_frontend/checkpoint.safetensors \\
