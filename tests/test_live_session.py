@@ -56,13 +56,12 @@ class FakeDevice:
         self._now = self._captured = self._played = self._free = 0.0
         self._working: tuple[np.ndarray, float] | None = None
         self.lags: list[tuple[float, float]] = []
-        self.played: list[np.ndarray] = []
 
-    def run(self, seconds: float) -> None:
-        """Let so much time go by, a millisecond at a time."""
+    def run(self, seconds: float, tick: float = 0.001) -> None:
+        """Let so much time go by, a tick at a time."""
         end = self._now + seconds
         while self._now < end:
-            self._now += 0.001
+            self._now += tick
             late = self._random.uniform(0, self._jitter)
             if self._now - self._captured >= 0.01 + late:
                 size = int((self._now - self._captured) * RATE)
@@ -79,8 +78,8 @@ class FakeDevice:
                     self._working = out, clock
             if self._now * (1 + self._drift) - self._played >= 0.01:
                 self._played += 0.01
-                self.played.append(self.session.play(round(0.01 * RATE)))
-                self.lags.append((self._now, self.session.status.lag))
+                self.session.play(round(0.01 * RATE))
+                self.lags.append((self._now, self.session.lag))
 
 
 def test_jitter_is_borne_and_the_lag_is_small() -> None:
@@ -114,6 +113,27 @@ def test_clocks_that_drift_add_up_to_no_lag(drift: float) -> None:
     device.run(120.0)
     assert max(lag for now, lag in device.lags if now > 100) < 0.2
     assert device.session.status.underruns < 15
+
+
+@pytest.mark.slow
+def test_an_hour_adds_up_to_no_lag_and_holds_no_more() -> None:
+    session = Session(FakeLive())
+    device = FakeDevice(session, drift=2e-5)  # as two good sound cards differ
+    device.run(60.0, tick=0.005)
+    first = max(lag for now, lag in device.lags if now > 10)
+    device.lags.clear()
+    device.run(3540.0, tick=0.005)
+    assert max(lag for _, lag in device.lags) < first + SLACK_SECONDS + 0.02
+    held = [session._play._samples, session._capture._blocks, session._play._blocks, session._play._least]
+    assert max(map(len, held)) < RATE and len(session._seconds) <= 600
+
+
+def test_without_an_output_device_little_is_kept() -> None:
+    session = Session(FakeLive())
+    for _ in range(100):
+        session.captured(np.ones(RATE // 10, np.float32))
+        session.work()
+    assert session.status.waiting <= 1.0 and session.status.dropped > 8
 
 
 def test_queues_keep_order_and_count_what_they_drop() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 CUSHION_SECONDS = 0.03  # of sound that is to wait for the output device: computing times vary
 SLACK_SECONDS = 0.02  # more than the cushion that may wait
+MOST_SECONDS = 1.0  # that may wait at all
 WATCH_SECONDS = 0.6  # over which the least that waited is looked at
 FADE_SECONDS = 0.005  # around what is dropped
 
@@ -97,6 +98,8 @@ class PlayQueue:
             self._samples = np.concatenate([self._samples, block])
             self._blocks.append((self._put, clock))
             self._put += len(block)
+            if self.seconds > MOST_SECONDS:  # nobody plays: the device is gone
+                self.dropped_seconds += self._advance(len(self._samples) - self._cushion) / self._rate
 
     def pull(self, count: int) -> np.ndarray:
         """The next samples to play, [count]."""

@@ -152,6 +152,11 @@ class Session:
     # ---------------------------------------------------------------- read-out
 
     @property
+    def lag(self) -> float:
+        """Seconds from a block's being captured to its being played."""
+        return max(0.0, self._capture.clock - self._play.clock)
+
+    @property
     def status(self) -> Status:
         times = np.array(self._seconds) if self._seconds else np.zeros(1)
         return Status(
@@ -160,7 +165,7 @@ class Session:
             compute_p50=float(np.percentile(times, 50)),
             compute_p99=float(np.percentile(times, 99)),
             waiting=self._capture.seconds + self._play.seconds,
-            lag=max(0.0, self._capture.clock - self._play.clock),
+            lag=self.lag,
             underruns=self._play.underruns,
             dropped=self._capture.dropped_seconds + self._play.dropped_seconds,
         )
