@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import Outcome, speech
+from tests.conftest import REPOSITORY, Outcome, speech
 from vconv import audio
 
 pytest.importorskip("starlette", reason="needs vconv[web]")
@@ -348,6 +354,28 @@ def test_malformed_requests_are_refused(idle: Server, body: bytes) -> None:
 def test_other_machines_need_a_certificate(vconv_cli: Callable[..., Outcome]) -> None:
     done = vconv_cli("web", "--host", "0.0.0.0", "--no-browser")
     assert done.code == 2 and "--certificate" in done.error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+def test_the_command_serves_until_ctrl_c(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vconv", "web", "--no-browser", "--port", "0", "--model", model]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [*command, "--voices", tmp_path / "voices"], cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        address = process.stdout.readline().split()[-1]
+        page, _, token = address.partition("#")
+        assert len(token) >= 32
+        request = urllib.request.Request(f"{page}api/state", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+            assert json.load(answer)["models"] == [model.name]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == ["voices"]
 
 
 def test_the_token_is_not_sent_to_any_server() -> None:
