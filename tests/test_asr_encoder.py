@@ -11,7 +11,8 @@ import pytest
 from tests.synthetic import ASR_KERNEL, ASR_STRIDE, make_asr_encoder, make_corpus
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE, frame_count, log_mel
-from vconv.frontends.asr_encoder import CODE_HOP, FRESH_FRAMES, AsrEncoder, FolderAsrEncoder, at_places
+from vconv.frontends.asr_encoder import FRESH_FRAMES, AsrEncoder, FolderAsrEncoder
+from vconv.frontends.grid import CODE_HOP, at_places
 
 pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")

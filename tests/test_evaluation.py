@@ -177,7 +177,7 @@ def test_chinese_without_its_package_is_an_error(monkeypatch: pytest.MonkeyPatch
         ("the cat sat", "the bat sat", 1, 1),
         ("the cat sat", "cat sat down", 2, 8),
         ("the cat", "", 2, 7),
-        ("yes", "yes no yes no yes no yes no", 1, 3),  # an ASR encoder that ran away counts as all wrong, not more
+        ("yes", "yes no yes no yes no yes no", 1, 3),  # a recognizer that ran away counts as all wrong, not more
     ],
 )
 def test_errors_are_counted(reference: str, heard: str, words: int, characters: int) -> None:

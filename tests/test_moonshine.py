@@ -18,7 +18,8 @@ from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E40
 from vconv import audio  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.features import N_MELS, SAMPLE_RATE  # noqa: E402
-from vconv.frontends.asr_encoder import CODE_HOP, AsrEncoder  # noqa: E402
+from vconv.frontends.asr_encoder import AsrEncoder  # noqa: E402
+from vconv.frontends.grid import CODE_HOP  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine  # noqa: E402
 from vconv.training.perceptual import Converted, PerceptualLosses, content_distance  # noqa: E402

@@ -11,7 +11,8 @@ import pytest
 
 from vconv.errors import InputError
 from vconv.features import SAMPLE_RATE, log_mel
-from vconv.frontends.speaker_encoder import WINDOW_SAMPLES, FolderSpeakerEncoder, fbank, windows
+from vconv.frontends.fbank import fbank
+from vconv.frontends.speaker_encoder import WINDOW_SAMPLES, FolderSpeakerEncoder, windows
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")

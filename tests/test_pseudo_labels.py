@@ -70,7 +70,7 @@ def test_without_the_column_they_are_unknown(corpus: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1 2 x", "1 -2", "1.5 2", "99999999999"])
 def test_what_is_no_unit_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"clip.wav: column 'pseudo-labels': expected numbers"):
+    with pytest.raises(InputError, match=r"clip.wav: column 'pseudo_labels': expected numbers"):
         parse_pseudo_labels(Clip(Path("clip.wav"), "a", extra=(("pseudo_labels", text),)))
 
 
@@ -140,7 +140,7 @@ def test_the_encoder_learns_them_alone(corpus: Path, numbered: Path, tmp_path: P
 
 
 def test_to_learn_units_takes_units(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"losses.pseudo_labels: .*has no column 'pseudo-labels'"):
+    with pytest.raises(InputError, match=r"losses.pseudo_labels: .*has no column 'pseudo_labels'"):
         train(tmp_path, CONVERSION, corpus, "losses.pseudo_labels=1", "optimizer.steps=1")
 
 

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vconv.errors import InputError, run_script
 from vconv.export import SMALLEST_HALF, store_in_half
 from vconv.files import replacing
-from vconv.frontends.asr_encoder import CENTRE, STRIDE
+from vconv.frontends.grid import CENTRE, STRIDE
 
 
 def read(path: Path) -> onnx.ModelProto:

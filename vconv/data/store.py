@@ -36,7 +36,8 @@ from vconv.data.manifest import TRAIN, Clip
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, code_frames, frame_count, log_mel
 from vconv.files import digest, remove_stale
-from vconv.frontends.asr_encoder import AsrEncoder, at_places
+from vconv.frontends.asr_encoder import AsrEncoder
+from vconv.frontends.grid import at_places
 from vconv.frontends.pitch import PitchTracker
 from vconv.processes import map_in_order
 

@@ -12,28 +12,24 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vconv.errors import InputError
-from vconv.features import HOP_LENGTH, SAMPLE_RATE, code_frames, frame_count, log_mel
+from vconv.features import SAMPLE_RATE, code_frames, frame_count, log_mel
+from vconv.frontends.grid import CENTRE, CODE_HOP, STRIDE, at_places, places
 from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import ASR_ENCODER
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-CODE_HOP = 2 * HOP_LENGTH  # samples from one frame of the content code to the next
 FRESH_FRAMES = 250  # of the code, 8 s: the output of one run
 CONTEXT_FRAMES = 32  # more on each side, about 1 s
 SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
 
-# Keys of the ONNX file's metadata: samples from one of its frames to the next, and to the middle of its first one.
-STRIDE, CENTRE = "stride", "centre"
 
-
-Frames = TypeVar("Frames", np.ndarray, "torch.Tensor")
 AsrFrontend = Callable[[np.ndarray], np.ndarray]  # wave [N] at 16 kHz -> features [R, ceil(T / 2)]
 
 
@@ -129,19 +125,3 @@ def encoder_input(wave: np.ndarray, asr_frontend: AsrFrontend) -> tuple[np.ndarr
 def _check(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such ASR encoder; export or download the model again")
-
-
-def places(frames: Frames, stride: float, centre: float) -> Frames:
-    """Where frames [F] of the code lie among an ASR encoder's own frames: [F], of an array or a tensor.
-
-    That is the middle of the two mel frames that a frame of the code spans.
-    """
-    return (frames * CODE_HOP + HOP_LENGTH / 2 - centre) / stride
-
-
-def at_places(rows: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Rows [F, C] at places [K] between them, linearly, the ends held: [K, C] float32"""
-    place = np.clip(place, 0, len(rows) - 1)
-    low = np.minimum(place.astype(int), max(0, len(rows) - 2))
-    share = (place - low).astype(np.float32)[:, None]
-    return rows[low] * (1 - share) + rows[np.minimum(low + 1, len(rows) - 1)] * share

@@ -19,15 +19,7 @@ from torch.nn import functional as F
 
 from vconv.config import build
 from vconv.errors import InputError
-from vconv.frontends.speaker_encoder import (
-    ENERGY_FLOOR,
-    FBANKS,
-    FRAME_HOP,
-    FRAME_SAMPLES,
-    N_FFT,
-    PREEMPHASIS,
-    filterbank,
-)
+from vconv.frontends.fbank import ENERGY_FLOOR, FBANKS, FRAME_HOP, FRAME_SAMPLES, N_FFT, PREEMPHASIS, filterbank
 from vconv.models import saved
 
 SEGMENT = 100  # frames of the network, at half the rate of the features, whose mean is context

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from vconv.errors import InputError
 from vconv.features import code_frames, frame_count
-from vconv.frontends.asr_encoder import CENTRE, STRIDE, places
+from vconv.frontends.grid import CENTRE, STRIDE, places
 
 ROTATED = 32  # channels of each head with rotary position embedding
 ROTARY_BASE = 10000.0
