@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from vconv.data.manifest import read_manifest  # noqa: E402
 from vconv.data.store import open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.features import N_MELS, OUTPUT_HOP  # noqa: E402
+from vconv.model_folder import record_digests  # noqa: E402
+from vconv.models import saved  # noqa: E402
 from vconv.models.speaker_classifier import CodeClassifier  # noqa: E402
 from vconv.training import checkpoint, run  # noqa: E402
 from vconv.training.conversion import ConversionTraining, Learner, weigh  # noqa: E402
-from vconv.training.trained import load_conversion  # noqa: E402
+from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
 
 CONVERSION = """
 task: conversion
@@ -379,7 +382,7 @@ def test_a_run_is_never_overwritten(corpus: Path, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("optimiser.steps=1", "did you mean 'optimizer'"),
-        ("task=singing", "expected conversion, vocoder or hearing"),
+        ("task=singing", "expected conversion, vocoder, robust_frontend"),
         ("corpus.manifest=/nowhere/manifest.tsv", "/nowhere/manifest.tsv"),
     ],
 )
@@ -482,3 +485,27 @@ def test_padding_in_the_store_is_whole_frames(corpus: Path) -> None:
     store = open_store(corpus.with_suffix(".store"))
     assert store.wave.shape == (len(store.f0), OUTPUT_HOP)
     assert store.mel.shape == (len(store.f0), N_MELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "prefix", "number"), [(CONVERSION, "learner", "model.", 0), (VOCODER, "vocoder", "", 1)]
+)
+def test_a_run_begins_with_a_model_folder(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, part: str, prefix: str, number: int
+) -> None:
+    """With weights as the folder rounds them; what only training has begins fresh, which one line says."""
+    train(tmp_path, VOCODER, corpus, "optimizer.steps=1")
+    conversion = load_conversion(corpus.parent / "first" / "checkpoint.safetensors")
+    models = conversion, load_vocoder(tmp_path / "run" / "checkpoint.safetensors")
+    (tmp_path / "model").mkdir()
+    saved.save(tmp_path / "model", *map(saved.round_weights, models))
+    record_digests(tmp_path / "model")
+    shutil.rmtree(tmp_path / "run")
+    capfd.readouterr()
+    still = "optimizer.learning_rate=0", "optimizer.final_rate=0", "optimizer.weight_decay=0", "optimizer.steps=1"
+    after = train(tmp_path, text, corpus, f"start_from={tmp_path / 'model'}", *still)[part]
+    for name, value in models[number].named_parameters():
+        torch.testing.assert_close(after[prefix + name], value, rtol=0, atol=0)
+    told = [line for line in capfd.readouterr().out.splitlines() if "begin fresh" in line]
+    assert len(told) == 1 and "discriminator" in told[0]
+    assert ("speaker_head" in told[0]) == (part == "learner")

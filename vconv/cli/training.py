@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +98,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable.")
     ] = None,
+    begin_with: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PLACE", help="Checkpoint or model folder to begin with, or: scratch."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML, and train nothing.")
@@ -108,16 +113,20 @@ def train(
     Examples:
       vconv train recipes/base/conversion.yaml
       vconv train recipes/base/vocoder.yaml --set optimizer.steps=50000 --resume
+      vconv train recipes/base/vocoder.yaml --from pretrained/base --set corpus.manifest=mine.tsv
       vconv train recipes/base/shipped.yaml --print-config
     """
     with needs_extra():
         from vconv.config import to_yaml
         from vconv.training import configuration, run
 
+        settings = list(set_ or [])
+        if begin_with is not None:
+            settings.append(f"start_from={json.dumps('' if begin_with == 'scratch' else begin_with)}")
         if print_config:
-            print(to_yaml(configuration(config, set_ or [])), end="")
+            print(to_yaml(configuration(config, settings)), end="")
         else:
-            run(config, set_ or [], resume)
+            run(config, settings, resume)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from vconv.data.manifest import TEST, read_manifest
 from vconv.data.on_the_fly import OnTheFly
 from vconv.data.store import build, open_store
 from vconv.errors import InputError
+from vconv.models import saved
 from vconv.models.layers import ConvNeXtBlock
 from vconv.processes import die_with_parent
 from vconv.training import checkpoint
@@ -392,15 +393,17 @@ def leave(accelerator: Accelerator) -> None:
 
 
 def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
-    """Give modules the weights that a checkpoint has under their names, where the shapes agree.
+    """Give modules the weights that a checkpoint or a model folder has under their names, where the shapes agree.
 
     "ema" are the averaged weights. A layer is taken as a whole or not at all, and what is not taken is printed. A
     ConvNeXt block that the checkpoint does not have adds nothing at first: a model that gets deeper is what it was.
+    A model folder has no heads, classifiers and discriminators: these begin fresh.
 
     Raises:
         InputError: the file is missing, no checkpoint, or of another task.
     """
-    state = checkpoint.load_task(path, task)
+    state = load_start(path, task)
+    fresh = []
     for name, module in modules.items():
         own, given = module.state_dict(), state.get(name, {})
         unfit = {k for k, v in own.items() if k not in given or given[k].shape != v.shape}
@@ -411,9 +414,33 @@ def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
             if isinstance(part, ConvNeXtBlock) and f"{block}.scale" not in given:
                 nn.init.zeros_(part.scale)
         if layers:
-            parts = sorted({".".join(layer.split(".")[:3]) for layer in layers})
-            named = ", ".join(parts[:6]) + (" and others" if len(parts) > 6 else "")
-            print(f"{path}: {len(layers)} layers of {name} not taken, missing there or of another shape: {named}")
+            parts = sorted({_part(layer) for layer in layers}) if given else []
+            named = f" ({', '.join(parts[:6])}{' and others' if len(parts) > 6 else ''})" if parts else ""
+            fresh.append(f"{len(layers)} layers of {name}{named}")
+    if fresh:
+        print(f"{path}: not taken, missing there or of another shape, and begin fresh: {'; '.join(fresh)}")
+
+
+def _part(layer: str) -> str:
+    """What a layer is named with in a line: of the model's own its network's part, of others the head."""
+    names = layer.split(".")
+    return ".".join(names[:3] if names[0] == "model" else names[:1])
+
+
+def load_start(path: Path, task: str) -> dict[str, Any]:
+    """What a training may begin with: a checkpoint's state, or that of a model folder as a checkpoint would hold it.
+
+    Raises:
+        InputError: the file is missing, no checkpoint or model folder, or of another task.
+    """
+    if not path.is_dir():
+        return checkpoint.load_task(path, task)
+    conversion, vocoder = saved.load(path)
+    if task == "vocoder":
+        return {"ema": vocoder.state_dict()}
+    weights = conversion.state_dict()
+    learner = {f"model.{name}": value for name, value in weights.items()}
+    return {"config": {"model": dataclasses.asdict(conversion.config)}, "ema": weights, "learner": learner}
 
 
 class SaveClock:

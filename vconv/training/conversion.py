@@ -149,7 +149,7 @@ class LossConfig:
 class ConversionTraining:
     task: Literal["conversion"] = "conversion"
     output: str = "runs/conversion"
-    start_from: str = ""  # a conversion checkpoint, for the weights that fit
+    start_from: str = ""  # a conversion checkpoint or a model folder, for the weights that fit
     robust_frontend: str = ""  # a robust_frontend checkpoint, for its denoiser
     seed: int = 0
     precision: Precision = "no"

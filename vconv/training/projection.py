@@ -11,7 +11,7 @@ from torch import Tensor
 from vconv.config import ConversionConfig, build
 from vconv.data.corpus import Corpus
 from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
-from vconv.training import checkpoint
+from vconv.training.common import load_start
 
 CLIP_FRAMES = 256  # of each clip, that the encoder hears
 RIDGE = 1.0  # of the least squares; from 0.001 to 10 makes no difference on held-out speakers
@@ -24,7 +24,7 @@ def fit_projection(projection: SpeakerProjection, path: Path, corpus: Corpus, vo
     By least squares, so that the decoder of that checkpoint understands it from the first step on. Nothing is done
     where it has no encoder, or one of other embeddings.
     """
-    state = checkpoint.load_task(path, "conversion")
+    state = load_start(path, "conversion")
     config = build(ConversionConfig, state["config"]["model"], str(path))
     if config.speaker != "encoder" or config.embedding_channels != projection.projection.out_features:
         return
