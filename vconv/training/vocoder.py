@@ -77,7 +77,7 @@ class VocoderTraining:
     seed: int = 0
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
-    start_from: str = ""  # a vocoder checkpoint whose weights and discriminators to begin with
+    start_from: str = ""  # a vocoder checkpoint or a model folder, for the weights that fit
     conversion: str = ""  # a conversion checkpoint: train on the mels that it predicts, too
     speaker_encoder: str = (
         ""  # .safetensors: for losses.speaker_similarity and a `conversion` with `speaker: pretrained`
