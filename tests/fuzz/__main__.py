@@ -105,7 +105,7 @@ def fuzz(kind: str, seed: int, first: int, seconds: float, folder: Path) -> Tall
 
 def _keep(kind: str, seed: int, event: dict, reason: str, folder: Path) -> str:
     """Keep the file of a finding, and describe it."""
-    path = Path(event["path"])
+    path = Path(event["path"] or os.devnull)
     kept = folder / f"{kind}-{seed}-{event['number']}{path.suffix}"
     if path.is_file() and event["event"] == "end":
         shutil.copy(path, kept)

@@ -80,7 +80,8 @@ def _changed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
             return array.astype(pick(rng, KINDS))
         except (ValueError, TypeError):
             return array[None]
-    return np.zeros((array.shape[0], 4_000_000), np.float16) if array.ndim == 2 and rng.random() < 0.1 else -array
+    long = array.ndim == 2 and rng.random() < 0.1
+    return np.zeros((array.shape[0], 4_000_000), np.float16) if long else np.zeros_like(array)
 
 
 def _with_header(path: Path, rng: np.random.Generator) -> None:

@@ -46,7 +46,12 @@ def work(name: str, seed: int, first: int, step: int, folder: Path, command: boo
     number = first
     while True:
         rng = generator(seed, name, number)
-        path = kind.make(rng)
+        _tell(events, event="begin", number=number, path="")
+        try:
+            path = kind.make(rng)
+        except Exception:  # a fault of the mutation's own, which is to be mended as well
+            _tell(events, event="end", number=number, path="", reason=traceback.format_exc())
+            break
         _tell(events, event="begin", number=number, path=str(path))
         reason = _reason(kind, path, rng, folder, rng.random() < COMMAND_SHARE if command is None else command)
         _tell(events, event="end", number=number, path=str(path), reason=reason)
