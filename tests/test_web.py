@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,13 +23,15 @@ import soundfile
 
 from tests.conftest import REPOSITORY, Outcome, speech
 from vconv import audio
+from vconv.errors import InputError
 
 pytest.importorskip("starlette", reason="needs vconv[web]")
 pytest.importorskip("uvicorn", reason="needs vconv[web]")
 
 from tests.web_server import TOKEN, Server, running
-from vconv.web.app import Settings
-from vconv.web.inputs import file_name
+from vconv.web.app import STATIC, Settings
+from vconv.web.inputs import Refusal, file_name
+from vconv.web.jobs import Job, Jobs
 from vconv.web.security import Site
 from vconv.web.uploads import Limits
 
@@ -144,6 +148,21 @@ def test_a_fault_in_a_job_does_not_end_the_worker(server: Server, clips: Path) -
     job = server.services.jobs.submit("bad", lambda job: {}["missing"])
     assert "fault in vconv" in server.wait(job.id)["error"]
     assert server.job(**conversion(server, clips))["state"] == "done"
+
+
+def test_old_results_make_room_for_new_ones(tmp_path: Path) -> None:
+    def work(job: Job) -> dict[str, object]:
+        (job.folder / "result.wav").write_bytes(bytes(400))
+        return {}
+
+    jobs = Jobs(tmp_path, waiting=8, most_bytes=1000)
+    made = [jobs.submit("", work) for _ in range(4)]
+    while jobs.busy:
+        time.sleep(0.01)
+    jobs.stop()
+    assert [job.folder.exists() for job in made] == [False, False, True, True]
+    with pytest.raises(Refusal):
+        jobs.get(made[0].id)
 
 
 # ---------------------------------------------------------------- attacks
@@ -354,6 +373,21 @@ def test_malformed_requests_are_refused(idle: Server, body: bytes) -> None:
 def test_other_machines_need_a_certificate(vconv_cli: Callable[..., Outcome]) -> None:
     done = vconv_cli("web", "--host", "0.0.0.0", "--no-browser")
     assert done.code == 2 and "--certificate" in done.error
+
+
+def test_a_host_is_one_name(tmp_path: Path) -> None:
+    for name in ("certificate.pem", "key.pem"):
+        (tmp_path / name).touch()
+    settings = Settings(host="0.0.0.0", certificate=tmp_path / "certificate.pem", key=tmp_path / "key.pem")
+    with pytest.raises(InputError, match="under which others reach"):
+        settings.check()
+
+
+def test_the_page_names_no_other_address() -> None:
+    for path in STATIC.iterdir():
+        if path.suffix != ".flac":
+            text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+            assert not re.search(r"(https?|wss?)://\w|innerHTML|outerHTML|insertAdjacentHTML|\beval\(", text), path.name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")

@@ -27,7 +27,7 @@ def web(
     device: Device = "cpu",
     threads: Threads = None,
     host: Annotated[
-        str, typer.Option(help="Address to serve on; another than this machine's own needs --certificate.")
+        str, typer.Option(help="Name or address to serve under; one that others reach needs --certificate.")
     ] = "127.0.0.1",
     certificate: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="For https.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="Private key of the certificate.")] = None,

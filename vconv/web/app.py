@@ -55,6 +55,8 @@ class Settings:
                 raise InputError(f"{path}: no such file; check the path")
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.certificate is None:
             raise InputError(f"--host {self.host} lets other machines in; add --certificate and --key for https")
+        if self.host in ("0.0.0.0", "::"):  # as a Host header that would be anything
+            raise InputError(f"--host {self.host}: give the name or address under which others reach this machine")
 
 
 def make_app(services: Services, site: Site) -> Starlette:
