@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import speech
+from tests.conftest import BASE_MODEL, speech
 from vconv import audio
 from vconv.errors import InputError
 from vconv.inference import Converter, load
 from vconv.live.gate import HOLD_FRAMES, Gate
 from vconv.live.joins import OverlapAdd, Ramp
 from vconv.live.resampling import StreamResampler
-from vconv.live.statistics import Enrolment, NormEstimate, Register
+from vconv.live.statistics import ENROLMENT, Enrolment, NormEstimate, Register
 
 RATES = [(16000, 24000), (48000, 48000), (44100, 44100)]
 
@@ -206,3 +206,9 @@ def test_statistics_converge_and_never_jump() -> None:
     frozen = Register(0.0, 0.2, frozen=True)
     frozen.add(np.full(6, 100.0), 0.1)
     assert frozen.log_f0 == 0.0
+
+
+@pytest.mark.skipif(not (BASE_MODEL / ENROLMENT).is_file(), reason="the weights are not in this checkout")
+def test_the_average_speaker_belongs_to_the_weights_beside_it() -> None:
+    """Made anew for new weights by `vconv embed --me pretrained/base/enrolment.npz CLIPS`."""
+    assert Enrolment.load(BASE_MODEL / ENROLMENT).model == load(threads=1).model
