@@ -212,7 +212,7 @@ def test_a_model_is_trained_exported_and_used_with_it(corpus: Path, graph: Path,
     train(tmp_path, CONVERSION, corpus, store, f"corpus.asr_encoder={graph}", *denoised, "optimizer.steps=4")
     (tmp_path / "run").rename(tmp_path / "conversion")
     conversion = f"conversion={tmp_path}/conversion/checkpoint.safetensors"
-    with pytest.raises(InputError, match=r"conversion: hears with an ASR encoder; set corpus.asr_encoder"):
+    with pytest.raises(InputError, match=r"conversion: needs ASR features; set corpus.asr_encoder"):
         train(tmp_path, VOCODER, corpus, store, conversion)
     train(tmp_path, VOCODER, corpus, store, conversion, f"corpus.asr_encoder={graph}", "optimizer.steps=2")
     checkpoints = tmp_path / "conversion" / "checkpoint.safetensors", tmp_path / "run" / "checkpoint.safetensors"

@@ -58,7 +58,7 @@ Outcome = float | Made | VconvError
 
 
 class Watcher(Protocol):
-    """What is told how a batch goes."""
+    """Receives the progress of a batch."""
 
     def start(self, name: Path) -> None:
         """A file begins."""

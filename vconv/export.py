@@ -121,18 +121,18 @@ def export(
     """
     speaks = load_vocoder(vocoder)
     model, (asr_encoder_file, speaker_encoder_file) = load_conversion(conversion, settings), trained_with(conversion)
-    hears = asr_encoder or asr_encoder_file
+    asr_file = asr_encoder or asr_encoder_file
     if not model.config.asr_channels:
-        hears = None
-    elif hears is None or AsrEncoder(hears).channels != model.config.asr_channels:
-        raise InputError(f"{conversion}: was trained with another ASR encoder than {hears}; give that one")
+        asr_file = None
+    elif asr_file is None or AsrEncoder(asr_file).channels != model.config.asr_channels:
+        raise InputError(f"{conversion}: was trained with another ASR encoder than {asr_file}; give that one")
     write_model(
-        output, model, speaks, hears, _speaker_encoder(model, conversion, speaker_encoder or speaker_encoder_file)
+        output, model, speaks, asr_file, _speaker_encoder(model, conversion, speaker_encoder or speaker_encoder_file)
     )
 
 
 def _speaker_encoder(model: ConversionModel, checkpoint: Path, file: Path | None) -> CamPlusPlus | None:
-    """What a model hears its speakers with, if it does. Raises InputError where that is another than in training."""
+    """The pretrained speaker encoder of a model, if it has one. Raises InputError if it is not that of the training."""
     if model.config.speaker != "pretrained":
         return None
     speaker_encoder = load_campplus(file) if file else None
@@ -230,17 +230,17 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
     half, reference = torch.export.Dim("half", min=4, max=1 << 20), torch.export.Dim("reference", min=2, max=1 << 20)
     full = 2 * half
     mel, pitch = torch.randn(1, N_MELS, frames), torch.zeros(1, 2, frames)
-    heard, heard_shapes = {"mel": mel}, {"mel": {2: full}}
+    content_inputs, content_shapes = {"mel": mel}, {"mel": {2: full}}
     if config.asr_channels:
-        heard["asr_features"] = torch.randn(1, config.asr_channels, frames // 2)
-        heard_shapes["asr_features"] = {2: half}
+        content_inputs["asr_features"] = torch.randn(1, config.asr_channels, frames // 2)
+        content_shapes["asr_features"] = {2: half}
     content = torch.randn(1, config.content_channels, frames // 2)
     # Two tensors: the tracer would take one that is passed twice for one input.
     source, noise = torch.randn(1, frames * OUTPUT_HOP), torch.randn(1, frames * OUTPUT_HOP)
     vocoder_frames = torch.export.Dim("frames", min=4, max=1 << 20)
     samples = {1: OUTPUT_HOP * vocoder_frames}
     found = {
-        "content": Network(ContentGraph(conversion), heard, ["content", "codes"], heard_shapes),
+        "content": Network(ContentGraph(conversion), content_inputs, ["content", "codes"], content_shapes),
         "decoder": Network(
             DecoderGraph(conversion),
             {

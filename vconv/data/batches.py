@@ -35,16 +35,18 @@ class BatchConfig:
     balance: float = 0.5  # a speaker with n frames is drawn in proportion to n ** balance
     perturb: PerturbConfig = PerturbConfig()
     parallel_perturb: float = 0.5  # share of the parallel items whose source is disturbed as well
-    disturbed_share: float = 0.6  # of the disturbed sources, those that were so before an ASR encoder heard them
-    asr_dropout: float = 0.2  # of all sources, the share that no ASR encoder hears
+    disturbed_share: float = (
+        0.6  # of the augmented sources, those whose ASR features were computed with the augmentation
+    )
+    asr_dropout: float = 0.2  # share of all sources without ASR features
     false_voicing: float = 0.0  # share of the items where F0 is found that is not theirs, as in a crowd
-    other_voice: float = 0.0  # share of the items whose voice is made another's, in all that is heard of it
+    other_voice: float = 0.0  # share of the items whose voice is shifted, in source, target and reference alike
     other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
 
 
 @dataclass
 class ConversionBatch:
-    source: np.ndarray  # [B, N_MELS, T] what the content encoder hears: another voice, or disturbed
+    source: np.ndarray  # [B, N_MELS, T] input of the content encoder: another voice, or augmented
     source_asr_features: np.ndarray  # [B, R, T / 2] of an ASR encoder; R is 0 without one
     clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
     clean_asr_features: np.ndarray  # [B, R, T / 2]
@@ -53,7 +55,7 @@ class ConversionBatch:
     reference: np.ndarray  # [B, N_MELS, 2K] other speech of the target
     reference_asr_features: np.ndarray  # [B, R, K]
     speaker_embedding: np.ndarray  # [B, V] of the reference, by a pretrained speaker encoder; V is 0 without one
-    speaker: np.ndarray  # [B] of the target, -1 where the voice is nobody's
+    speaker: np.ndarray  # [B] of the target, -1 where the voice was shifted or is unknown
     source_speaker: np.ndarray  # [B]
     label: np.ndarray  # [B] of the target's clip, -1 where unknown
     pseudo_labels: np.ndarray  # [B, T / 2] of each frame of the code, -1 where unknown
@@ -104,14 +106,14 @@ def _in_voice(speech: Speech, octaves: float) -> Speech:
 class ConversionSampler:
     """Crops for the conversion model.
 
-    ``voices`` holds what a speaker encoder hears of the items [items, V], by the octaves by which they are made higher.
+    ``voices`` holds pretrained embeddings of the items [items, V], by the octaves by which they are shifted.
     """
 
     def __init__(
         self, corpus: Corpus, config: BatchConfig, seed: int, voices: dict[float, np.ndarray] | None = None
     ) -> None:
         self.corpus, self.config, self.seed, self.voices = corpus, config, seed, voices or {}
-        # Of what has been disturbed as a wave already: the ASR encoder has heard the noise as well.
+        # For what was augmented as a wave already, as its ASR features were.
         self._milder = dataclasses.replace(config.perturb, noise=0.0, babble=0.0, reverb=0.0, band_limit=0.0)
         self._singles = [i for i, item in enumerate(corpus.items) if not item.group]
         self._groups = sorted(group for group, members in corpus.by_group.items() if len(members) > 1)
@@ -215,7 +217,7 @@ class ConversionSampler:
         return Speech(mel, np.zeros((code_frames(len(mel)), 0), np.float16))
 
     def _source(self, rng: np.random.Generator, entry: Entry, start: int, frames: int | None, disturb: bool) -> Speech:
-        """A clip, or a crop of it, as the content encoder is to hear it."""
+        """A clip, or a crop of it, as input of the content encoder."""
         store, has_asr_features = self.corpus.store, bool(self.corpus.store.asr_channels)
         before = has_asr_features and disturb and rng.random() < self.config.disturbed_share
         speech = Speech(*store.clip_disturbed(entry)) if before else self._speech(entry)
@@ -228,11 +230,11 @@ class ConversionSampler:
         return Speech(mel, asr_features)
 
     def _voice(self, clips: list[int], octaves: float) -> np.ndarray:
-        """What a speaker encoder hears of clips of one speaker, made so much higher: [V] of unit length"""
+        """Mean pretrained embedding of clips of one speaker, shifted by so many octaves: [V] of unit length"""
         if not self.voices:
             return np.zeros(0, np.float32)
-        heard = self.voices[octaves][clips].sum(axis=0)
-        return heard / np.linalg.norm(heard)
+        total = self.voices[octaves][clips].sum(axis=0)
+        return total / np.linalg.norm(total)
 
     def _reference(self, rng: np.random.Generator, index: int, start: int, frames: int) -> tuple[list[int], Speech]:
         """Speech of the same speaker, of other clips (which) or at least of another place, so many frames (even).
@@ -262,7 +264,7 @@ class ConversionSampler:
         """Octaves by which an item's voice is moved, 0 where it stays."""
         if not (self.config.other_voice and rng.random() < self.config.other_voice):
             return 0.0
-        if self.voices:  # a speaker encoder has heard each clip in these alone
+        if self.voices:  # embeddings were computed for these shifts only
             return float(rng.choice([octaves for octaves in self.voices if octaves]))
         return float(rng.uniform(-self.config.other_octaves, self.config.other_octaves))
 

@@ -1,4 +1,4 @@
-"""A corpus whose features are made from the audio when they are asked for: nothing is built before the training.
+"""Features computed from the audio when a batch needs them: nothing is built before the training.
 
 The same face as ``store.Store``, with one difference: an entry's ``frames`` come from the manifest and are only
 about right, as silence is trimmed when the audio is read. What an array's length is, the array says.
@@ -37,14 +37,14 @@ from vconv.files import digest, remove_stale
 from vconv.frontends.asr_encoder import AsrEncoder
 
 ASR_FEATURES = ("asr_features", "disturbed_mel", "disturbed_asr_features")  # features that only an ASR encoder gives
-REMEMBERED = 32  # clips whose audio stays in memory: a batch asks for several features of one
+REMEMBERED = 32  # clips whose audio stays in memory, as a batch needs several features of each
 PARTIAL = ".partial"
 
 
 class OnTheFly:
     """Features of the clips of a manifest, made on the fly.
 
-    A clip that cannot be used is told once, on stderr, and counts as half a second of faint noise: in millions
+    A clip that cannot be used is reported once, on stderr, and replaced by half a second of faint noise: in millions
     of files some go bad while a training runs.
 
     Args:

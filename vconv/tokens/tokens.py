@@ -1,4 +1,4 @@
-"""Speech as discrete tokens: what is said as codes, the melody at a low rate, and once a file the voice.
+"""Speech as discrete tokens: content codes, the melody at a low rate and, once a file, the voice.
 
 A tokens file is little-endian and holds, one after the other:
 
@@ -11,7 +11,7 @@ A tokens file is little-endian and holds, one after the other:
                F0 in steps of 1 / ``STEPS`` octave above ``F0_MIN``, linear in log F0 between knots
     checksum   u32 CRC-32 of all before
 
-Each stretch of bits begins on a byte. "model" tells models apart: codes mean nothing to another one.
+Each stretch of bits begins on a byte. "model" identifies the model, since codes differ between models.
 
 Units as text are one line, a token for each run of equal frames, with spaces between:
 
@@ -68,7 +68,7 @@ class Tokens:
     samples: int  # of the recording, at 24 kHz
     loudness: float = audio.REFERENCE_LOUDNESS_DB  # dBFS, to 0.01
     embedding: np.ndarray | None = None  # [E] int8, up to scale
-    model: bytes | None = None  # what tells the model that made it from others; None fits any
+    model: bytes | None = None  # identity of the model; None fits any
     bits: int = MAX_BITS  # that a code takes
     name: str = "the tokens"  # in messages
 

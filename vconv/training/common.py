@@ -42,7 +42,7 @@ class CorpusConfig:
         "store"  # on_the_fly: made from the audio when a batch needs them, no store
     )
     cache: str = ""  # with on_the_fly: folder that keeps each clip's features once they are made
-    asr_encoder: str = ""  # ONNX file; the content encoder then hears its features beside the mel
+    asr_encoder: str = ""  # ONNX file, whose features the content encoder gets beside the mel
     workers: int = 0  # processes that make batches ahead, for each training process; 0: made when they are needed
 
 

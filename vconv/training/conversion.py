@@ -181,7 +181,7 @@ class Fakes(NamedTuple):
 class Learner(nn.Module):
     """The conversion model with the heads that exist in training only; ``forward`` gives the losses.
 
-    ``labels`` is how many the adversary tells apart, where these are not the speakers; ``voices`` [speakers, E] are
+    ``labels`` is the number of classes of the adversary, where these are not the speakers; ``voices`` [speakers, E] are
     their embeddings by a speaker encoder.
     """
 

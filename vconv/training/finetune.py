@@ -34,10 +34,10 @@ from vconv.training.losses import mel_l1
 from vconv.training.perceptual import Converted, PerceptualLosses
 from vconv.training.trained import load_vocoder
 
-MIN_SECONDS = 20.0  # of speech: less tells little that a single clip does not
+MIN_SECONDS = 20.0  # of speech: less gives little more than a single clip
 PIECE_FRAMES = 240  # 3.8 s: what clips are cut into, to be spoken or listened to
-HELD_OUT = 0.1  # share of the pieces, which tell when to stop
-LISTEN = 16  # pieces at most to listen to at a time: a minute, as in use
+HELD_OUT = 0.1  # share of the pieces, for early stopping
+REFERENCE_PIECES = 16  # at most, of the reference: a minute, as at inference
 PROBES = 4  # batches of held-out crops, always the same
 OTHERNESS = 1.0  # how far other voices' embeddings are from the speaker's: a step of this length in any direction
 OTHER_OCTAVES = 0.9  # at most, from the speaker's register to theirs
@@ -51,9 +51,9 @@ class FinetuneConfig:
     steps: int = 80  # at most
     items: int = 8
     frames: int = 112  # of a crop, even
-    voices: int = 5  # that each piece of speech is heard in
+    voices: int = 5  # other voices for each piece
     learning_rate: float = 0.003  # of scales and shifts, which are about one, and of matrices of that size
-    perceptual_rate: float = 0.001  # the same, where a speaker encoder listens
+    perceptual_rate: float = 0.001  # the same, with perceptual losses
     check_every: int = 20  # steps between looks at held-out speech
     patience: int = 2  # looks without progress before it stops
     seed: int = 0
@@ -83,7 +83,7 @@ class Piece:
 @dataclass(frozen=True)
 class Batch:
     """Codes of other voices [B, C, T / 2] that say what the speaker does, the pitch [B, 2, T] and mel [B, N_MELS, T]
-    of the speaker; content [1, C, K] and mel [1, N_MELS, 2K] of speech to listen to, which all of them share."""
+    of the speaker; content [1, C, K] and mel [1, N_MELS, 2K] of a reference, which all of them share."""
 
     content: Tensor
     pitch: Tensor
@@ -110,7 +110,7 @@ def load_model(folder: Path, threads: int) -> ConversionModel:
 
 @dataclass(frozen=True)
 class PerceptualTarget:
-    """Who listens to what is made, and the voice [1, V] that it is to hear."""
+    """Perceptual losses, and the pretrained embedding [1, V] of the speaker as their target."""
 
     losses: PerceptualLosses
     voice: Tensor
@@ -131,9 +131,9 @@ def load_perceptual(folder: Path, config: ConversionConfig, waves: Sequence[np.n
         with contextlib.suppress(InputError):
             asr_encoder = load_moonshine(folder / ASR_ENCODER)
     with torch.inference_mode():
-        heard = torch.cat([speaker_encoder(_tensor(windows(wave))) for wave in waves])
+        embeddings = torch.cat([speaker_encoder(_tensor(windows(wave))) for wave in waves])
     losses = PerceptualLosses(load_vocoder(folder), speaker_encoder, asr_encoder)
-    return PerceptualTarget(losses, F.normalize(heard.sum(dim=0, keepdim=True), dim=1).clone())
+    return PerceptualTarget(losses, F.normalize(embeddings.sum(dim=0, keepdim=True), dim=1).clone())
 
 
 def finetune(
@@ -168,8 +168,8 @@ def finetune(
     for done in range(1, config.steps + 1):
         rng = np.random.default_rng([config.seed, 2, done])
         order = [pieces[k] for k in rng.permutation(len(pieces))]
-        spoken, heard = order[: len(order) // 2], order[len(order) // 2 :]
-        batch = _batch(spoken, heard, rng, config)
+        spoken, reference = order[: len(order) // 2], order[len(order) // 2 :]
+        batch = _batch(spoken, reference, rng, config)
 
         loss = _loss(model, batch, speaker, adapter, perceptual)
         optimizer.zero_grad()
@@ -247,12 +247,12 @@ def _in_other_voices(
 ) -> np.ndarray:
     """Codes of what the decoder makes of content [C, T / 2] and pitch [2, T] in V voices [V, E]: [V, C, T / 2]
 
-    An ASR encoder is taken to hear in them what it heard in the recording, ``asr_features`` [R, T / 2].
+    Their ASR features are taken to be those of the recording, ``asr_features`` [R, T / 2].
     """
     count = len(others_embeddings)
     moved = _tensor([pitch] * count)
     moved[:, :1] += _tensor(rng.uniform(-OTHER_OCTAVES, OTHER_OCTAVES, (count, 1, 1)))
-    nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # to listen to
+    nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # no reference
     mel = model.decoder(_tensor([content] * count), moved, others_embeddings, *nothing)
     return model.encode(mel, _tensor([asr_features] * count)).z_q.numpy()
 
@@ -264,11 +264,9 @@ def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:
     return [pieces[k] for k in order[count:]], [pieces[k] for k in order[:count]]
 
 
-def _batch(spoken: list[Piece], heard: list[Piece], rng: np.random.Generator, config: FinetuneConfig) -> Batch:
-    """Random crops of the pieces ``spoken``, all in turn, each from one of the other voices, with what is ``heard``
-    to listen to.
-
-    Were a crop itself among what is heard, the decoder could copy it.
+def _batch(spoken: list[Piece], reference: list[Piece], rng: np.random.Generator, config: FinetuneConfig) -> Batch:
+    """Random crops of the pieces ``spoken``, all in turn, each from one of the other voices, with other
+    pieces as the ``reference``: from a reference with the crop itself the decoder could copy.
     """
     content, clean, pitch = [], [], []
     for k in range(config.items):
@@ -284,8 +282,8 @@ def _batch(spoken: list[Piece], heard: list[Piece], rng: np.random.Generator, co
         _tensor(content),
         _tensor(pitch),
         _tensor(clean),
-        _tensor([np.concatenate([piece.content for piece in heard[:LISTEN]], axis=1)]),
-        _tensor([np.concatenate([piece.mel for piece in heard[:LISTEN]], axis=1)]),
+        _tensor([np.concatenate([piece.content for piece in reference[:REFERENCE_PIECES]], axis=1)]),
+        _tensor([np.concatenate([piece.mel for piece in reference[:REFERENCE_PIECES]], axis=1)]),
     )
 
 

@@ -22,16 +22,16 @@ def predict_mels(
     the embedding from another clip of the speaker where there is one.
 
     Raises:
-        InputError: the model hears with an ASR encoder whose features the corpus has not, or with a speaker encoder.
+        InputError: the model needs ASR features that the corpus has not, or a speaker encoder.
     """
     if model.config.asr_channels not in (0, corpus.store.asr_channels):
-        raise InputError("conversion: hears with an ASR encoder; set corpus.asr_encoder to the one it was trained with")
-    hears = model.config.speaker == "pretrained"
-    if hears and not speaker_encoder:
+        raise InputError("conversion: needs ASR features; set corpus.asr_encoder to the one it was trained with")
+    pretrained = model.config.speaker == "pretrained"
+    if pretrained and not speaker_encoder:
         raise InputError(
-            "conversion: hears speakers with a speaker encoder; set speaker_encoder to the one it was trained with"
+            "conversion: needs a pretrained speaker encoder; set speaker_encoder to the one it was trained with"
         )
-    voices = clip_embeddings(corpus, speaker_encoder) if hears else None
+    voices = clip_embeddings(corpus, speaker_encoder) if pretrained else None
     rng = np.random.default_rng(seed)
     store, device = corpus.store, next(model.parameters()).device
 
@@ -53,12 +53,12 @@ def predict_mels(
     for index in indices:
         item = corpus.items[index]
         frames = item.entry.frames // 2 * 2
-        heard, asr_features = speech(another(corpus.by_group.get(item.group, []), index), frames)
+        source, asr_features = speech(another(corpus.by_group.get(item.group, []), index), frames)
         other = another(corpus.by_speaker[item.speaker], index)
         voice, voice_asr_features = speech(other)
         pitch = np.stack(continuous_log_f0(store.clip_f0(item.entry)))[:, :frames]
-        speaker = tensor(voices[other]) if hears else torch.tensor([item.speaker], device=device)
-        mel = model(heard, tensor(pitch), voice, speaker, asr_features, voice_asr_features)[0].T.cpu().numpy()
+        speaker = tensor(voices[other]) if pretrained else torch.tensor([item.speaker], device=device)
+        mel = model(source, tensor(pitch), voice, speaker, asr_features, voice_asr_features)[0].T.cpu().numpy()
         # The model works on pairs of frames; an odd last one stays as it is.
         predicted[index] = np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]])
     return predicted

@@ -1,9 +1,9 @@
-"""Training of what hears first: an ASR encoder that others trained, and a denoiser, learn to look through noise.
+"""Training of a noise-robust front end: an ASR encoder, fine-tuned by distillation, and a denoiser of log-mels.
 
-The ASR encoder learns from itself: of a disturbed wave it is to hear what it hears of the clean one before it is
-trained. That needs no transcripts and leaves its features what they were, so that a conversion model which knows them
-can go on with the new ASR encoder at once (as the student of clean speech in Li et al. 2017, "Large-Scale Domain
-Adaptation via Teacher-Student Learning", section 2). The denoiser hears with it, and is to say the clean mel.
+The ASR encoder is its own teacher. From an augmented wave it learns to predict the features that the frozen copy gives
+for the clean wave (Li et al. 2017, "Large-Scale Domain Adaptation via Teacher-Student Learning", section 2). That needs
+no transcripts and keeps the features compatible with conversion models trained on the original. The denoiser takes the
+student's features and predicts the clean mel.
 """
 
 from __future__ import annotations
@@ -147,16 +147,16 @@ class RobustFrontend(nn.Module):
         self.denoiser = Denoiser(config.model)
 
     def forward(self, batch: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:
-        """Losses by name; ``wanted`` [B, R, T / 2] is what is to be heard."""
-        heard = self.asr_encoder(batch["disturbed"])
+        """Losses by name; ``wanted`` [B, R, T / 2] are the teacher's features."""
+        features = self.asr_encoder(batch["disturbed"])
         spread = wanted.var(dim=(0, 2), keepdim=True) + 1e-5
         mel = batch["disturbed_mel"]
         known = torch.rand(len(mel), 1, 1, device=mel.device) >= (self.dropout if self.training else 0)
-        # It takes the features as they are: those must stay what the content encoder knows.
-        denoised = self.denoiser(mel, heard.detach()[:, :, : mel.shape[2] // 2] * known)
+        # Detached: the features must stay compatible with the content encoder.
+        denoised = self.denoiser(mel, features.detach()[:, :, : mel.shape[2] // 2] * known)
         return {
-            "content_consistency": content_distance(heard, wanted),
-            "features": ((heard - wanted).square() / spread).mean(),
+            "content_consistency": content_distance(features, wanted),
+            "features": ((features - wanted).square() / spread).mean(),
             "mel": (normalize_mel(denoised) - normalize_mel(batch["clean_mel"])).abs().mean(),
         }
 
@@ -232,7 +232,7 @@ def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
 
 
 def with_channels(config: RobustFrontendTraining, asr_encoder: Moonshine) -> RobustFrontendTraining:
-    """The config with a denoiser for what the ASR encoder hears."""
+    """The config with a denoiser for the channels of the ASR encoder."""
     return replace(config, model=replace(config.model, asr_channels=asr_encoder.channels))
 
 
@@ -263,8 +263,8 @@ def validate(
         batch = to_tensors(sampler.batch(index), device)
         found.append(robust_frontend(batch, teacher(batch["clean"])))
     monitor.losses(step, {f"validation/{name}": np.mean([one[name].item() for one in found]) for name in found[0]})
-    heard = robust_frontend.asr_encoder(batch["disturbed"])[:, :, : batch["clean_mel"].shape[2] // 2]
-    denoised = robust_frontend.denoiser(batch["disturbed_mel"], heard)
+    features = robust_frontend.asr_encoder(batch["disturbed"])[:, :, : batch["clean_mel"].shape[2] // 2]
+    denoised = robust_frontend.denoiser(batch["disturbed_mel"], features)
     for k in range(min(2, len(denoised))):
         rows = [mel[k].cpu().numpy() for mel in (batch["clean_mel"], batch["disturbed_mel"], denoised)]
         monitor.picture(step, f"clean, disturbed, denoised/{k}", rows)

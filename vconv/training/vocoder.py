@@ -215,9 +215,9 @@ def realism_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) -> dic
 
 
 def heard_difference(speaker_encoder: CamPlusPlus, real: Tensor, fake: Tensor) -> Tensor:
-    """How differently a speaker encoder hears waves at 24 kHz, [B, N] each, on the way to its embedding.
+    """Feature matching of waves at 24 kHz, [B, N] each, in a frozen speaker encoder.
 
-    It stands still, and has the crops' voices and words to hear, in finer detail than the embedding keeps.
+    Its feature maps hold voice and words in finer detail than its embedding.
     """
     with torch.no_grad():
         truth = speaker_encoder.features(to_analysis_rate(real))
@@ -233,7 +233,7 @@ def critic_loss(discriminators: nn.Module, real: Tensor, fake: Tensor) -> Tensor
 
 @torch.no_grad()
 def validate(vocoder: Vocoder, corpus: Corpus, config: VocoderTraining, monitor: Monitor, step: int) -> None:
-    """Spectral distance on held-out clips, always the same ones, and one of them to listen to."""
+    """Spectral distance on held-out clips, always the same ones, and the sound of one."""
     try:
         sampler = WaveSampler(corpus, dataclasses.replace(config.batch, frames=96, items=4), config.seed + 1)
     except InputError:  # none of them is recorded with a full band

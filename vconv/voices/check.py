@@ -1,6 +1,6 @@
-"""Whether a recording is speech as the model knows it, by what the model itself makes of a few seconds of it.
+"""Whether a recording is speech like the training data, by how well the model rebuilds a few seconds of it.
 
-The networks have only ever heard speech. Of anything else the code and the embedding come out unusual, and the
+The networks were trained on speech only. For anything else the code and the embedding are unusual, and the
 decoder cannot rebuild it from them; how far, a logistic regression that `vconv speakers fit` calibrates on speech,
 music and noise turns into a score between 0 and 1.
 """
@@ -47,7 +47,7 @@ class Checker:
     """Scores clips; made once for many.
 
     Args:
-        converter: the model that is asked.
+        converter: the model.
         population: fitted for this model; see ``population_of``.
     """
 

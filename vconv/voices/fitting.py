@@ -1,4 +1,4 @@
-"""Fits the population of voices that belongs to a model: who was heard, how voices differ, and what is no speech."""
+"""Fits the population of a model: densities of voices, the verification threshold, the check for speech."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Disturb = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # wave [N] ->
 CLIPS = 2  # of each, at most: many speakers tell more of voices than many clips
 TRIAL_CLIPS = 12  # of each held-out speaker, at most
 SOUND_SEEDS = 8  # of each kind of music and noise
-DISTURBED = 150  # clips of speech that the check also hears with noise, in a room and on the telephone
+DISTURBED = 150  # clips that the check is also fitted to with noise, reverberation and a telephone band
 DIRECTIONS = 64  # of the densities, at most
 AXES = 8  # of the average spectra
 _COUNTED_CODES = 4096  # a code of more values comes up too rarely to be counted
@@ -43,7 +43,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip of speech, as the model hears it."""
+    """A clip of speech, rebuilt by the model."""
 
     clip: Clip
     rebuilt: Rebuilt
@@ -131,13 +131,13 @@ def fit(
 def assemble(
     model: str, voices: Sequence[Heard], trials: Trials, speech: Sequence[Rebuilt], other: Sequence[Rebuilt]
 ) -> Population:
-    """A population from what was heard.
+    """A population from rebuilt clips.
 
     Args:
         model: what tells it from others (``read_identity``).
         voices: of training speakers.
         trials: of held-out speakers, on whom the threshold of verification is set.
-        speech, other: what the check learns to tell apart.
+        speech, other: the two classes of the check.
     """
     embeddings, labels = np.stack([one.rebuilt.embedding for one in voices]).astype(np.float64), numbered(voices)
     speakers = _unit(_by_speaker(embeddings, labels))

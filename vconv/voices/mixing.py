@@ -52,7 +52,7 @@ def target_voice(converter: Converter, targets: Sequence[Target]) -> Voice:
 def mix(converter: Converter, parts: Sequence[tuple[Target | list[Target], float]]) -> Voice:
     """A voice between those of several targets, each with its weight: any scale, only their ratio counts.
 
-    Embeddings and registers are averaged, and the decoder listens to the speech of each in proportion. What
+    Embeddings and registers are averaged, and references are cut in proportion. What
     `vconv finetune` adds to a voice fits that one alone and is left out.
 
     Raises:
@@ -87,14 +87,14 @@ def _average(values: Sequence[float | None], shares: Sequence[float]) -> float |
 def _references(references: Sequence[Reference | None], shares: Sequence[float]) -> Reference | None:
     """The beginning of each one's speech, as long as its share of ``REFERENCE_FRAMES``, or less of all where it ends.
 
-    Without speech of everybody there is none: the decoder would sound like those whom it hears.
+    None if a part has no reference: the decoder would sound like the others.
     """
-    heard = [reference for reference in references if reference is not None]
-    if len(heard) < len(references):
+    known = [reference for reference in references if reference is not None]
+    if len(known) < len(references):
         return None
-    frames = min(REFERENCE_FRAMES, *(reference.mel.shape[1] / share for reference, share in zip(heard, shares)))
+    frames = min(REFERENCE_FRAMES, *(reference.mel.shape[1] / share for reference, share in zip(known, shares)))
     counts = [max(1, int(frames * share / 2 + 1e-6)) for share in shares]
     return Reference(
-        np.concatenate([reference.content[:, :count] for reference, count in zip(heard, counts)], axis=1),
-        np.concatenate([reference.mel[:, : 2 * count] for reference, count in zip(heard, counts)], axis=1),
+        np.concatenate([reference.content[:, :count] for reference, count in zip(known, counts)], axis=1),
+        np.concatenate([reference.mel[:, : 2 * count] for reference, count in zip(known, counts)], axis=1),
     )

@@ -90,7 +90,7 @@ class Calibration:
 
     def score(self, measures: np.ndarray) -> float:
         """Between 0 and 1, of measures [M]."""
-        # Beyond a few deviations it says no more: nothing that was never heard may outvote all the rest.
+        # Clipped: one measure outside of the training data must not outvote all the others.
         scaled = np.clip((measures - self.mean) / self.deviation, -6.0, 6.0)
         return float(1 / (1 + np.exp(-(scaled @ self.weights + self.bias))))
 

@@ -1,4 +1,4 @@
-"""What a population of voices is good for: who is who, voices that nobody has, and steps away from a voice."""
+"""With a population of voices: verify and identify speakers, sample new voices, move a voice."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def identify(
     return sorted(found, key=lambda entry: (-entry[1].score, entry[0]))
 
 
-# ---------------------------------------------------------------- a voice that nobody has
+# ---------------------------------------------------------------- new voices
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def move(
         embedding = embedding + step * population.axis_slopes[number - 1]
     length = float(np.linalg.norm(embedding))
     if not length > 1e-6:
-        raise InputError("this step ends at nobody; take a shorter one")
+        raise InputError("this step leads out of the space of voices; take a shorter one")
     along = sum(step * population.correlations[number - 1, HIGHER] for number, step in axes.items())
     octaves = (higher + along) * population.attribute_deviation[HIGHER]
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Music and noise made from nothing but a seed: what `vconv check` learns to tell from speech.
+"""Synthetic music and noise, from a seed: the other class of `vconv check`.
 
 Every kind is a function of a random generator and a time axis [N] in seconds to a wave [N]; ``make`` draws one.
 Within a kind pitch, timbre, tempo and level vary from seed to seed.

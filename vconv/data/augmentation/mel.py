@@ -36,7 +36,7 @@ class PerturbConfig:
     babble_snr_db: tuple[float, float] = (5.0, 25.0)
     reverb: float = 0.07
     band_limit: float = 0.05  # to a telephone's 300 to 3400 Hz
-    mask: float = 0.0  # spans of time go: what was said there must be guessed from the words around
+    mask: float = 0.0  # spans of time are masked: their content has to be predicted from the context
     mask_spans: tuple[int, int] = (1, 3)
     mask_frames: tuple[int, int] = (6, 20)  # of a span: 0.1 to 0.3 s
     mask_band: float = 0.0  # a span of frequencies goes
@@ -126,7 +126,7 @@ def perturb(
 ) -> np.ndarray:
     """One clip's log-mel, disturbed: [T, N_MELS] -> [T, N_MELS] float32
 
-    ``others(rng, T)`` gives the log-mel of somebody else [T, N_MELS], for babble; without it there is none.
+    ``others(rng, T)`` gives the log-mel of another talker [T, N_MELS], for babble; without it there is none.
     """
     mel = mel.astype(np.float32)
     if rng.random() < config.reverb:
