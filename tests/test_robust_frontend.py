@@ -45,7 +45,7 @@ pytestmark = pytest.mark.slow  # trains, or runs whole recipes
 GRAPH = BASE_MODEL / ASR_ENCODER
 RECIPE = REPOSITORY / "recipes" / "base" / "asr_encoder.py"
 HEARING = f"""
-task: hearing
+task: robust_frontend
 asr_encoder: {GRAPH}
 threads: 1
 asr_encoder_rate: 0.02
@@ -245,5 +245,5 @@ def test_a_conversion_checkpoint_is_no_hearing(trained: Path, tmp_path: Path) ->
     from vconv.training import checkpoint
 
     checkpoint.save(tmp_path / "a.safetensors", {"task": "vocoder"})
-    with pytest.raises(InputError, match="holds a vocoder training, not a hearing one"):
+    with pytest.raises(InputError, match="holds a vocoder training, not a robust_frontend one"):
         load_robust_frontend(tmp_path / "a.safetensors")

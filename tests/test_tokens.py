@@ -378,21 +378,6 @@ def test_weights_tell_models_of_one_shape_apart(small_model: Path) -> None:
     assert read_identity(small_model) != saved.digest(conversion)
 
 
-def test_a_folder_exported_before_there_were_units(small_model: Path, tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    folder = shutil.copytree(small_model, tmp_path / "model")
-    (folder / "tokens.onnx").unlink()
-    config = json.loads((folder / "config.json").read_text())
-    del config["weights"]
-    (folder / "config.json").write_text(json.dumps(config))
-    converter = vconv.load(folder, threads=1)
-    tokens = converter.encode((speech(1.0), SAMPLE_RATE))
-    with pytest.raises(InputError, match=r"tokens\.onnx: is missing or empty; export"):
-        converter.decode(tokens)
-
-
 # ---------------------------------------------------------------- the commands
 
 
