@@ -349,7 +349,7 @@ def make_sampler(corpus: Corpus, config: ConversionTraining, seed: int) -> Conve
 
 
 def give_denoiser(model: ConversionModel, path: Path) -> None:
-    """Initialize the content encoder's denoiser from a robust_frontend training. Raises InputError if it has none that fits."""
+    """Initialize the denoiser from a robust_frontend training. Raises InputError if it has none that fits."""
     weights, denoiser = load_robust_frontend(path)["denoiser"], model.content.denoiser
     try:
         if denoiser is None:
