@@ -132,7 +132,7 @@ def _spans(data: bytes, kind: str, start: int, end: int, wanted: str) -> Iterato
                 inner = fields.get(tag >> 3)
                 if inner == wanted:
                     yield at, at + size
-                elif inner in _FIELDS:
+                elif inner in _FIELDS and data.find(b"location", at, at + size) >= 0:  # else none lies elsewhere
                     todo.append((inner, at, at + size))
                 at += size
             elif wire == 0:
