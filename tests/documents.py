@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tests.synthetic import speak
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +75,10 @@ def add_recordings(folder: Path) -> None:
             wave = speak(words, 100 + 18 * number + 5 * clip, tract, seed=10 * number + clip)
             soundfile.write(folder / "recordings" / name / f"{clip}.wav", wave, 24000)
     source, target = folder / "examples" / "source.flac", folder / "examples" / "target.flac"
-    for place, clip in (("speech", source), ("speaker", target), ("speakers", target)):
+    (folder / "speaker").mkdir()
+    wave, rate = soundfile.read(target)
+    soundfile.write(folder / "speaker" / "long.wav", np.tile(wave, 5), rate)  # enough to tune a voice on
+    for place, clip in (("speech", source), ("speakers", target)):
         (folder / place).mkdir()
         shutil.copy(clip, folder / place)
     for place, clip in (("speech.wav", source), ("speaker.wav", target)):

@@ -97,7 +97,7 @@ def short(block: Block) -> Block:
 @pytest.mark.slow
 def test_the_slow_commands_run(training_folder: Path) -> None:
     """Training first, then all that takes its model and its corpus."""
-    for name in ("training", "voices", "evaluating"):
+    for name in ("training", "voices", "live", "evaluating"):
         for block in blocks(DOCS / f"{name}.md", "slow test"):
             run_block(short(block), training_folder)
     assert (training_folder / "my-model" / "config.json").is_file()
