@@ -208,7 +208,9 @@ class Register:
         self._heard.extend(np.log2(voiced / features.F0_REFERENCE).tolist())
         values, (median, spread) = np.array(self._heard), self._prior
         found = _blend(float(np.median(values)), median, len(values), MEDIAN_PRIOR_FRAMES)
-        self.log_f0 = _glide(self.log_f0, found, seconds)
+        # At first, when the population's register may be an octave off, it follows faster.
+        within = min(GLIDE_SECONDS, len(values) / FRAME_RATE)
+        self.log_f0 = _glide(self.log_f0, found, seconds, within)
         if len(values) >= SPREAD_PRIOR_FRAMES // 10:
             found = _blend(float(np.std(values)), spread, len(values), SPREAD_PRIOR_FRAMES)
             self.spread = _glide(self.spread, found, seconds)
@@ -251,5 +253,5 @@ def _blend(measured: float, prior: float | None, count: int, weight: int) -> flo
     return measured if prior is None else (count * measured + weight * prior) / (count + weight)
 
 
-def _glide(value: float | None, goal: float, seconds: float) -> float:
-    return goal if value is None else value + (goal - value) * (1 - math.exp(-seconds / GLIDE_SECONDS))
+def _glide(value: float | None, goal: float, seconds: float, within: float = GLIDE_SECONDS) -> float:
+    return goal if value is None else value + (goal - value) * (1 - math.exp(-seconds / within))
