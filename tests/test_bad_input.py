@@ -83,7 +83,7 @@ BAD_AUDIO = [
     (empty, "is an empty file"),
     (no_samples, "contains no samples"),
     (silence, "only silence"),
-    (hum_too_quiet, "only silence"),
+    (hum_too_quiet, "too quiet to hold speech"),
     (short, "too short"),
     (with_nan, "NaN or infinite"),
     (with_inf, "NaN or infinite"),

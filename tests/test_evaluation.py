@@ -557,7 +557,7 @@ def test_each_language_has_its_own_figures(
         "src.wav,low.wav,high.wav,x,deutsch,one\n"
     )
     out = tmp_path / "out"
-    command = ("evaluate", mixed, "-o", out, "--no-cache", "--metrics", "words")
+    command = ("evaluate", mixed, "-o", out, "--no-cache", "--metrics", "words", "--jobs", "1")
     refused = vconv_cli(*command)
     assert refused.code == 2 and "language fr: the default Whisper model is English only" in refused.error
     stressed = vconv_cli("stress", mixed, "-o", tmp_path / "stress", "--metrics", "words")

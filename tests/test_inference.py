@@ -16,11 +16,10 @@ import pytest
 import vconv
 from tests.conftest import BASE_MODEL, REPOSITORY, ToyEngine, heard, speech
 from vconv import audio, features
-from vconv import voice as voices
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.frontends.pitch import PitchTracker
-from vconv.inference import Converter, streaming
+from vconv.inference import Converter, streaming, targets
 from vconv.inference.output import PEAK
 from vconv.inference.streaming import Spool
 from vconv.voice import Reference, Voice
@@ -199,7 +198,7 @@ def test_the_decoder_hears_the_targets_speech(toy: Converter, toy_engine: ToyEng
 def test_a_reference_of_many_clips_is_bounded(
     toy: Converter, toy_engine: ToyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(voices, "REFERENCE_FRAMES", 100)
+    monkeypatch.setattr(targets, "REFERENCE_FRAMES", 100)
     voice = toy.voice([(speech(1.0, seed=k), SAMPLE_RATE) for k in range(3)])
     assert voice.reference.mel.shape == (N_MELS, 100) and voice.reference.content.shape[1] == 50
 

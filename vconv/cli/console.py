@@ -156,3 +156,10 @@ def _writes_to_terminal(stream: TextIO) -> bool:
         return stream.fileno() == 2
     except (OSError, ValueError, AttributeError):  # replaced by something that is no file, as tests do
         return False
+
+
+def default_model() -> Path:
+    """The model that is included; its module imports numpy, which takes longer than ``vconv --help`` may."""
+    from vconv import model_folder
+
+    return model_folder.default_model()

@@ -20,6 +20,7 @@ from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
 from vconv.cli.console import (
     check_arrays_file,
     complain,
+    default_model,
     finish,
     needs_extra,
     progress,
@@ -28,7 +29,6 @@ from vconv.cli.console import (
     summary,
 )
 from vconv.errors import InputError
-from vconv.model_folder import default_model
 
 
 @app.command()

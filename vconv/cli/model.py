@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from vconv.cli.app import Device, Model, Threads, app
-from vconv.cli.console import finish, silent_libraries
+from vconv.cli.console import default_model, finish, silent_libraries
 from vconv.errors import VconvError
-from vconv.model_folder import default_model
 
 
 @app.command()

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from vconv.cli.app import Model, Overwrite, Quiet, Threads, app
-from vconv.cli.console import check_arrays_file, progress, save_voice, silent_libraries
+from vconv.cli.console import check_arrays_file, default_model, progress, save_voice, silent_libraries
 from vconv.errors import InputError
-from vconv.model_folder import default_model
 
 speakers_app = typer.Typer(
     help="Compare, identify, sample and move voices.",
