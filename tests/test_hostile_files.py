@@ -409,3 +409,12 @@ def test_a_configuration_of_a_giant_takes_no_memory(tmp_path: Path) -> None:
     giant = ConversionConfig(channels=1024, content_blocks=(64, 64), expansion=16)
     with pytest.raises(InputError, match="fewer weights than"):
         saved.make(ConversionModel, giant, tmp_path / "conversion.safetensors")
+
+
+def test_an_array_whose_header_breaks_off_is_told(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, \n"
+    path = tmp_path / "voice.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("embedding.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16))
+    with pytest.raises(InputError, match=r"voice\.npz: holds no"):
+        Voice.load(path)

@@ -7,6 +7,7 @@ import lzma
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ _DAMAGE = (
     TypeError,
     KeyError,
     SyntaxError,
+    tokenize.TokenError,  # numpy reads a damaged header of an array a second time, token by token
     EOFError,
     RuntimeError,  # an encrypted member; RecursionError and NotImplementedError are such, too
     MemoryError,

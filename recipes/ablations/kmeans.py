@@ -50,7 +50,7 @@ class KMeansCode:
             MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed).fit(part) for part in learned
         ]
 
-    asr_frontend = staticmethod(no_asr_features)
+    asr_features = staticmethod(no_asr_features)
 
     def content(self, mel: np.ndarray, asr_features: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """mel [N_MELS, T] -> centroids [2 N_MELS, T / 2] and their numbers [GROUPS, T / 2]"""
