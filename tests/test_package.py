@@ -22,7 +22,17 @@ TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "l
 TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py", "evaluation/judges.py")
 # Data flows one way: no module imports one of a later layer.
 LAYERS = (
-    ("errors.py", "config.py", "processes.py", "files.py", "untrusted.py", "digests.py", "opening.py", "graphs.py"),
+    (
+        "errors.py",
+        "config.py",
+        "processes.py",
+        "signals.py",
+        "files.py",
+        "untrusted.py",
+        "digests.py",
+        "opening.py",
+        "graphs.py",
+    ),
     ("audio.py", "model_folder.py"),
     ("features.py",),
     ("excitation.py", "frontends/", "voice.py", "evaluation/periodicity.py", "evaluation/copy_synthesis.py"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,18 +14,11 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from vconv.errors import VconvError, show_warnings_as_lines
+from vconv.signals import end_on_signals
 
 T, R = TypeVar("T"), TypeVar("R")
 
 IN_FLIGHT = 4  # tasks a process that are handed out, or done and not yet taken: what bounds the memory
-
-
-def end_on_signals() -> None:
-    """Have a process that is told to end unwind, and so remove its temporary files."""
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 def begin_worker() -> None:

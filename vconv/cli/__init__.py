@@ -18,7 +18,7 @@ from vconv.cli import converting, tokens, model, live, web, training, evaluating
 from vconv.cli.app import app
 from vconv.cli.console import complain
 from vconv.errors import InputError, VconvError, show_warnings_as_lines, unforeseen
-from vconv.processes import end_on_signals
+from vconv.signals import end_on_signals
 
 __all__ = ["app", "main", "run"]
 

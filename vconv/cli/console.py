@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from vconv.errors import InputError, VconvError, tell
-from vconv.files import exists_already
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -59,6 +58,8 @@ def check_arrays_file(path: Path, overwrite: bool, suffix: str = ".npz") -> None
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name an output file in it")
     if path.exists() and not overwrite:
+        from vconv.files import exists_already  # hashes take a while to import
+
         raise exists_already(path)
 
 
