@@ -88,7 +88,7 @@ def test_each_kind_trains(corpus: Path, tmp_path: Path, name: str) -> None:
 def test_what_changes_in_the_course_of_a_training_is_the_same_after_a_kill(
     corpus: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vconv.training.common as common
+    import vconv.training.optimizer as optimizer
 
     settings = ("optimizer.steps=5", "log.save_every=3", "log.validate_every=100", *overrides(KINDS[name]))
     settings += ("model.speaker=table", "model.conditioning=concat", "model.content_norm=channel")
@@ -96,7 +96,7 @@ def test_what_changes_in_the_course_of_a_training_is_the_same_after_a_kill(
     for folder in folders:
         folder.mkdir()
     whole = train(folders[0], CONVERSION, corpus, *settings)
-    original = common.Ema.update
+    original = optimizer.Ema.update
 
     def die(self: object, module: torch.nn.Module, step: int) -> None:
         if step == 4:
@@ -104,7 +104,7 @@ def test_what_changes_in_the_course_of_a_training_is_the_same_after_a_kill(
         original(self, module, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(common.Ema, "update", die)
+        patch.setattr(optimizer.Ema, "update", die)
         train(folders[1], CONVERSION, corpus, *settings)
     assert checkpoint.load(folders[1] / "run" / "checkpoint.safetensors")["step"] == 3
     resumed = train(folders[1], CONVERSION, corpus, *settings, resume=True)

@@ -31,7 +31,7 @@ from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.content_encoder import ContentEncoder  # noqa: E402
 from vconv.models.denoiser import Denoiser  # noqa: E402
 from vconv.models.pretrained.moonshine import load_moonshine, with_weights  # noqa: E402
-from vconv.training.common import to_tensors  # noqa: E402
+from vconv.training.loader import to_tensors  # noqa: E402
 from vconv.training.robust_frontend import (  # noqa: E402
     RobustFrontend,
     RobustFrontendBatchConfig,

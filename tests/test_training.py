@@ -283,9 +283,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(corpus: Path, tmp_path: Path, te
         folder.mkdir()
     whole = train(folders[0], text, corpus, "optimizer.steps=8", "log.save_every=5", *extra)
     # Killed in step 6 of 8: what is there is the checkpoint of step 5.
-    import vconv.training.common as common
+    import vconv.training.optimizer as optimizer
 
-    original = common.Ema.update
+    original = optimizer.Ema.update
     calls = []
 
     def die(self: object, module: torch.nn.Module, step: int) -> None:
@@ -295,7 +295,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(corpus: Path, tmp_path: Path, te
         original(self, module, step)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(common.Ema, "update", die)
+        patch.setattr(optimizer.Ema, "update", die)
         train(folders[1], text, corpus, "optimizer.steps=8", "log.save_every=5", *extra)
     assert checkpoint.load(folders[1] / "run" / "checkpoint.safetensors")["step"] == 5
     resumed = train(folders[1], text, corpus, "optimizer.steps=8", "log.save_every=5", *extra, resume=True)

@@ -30,28 +30,10 @@ from vconv.models.speaker_classifier import CodeClassifier, PhoneHead, SpeakerCl
 from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
-from vconv.training.common import (
-    CHECKPOINT,
-    CorpusConfig,
-    Ema,
-    Journal,
-    LogConfig,
-    Monitor,
-    OptimizerConfig,
-    begin,
-    check_agreement,
-    draw,
-    frozen,
-    learning_rate,
-    leave,
-    make_optimizer,
-    restore_state,
-    set_rate,
-    start_from,
-    to_tensors,
-)
 from vconv.training.guard import StepGuard, gradient_norm
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
+from vconv.training.journal import Journal, Monitor
+from vconv.training.loader import draw, to_tensors
 from vconv.training.losses import (
     code_consistency,
     discriminator_hinge,
@@ -63,6 +45,7 @@ from vconv.training.losses import (
     pseudo_label_cross_entropy,
     uniform_confusion,
 )
+from vconv.training.optimizer import Ema, frozen, learning_rate, make_optimizer, set_rate
 from vconv.training.perceptual import (
     Converted,
     PerceptualLosses,
@@ -72,6 +55,9 @@ from vconv.training.perceptual import (
 )
 from vconv.training.projection import fit_projection
 from vconv.training.robust_frontend import load_robust_frontend
+from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
+from vconv.training.start import begin, check_agreement, leave
+from vconv.training.state import CHECKPOINT, restore_state, start_from
 from vconv.training.table import measure_registers, with_speakers
 from vconv.training.trained import load_vocoder, speak
 

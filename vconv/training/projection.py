@@ -11,7 +11,7 @@ from torch import Tensor
 from vconv.config import ConversionConfig, build
 from vconv.data.corpus import Corpus
 from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
-from vconv.training.common import load_start
+from vconv.training.state import load_start
 
 CLIP_FRAMES = 256  # of each clip, for the encoder
 RIDGE = 1.0  # of the least squares; from 0.001 to 10 makes no difference on held-out speakers

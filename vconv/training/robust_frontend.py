@@ -30,24 +30,14 @@ from vconv.models.denoiser import Denoiser
 from vconv.models.layers import normalize_mel
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
 from vconv.training import checkpoint
-from vconv.training.common import (
-    CHECKPOINT,
-    CorpusConfig,
-    Ema,
-    Journal,
-    LogConfig,
-    Monitor,
-    OptimizerConfig,
-    begin,
-    check_agreement,
-    draw,
-    learning_rate,
-    leave,
-    restore_state,
-    to_tensors,
-)
 from vconv.training.guard import StepGuard
+from vconv.training.journal import Journal, Monitor
+from vconv.training.loader import draw, to_tensors
+from vconv.training.optimizer import Ema, learning_rate
 from vconv.training.perceptual import content_distance
+from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
+from vconv.training.start import begin, check_agreement, leave
+from vconv.training.state import CHECKPOINT, restore_state
 
 PARTS = ("asr_encoder", "denoiser")  # of what is trained
 

@@ -21,30 +21,16 @@ from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators
 from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
 from vconv.models.vocoder import Vocoder
-from vconv.training.common import (
-    CHECKPOINT,
-    CorpusConfig,
-    Ema,
-    Journal,
-    LogConfig,
-    Monitor,
-    OptimizerConfig,
-    begin,
-    check_agreement,
-    draw,
-    frozen,
-    learning_rate,
-    leave,
-    make_optimizer,
-    restore_state,
-    set_rate,
-    start_from,
-    to_tensors,
-)
 from vconv.training.guard import StepGuard
+from vconv.training.journal import Journal, Monitor
+from vconv.training.loader import draw, to_tensors
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
+from vconv.training.optimizer import Ema, frozen, learning_rate, make_optimizer, set_rate
 from vconv.training.perceptual import to_analysis_rate
 from vconv.training.predict import predict_mels
+from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
+from vconv.training.start import begin, check_agreement, leave
+from vconv.training.state import CHECKPOINT, restore_state, start_from
 from vconv.training.trained import load_conversion
 
 # Hz, where a recording at SAMPLE_RATE ends: resampling and codecs leave little of what is near its Nyquist frequency.

@@ -1,0 +1,147 @@
+"""What a run leaves behind: lines of losses, TensorBoard scalars, pictures and sounds, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vconv.training import checkpoint
+from vconv.training.optimizer import Ema, averaged
+from vconv.training.settings import LogConfig, Training
+from vconv.training.start import Start
+from vconv.training.state import CHECKPOINT, pack_state
+
+
+class Averages:
+    """Running means of named losses since they were last read."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().item()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all processes, which must all call it."""
+        means = torch.tensor([total / self._counts[name] for name, total in self._sums.items()])
+        means = accelerator.reduce(means.to(accelerator.device), "mean")
+        named = dict(zip(self._sums, means.tolist()))
+        self._sums, self._counts = {}, {}
+        return named
+
+
+class Monitor:
+    """Progress on the terminal and scalars, sound and pictures in TensorBoard; silent off the main process."""
+
+    def __init__(self, folder: Path, steps: int, first: int, enabled: bool) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from torch.utils.tensorboard import SummaryWriter
+
+        # A run that was killed before its first checkpoint begins anew, and what it had logged goes as well.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+        self.bar = Progress(
+            BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}")
+        )
+        self.task = self.bar.add_task("train", total=steps, completed=first, losses="")
+        self.bar.start()
+        self._since, self._step = time.monotonic(), first
+
+    def losses(self, step: int, values: dict[str, float]) -> None:
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        pace = (now - self._since) / max(1, step - self._step)
+        self._since, self._step = now, step
+        line = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.bar.update(self.task, completed=step, losses=line)
+        if not self.bar.console.is_terminal:  # a log file gets lines, not a bar
+            print(f"step {step} {line} ({pace:.3f} s a step)", flush=True)
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, rows: list[np.ndarray]) -> None:
+        """Spectrograms [bands, T] below one another, low frequencies at the bottom."""
+        if self.enabled:
+            width = max(row.shape[1] for row in rows)
+            padded = [np.pad(row[::-1], ((0, 4), (0, width - row.shape[1])), constant_values=row.min()) for row in rows]
+            image = np.concatenate(padded)
+            image = (image - image.min()) / (np.ptp(image) + 1e-9)
+            self.writer.add_image(name, image[None].astype(np.float32), step)
+
+    def sound(self, step: int, name: str, wave: np.ndarray, rate: int) -> None:
+        if self.enabled:
+            self.writer.add_audio(name, wave[None] / max(1.0, np.abs(wave).max()), step, rate)
+
+    def close(self) -> None:
+        if self.enabled:
+            self.bar.stop()
+            self.writer.close()
+
+
+class SaveClock:
+    """When to save: every so many steps, after so many seconds, and at the end."""
+
+    def __init__(self, config: LogConfig, last: int) -> None:
+        self.config, self.last, self._saved = config, last, time.monotonic()
+
+    def due(self, done: int) -> bool:
+        # Between two lines of the log it would cost the curve: the means since the last one are not saved.
+        late = time.monotonic() - self._saved > self.config.seconds_between_saves and done % self.config.every == 0
+        if not (late or done % self.config.save_every == 0 or done == self.last):
+            return False
+        self._saved = time.monotonic()
+        return True
+
+
+class Journal:
+    """What a run leaves behind while it is running: lines, scalars and pictures, and checkpoints of its ``parts``.
+
+    ``ema`` averages the weights of ``module``.
+    """
+
+    def __init__(
+        self, config: Training, start: Start, module: nn.Module, ema: Ema, parts: dict[str, Any], first: int
+    ) -> None:
+        self._config, self._start, self._module, self._ema, self._parts = config, start, module, ema, parts
+        self._averages, self._clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+        self.monitor = Monitor(start.folder, config.optimizer.steps, first, start.accelerator.is_main_process)
+
+    def add(self, *values: dict[str, Tensor]) -> None:
+        """To the means of which the next line will tell."""
+        for named in values:
+            self._averages.add(named)
+
+    def end_step(self, step: int, skipped: int, validate: Callable[[int], None]) -> None:
+        """Write and save what is due. ``validate`` is called with the steps done, while the module has the averages.
+
+        Args:
+            skipped: steps so far that did not count; the line tells of them where there are any.
+        """
+        done, accelerator, log = step + 1, self._start.accelerator, self._config.log
+        if done % log.every == 0:
+            means = self._averages.take(accelerator)
+            self.monitor.losses(done, means | ({"skipped": float(skipped)} if skipped else {}))
+        if not accelerator.is_main_process:
+            return
+        if done % log.validate_every == 0 and self._start.validation.items:
+            with averaged(self._module, self._ema):
+                validate(done)
+        if self._clock.due(done):
+            state = pack_state(self._config, done, self._ema, self._parts)
+            checkpoint.save(self._start.folder / CHECKPOINT, state, keep_previous=True)
+
+    def close(self) -> None:
+        self.monitor.close()

@@ -1,0 +1,55 @@
+"""Settings that all trainings share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from vconv.config import Precision
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    manifest: str = ""
+    store: str = ""  # folder of features; built on the first run. Default: beside the manifest
+    processes: int = 2  # that build it
+    features: Literal["store", "on_the_fly"] = (
+        "store"  # on_the_fly: made from the audio when a batch needs them, no store
+    )
+    cache: str = ""  # with on_the_fly: folder that keeps each clip's features once they are made
+    asr_encoder: str = ""  # ONNX file, whose features the content encoder gets beside the mel
+    workers: int = 0  # processes that make batches ahead, for each training process; 0: made when they are needed
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    steps: int = 100_000
+    warmup: int = 500  # steps
+    learning_rate: float = 5e-4
+    critic_rate: float = 1.0  # the discriminators' learning rate, as a multiple of it
+    final_rate: float = 2e-5  # reached along a cosine
+    betas: tuple[float, float] = (0.8, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # of the gradient's norm
+    ema: float = 0.999  # decay of the averaged weights
+    accumulate: int = 1  # batches a step, in each process
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every: int = 50  # steps between lines and TensorBoard scalars
+    save_every: int = 500
+    validate_every: int = 1000
+    seconds_between_saves: float = 600.0  # at most this much work is lost
+
+
+class Training(Protocol):
+    """What the configs of all trainings have."""
+
+    task: str
+    output: str
+    precision: Precision
+    threads: int
+    corpus: CorpusConfig
+    optimizer: OptimizerConfig
+    log: LogConfig

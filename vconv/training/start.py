@@ -1,0 +1,106 @@
+"""The first and the last things that every training does: processes, corpus, output folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from vconv.config import Precision
+from vconv.data.corpus import Corpus, load_corpus, values_of
+from vconv.data.manifest import TEST, read_manifest
+from vconv.data.on_the_fly import OnTheFly
+from vconv.data.store import build, open_store
+from vconv.errors import InputError
+from vconv.training.settings import CorpusConfig, Training
+from vconv.training.state import resume_state
+
+
+def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = "speaker") -> tuple[Corpus, Corpus]:
+    """Training and validation corpora, with the feature store built first where it is wanted and missing.
+
+    Only the main process builds; ``wait`` is the barrier behind which the others stand. ``label`` is the
+    manifest's column that the clips' labels come from.
+    """
+    if not config.manifest:
+        raise InputError("corpus.manifest is not set; make one with vconv prepare")
+    manifest = Path(config.manifest)
+    clips = [clip for clip in read_manifest(manifest) if clip.split != TEST]
+    if label != "speaker":
+        values_of(clips, label)  # seen before the work
+    if config.features == "on_the_fly":
+        cache = Path(config.cache) if config.cache else None
+        return load_corpus(OnTheFly(clips, cache, config.asr_encoder), clips, label)
+    store = Path(config.store) if config.store else manifest.with_suffix(".store")
+    if is_main and not (store / "index.json").exists():
+        from rich.progress import Progress
+
+        with Progress() as bar:
+            task = bar.add_task("features", total=len(clips))
+            report = lambda done: bar.update(task, completed=done)  # noqa: E731
+            skipped = build(clips, store, config.processes, report, config.asr_encoder)
+        for line in skipped:
+            print(f"left out: {line}")
+    wait()
+    return load_corpus(open_store(store, config.asr_encoder), clips, label)
+
+
+def make_accelerator(precision: Precision, accumulate: int) -> Accelerator:
+    """For one process, or for as many as ``accelerate launch`` has started."""
+    if accumulate < 1:
+        raise InputError(f"optimizer.accumulate: {accumulate} batches a step are impossible; use 1 or more")
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=accumulate,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),  # of heads whose losses begin later
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),  # the others wait while one builds the store
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with."""
+
+    accelerator: Accelerator
+    folder: Path
+    state: dict[str, Any] | None  # of the run that it goes on with
+    corpus: Corpus
+    validation: Corpus
+
+
+def begin(config: Training, resume: bool, label: str = "speaker") -> Start:
+    """The first things that every training does; its folder is made when nothing of that went wrong.
+
+    Raises:
+        InputError: no corpus, or a run that exists and is not resumed.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
+    folder = Path(config.output)
+    state = resume_state(folder, resume)
+    corpora = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, label)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    return Start(accelerator, folder, state, *corpora)
+
+
+def check_agreement(first: int, folder: Path, accelerator: Accelerator) -> None:
+    """Raise InputError unless all processes go on with the same step: else they would wait for one another for ever."""
+    steps = accelerator.gather(torch.tensor([first], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise InputError(f"{folder}: the machines find different checkpoints here; give an output that they share")
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Part with the other processes, if there are any: one that ends while another still works can crash on its way."""
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
