@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import io
 import os
@@ -19,11 +20,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import REPOSITORY
+from tests.conftest import BASE_MODEL, REPOSITORY
 from vconv import audio
-from vconv.config import build, load_yaml
 from vconv.data.manifest import Clip, open_table, prepare, read_held_out, read_manifest
 from vconv.errors import InputError
+from vconv.model_folder import read_config
 
 RECIPES = REPOSITORY / "recipes"
 # A folder with real.tsv and recordings of VCTK in it, to take in place of the examples.
@@ -241,14 +242,41 @@ CONFIGS = sorted(path for recipe in TRAINING for path in (RECIPES / recipe).glob
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_settings_of_every_recipe_are_known(path: Path) -> None:
     pytest.importorskip("torch")
-    from vconv.training.conversion import ConversionTraining
-    from vconv.training.robust_frontend import RobustFrontendTraining
-    from vconv.training.vocoder import VocoderTraining
+    from vconv.training import configuration
 
-    mapping = load_yaml(path)
-    kinds = {"conversion": ConversionTraining, "vocoder": VocoderTraining, "robust_frontend": RobustFrontendTraining}
-    config = build(kinds[mapping["task"]], mapping)
+    config = configuration(path)
     assert config.output and config.optimizer.steps > 0
+
+
+@pytest.mark.parametrize("recipe", ["vctk", "libritts", "folders"])
+def test_a_recipe_adapts_the_shipped_model_or_begins_from_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """The model's configuration is the shipped one, so that every weight of it is taken, wherever the command runs."""
+    pytest.importorskip("torch")
+    from vconv.training import configuration
+
+    monkeypatch.chdir(tmp_path)
+    path = RECIPES / recipe / "config.yaml"
+    config, shipped = configuration(path), read_config(BASE_MODEL)[0]
+    from_encoders = ("asr_channels", "speaker_embedding_channels", "adapter_rank")
+    assert dataclasses.replace(config.model, **{name: getattr(shipped, name) for name in from_encoders}) == shipped
+    assert Path(config.start_from) == Path(config.vocoder) == BASE_MODEL
+    assert Path(config.corpus.asr_encoder).is_file() and Path(config.speaker_encoder).is_file()
+
+    fresh = configuration(path, ["start_from=''", "losses.cycle_from=7"])
+    assert not fresh.start_from and fresh.optimizer.steps > 2 * config.optimizer.steps
+    assert fresh.optimizer.learning_rate > config.optimizer.learning_rate
+    assert fresh.losses.cycle_from == 7  # what the command line sets stays
+
+
+def test_settings_from_scratch_are_a_mapping(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from vconv.training import configuration
+
+    (tmp_path / "config.yaml").write_text("from_scratch: 3\n")
+    with pytest.raises(InputError, match="from_scratch: expected a mapping"):
+        configuration(tmp_path / "config.yaml")
 
 
 # ---------------------------------------------------------------- pairs

@@ -247,7 +247,7 @@ def build(cls: type[T], mapping: dict[str, Any], where: str = "config") -> T:
         raise InputError(f"{where}: {error}") from None
 
 
-def _set(mapping: dict[str, Any], assignment: str) -> None:
+def assign(mapping: dict[str, Any], assignment: str) -> None:
     """Apply one ``a.b=value`` to nested mappings, in place."""
     import yaml
 
@@ -276,7 +276,7 @@ def load_yaml(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[s
     """
     mapping = _with_base(path, ())
     for assignment in overrides:
-        _set(mapping, assignment)
+        assign(mapping, assignment)
     return mapping
 
 
@@ -338,7 +338,7 @@ def override(config: T, assignments: Sequence[str]) -> T:
     """
     mapping = dataclasses.asdict(config)
     for assignment in assignments:
-        _set(mapping, assignment)
+        assign(mapping, assignment)
     return build(type(config), mapping, "--set")
 
 

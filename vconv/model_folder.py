@@ -20,6 +20,7 @@ ASR_ENCODER = "asr_encoder.onnx"
 SPEAKER_ENCODER = "speaker_encoder.onnx"  # its weights lie beside it
 SPEAKER_ENCODER_WEIGHTS = "speaker_encoder.safetensors"
 POPULATION = "population.npz"
+SHIPPED = "pretrained/base"  # what configurations call the folder that default_model() finds
 DIGESTS = "sha256"  # in config.json: of graphs and weights by file name
 
 
@@ -34,6 +35,19 @@ def default_model() -> Path:
         if folder.is_dir():
             return folder
     raise InputError(f"{folder}: no weights came with this vconv; install it again, or give a model with --model")
+
+
+def find_shipped(settings: Any) -> Any:
+    """Settings whose paths at or below ``pretrained/base`` are those of ``default_model``, unless such files are here.
+
+    Raises:
+        InputError: one is named, and no weights came with this vconv.
+    """
+    if isinstance(settings, dict):
+        return {key: find_shipped(value) for key, value in settings.items()}
+    if not isinstance(settings, str) or not f"{settings}/".startswith(f"{SHIPPED}/") or Path(settings).exists():
+        return settings
+    return str(default_model() / settings[len(SHIPPED) :].lstrip("/"))
 
 
 def check_files(folder: Path, names: list[str]) -> None:

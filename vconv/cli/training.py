@@ -111,7 +111,8 @@ def train(
 
     \b
     Examples:
-      vconv train recipes/base/conversion.yaml
+      vconv train recipes/folders/config.yaml --set corpus.manifest=mine.tsv --set output=runs/mine
+      vconv train recipes/folders/config.yaml --from scratch --set corpus.manifest=mine.tsv
       vconv train recipes/base/vocoder.yaml --set optimizer.steps=50000 --resume
       vconv train recipes/base/vocoder.yaml --from pretrained/base --set corpus.manifest=mine.tsv
       vconv train recipes/base/shipped.yaml --print-config

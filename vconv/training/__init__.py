@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vconv.config import build, load_yaml
+from vconv.config import assign, build, load_yaml, merge
 from vconv.errors import InputError
+from vconv.model_folder import find_shipped
 
 # The module of each task, and the class of its configuration there.
 TASKS = {
@@ -18,18 +19,39 @@ TASKS = {
 }
 
 
+# Of a configuration file: what is laid over the rest of it where ``start_from`` is empty.
+FROM_SCRATCH = "from_scratch"
+
+
 def configuration(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     """The whole configuration of a training, defaults included: a dataclass, whose ``task`` names the training.
+
+    Paths below ``pretrained/base`` are those of the shipped model, wherever it is installed.
 
     Raises:
         InputError: a bad config; the line names the key.
     """
-    mapping = load_yaml(Path(path), tuple(overrides))
+    mapping = find_shipped(_load(Path(path), overrides))
     task = mapping.get("task", "conversion")
     if task not in TASKS:
         raise InputError(f"{path}: task: expected {', '.join(TASKS)}, got {task!r}")
     module, name = TASKS[task]
     return build(getattr(import_module(module), name), mapping, str(path))
+
+
+def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The mapping in a file with ``overrides`` on top, and its settings from scratch where that is how it begins."""
+    mapping = load_yaml(path, tuple(overrides))
+    from_scratch = mapping.pop(FROM_SCRATCH, None)
+    if from_scratch is None or mapping.get("start_from"):
+        return mapping
+    if not isinstance(from_scratch, dict):
+        raise InputError(f"{path}: {FROM_SCRATCH}: expected a mapping of settings")
+    mapping = merge(mapping, from_scratch)
+    for assignment in overrides:
+        assign(mapping, assignment)
+    mapping.pop(FROM_SCRATCH, None)  # which an override may have named
+    return mapping
 
 
 def run(path: str | Path, overrides: Sequence[str] = (), resume: bool = False) -> Path:
