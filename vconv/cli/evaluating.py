@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vconv.evaluation.run import Evaluation, Options
 
 from vconv.cli.app import Device, Jobs, JudgementCache, Metrics, Model, Quiet, Threads, app
-from vconv.cli.console import finish, progress, silent_libraries
+from vconv.cli.console import finish, needs_extra, progress, silent_libraries
 
 Asr = Annotated[
     Path | None,
@@ -67,7 +67,7 @@ def evaluate(
       vconv evaluate --source-dir speech/ --target-dir speakers/ --model my-model/
       vconv evaluate french.csv --language fr --asr whisper-base/
     """
-    with silent_libraries():
+    with needs_extra("eval"), silent_libraries():
         from vconv.evaluation import conversion, run
 
         options = _judging(metrics, cache, jobs, asr)
@@ -109,7 +109,7 @@ def probe(
     Example:
       vconv probe my-model/ corpus.tsv -o probe/
     """
-    with silent_libraries():
+    with needs_extra("eval"), silent_libraries():
         from rich.console import Console
 
         from vconv.evaluation import probe as probing
@@ -151,7 +151,7 @@ def ladder(
     Example:
       vconv ladder corpus.tsv --model my-model/ -o ladder/
     """
-    with silent_libraries():
+    with needs_extra("eval"), silent_libraries():
         from vconv.data.manifest import read_manifest
         from vconv.evaluation import ladder as rungs
         from vconv.evaluation import probe, run
@@ -190,7 +190,7 @@ def stress(
     Example:
       vconv stress pairs.csv --model my-model/ -o stress/
     """
-    with silent_libraries():
+    with needs_extra("eval"), silent_libraries():
         from vconv.evaluation import run
         from vconv.evaluation import stress as stressing
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vconv.cli.app import Model, Overwrite, Quiet, Threads, app
-from vconv.cli.console import check_arrays_file, default_model, progress, save_voice, silent_libraries
+from vconv.cli.console import check_arrays_file, default_model, needs_extra, progress, save_voice, silent_libraries
 from vconv.errors import InputError
 
 speakers_app = typer.Typer(
@@ -265,7 +265,7 @@ def test_population(
       vconv speakers test corpus.tsv --model my-model/
       vconv speakers test corpus.tsv --other music/ --other noise/
     """
-    with silent_libraries():
+    with needs_extra("eval"), silent_libraries():
         from vconv.evaluation import verification
         from vconv.inference.loading import available_cores
 

@@ -16,25 +16,6 @@ def warp(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns the two frame numbers of every step, in order of time.
     """
-    total = _accumulate(np.asarray(costs, float))
-    row, column = total.shape[0] - 1, total.shape[1] - 1
-    path = [(row, column)]
-    while row or column:
-        before = [(row - 1, column - 1), (row - 1, column), (row, column - 1)]
-        row, column = min((step for step in before if min(step) >= 0), key=lambda step: total[step])
-        path.append((row, column))
-    rows, columns = np.array(path[::-1]).T
-    return rows, columns
+    from librosa.sequence import dtw
 
-
-def _accumulate(costs: np.ndarray) -> np.ndarray:
-    """Cost of the cheapest way to every cell. Cells of one antidiagonal do not depend on one another."""
-    height, width = costs.shape
-    total = np.full((height + 1, width + 1), np.inf)  # with a border, so that edges need no case of their own
-    total[0, 0] = 0
-    for diagonal in range(height + width - 1):
-        rows = np.arange(max(0, diagonal - width + 1), min(diagonal, height - 1) + 1)
-        columns = diagonal - rows
-        cheapest = np.minimum(np.minimum(total[rows, columns], total[rows, columns + 1]), total[rows + 1, columns])
-        total[rows + 1, columns + 1] = costs[rows, columns] + cheapest
-    return total[1:, 1:]
+    return tuple(dtw(C=np.asarray(costs, float))[1][::-1].T)

@@ -301,7 +301,7 @@ JUDGES = {
     "f0": Judge("Melody", ("parselmouth",), ("praat-parselmouth",), _load_f0),
     "periodicity": Judge("Periodicity", ("parselmouth",), ("praat-parselmouth",), _load_periodicity),
     "warp": Judge("Melody of clips unlike in length", ("librosa",), ("librosa",), _load_warp, pairwise=True),
-    "spectra": Judge("Distance to the reference", (), (), _load_spectra, pairwise=True),
+    "spectra": Judge("Distance to the reference", ("librosa",), (), _load_spectra, pairwise=True),
 }  # fmt: skip
 
 

@@ -12,8 +12,7 @@ from vconv.voices.verification import equal_error_point
 DRAWS = 2000
 WEIGHTED_DRAWS = 500  # where each takes long
 SEED = 0
-_EXACT_PAIRS = 12  # all 2^12 flips of signs are fewer than the random ones
-_RANDOM_FLIPS = 10_000
+_FLIPS = 10_000  # of signs at random; all of them where there are fewer
 
 
 @dataclass(frozen=True)
@@ -39,52 +38,48 @@ class Comparison:
 
 def mean(values: Sequence[float]) -> Estimate:
     """Mean of the rows, with the percentile bootstrap over rows."""
-    rows = np.asarray(values, float)
-    return bootstrap(rows, lambda drawn: drawn.mean(axis=1))
+    return _bootstrap(np.mean, np.asarray(values, float))
 
 
 def ratio(counts: Sequence[tuple[float, float]]) -> Estimate:
     """Sum of the first numbers over the sum of the second ones, as for words wrong over words."""
-
-    def pooled(drawn: np.ndarray) -> np.ndarray:
-        sums = drawn.sum(axis=1)
-        return sums[:, 0] / sums[:, 1]
-
-    return bootstrap(np.asarray(counts, float), pooled)
+    return _bootstrap(lambda a, b, axis=-1: a.sum(axis) / b.sum(axis), *np.asarray(counts, float).T)
 
 
 def pooled_equal_error_rate(scores: Sequence[tuple[float, float]]) -> Estimate:
     """Equal error rate of rows, each with the score of a genuine and of an impostor trial."""
-
-    def rates(drawn: np.ndarray) -> np.ndarray:
-        return np.array([equal_error_rate(rows[:, 0], rows[:, 1]) for rows in drawn])
-
-    return bootstrap(np.asarray(scores, float), rates)
+    return _bootstrap(equal_error_rate, *np.asarray(scores, float).T)
 
 
-def bootstrap(rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-    """``statistic`` of rows [n, ...], where it maps draws [d, n, ...] to values [d]."""
-    count = len(rows)
-    value = float(statistic(rows[None])[0])
+def _bootstrap(statistic: Callable[..., float], *columns: np.ndarray) -> Estimate:
+    """``statistic`` of columns [n], of which the same rows are drawn."""
+    from scipy import stats
+
+    count = len(columns[0])
+    value = float(statistic(*columns))
     if count < 2:
         return Estimate(value, np.nan, np.nan, count)
-    drawn = rows[np.random.default_rng(SEED).integers(0, count, (DRAWS, count))]
-    low, high = np.percentile(statistic(drawn), (2.5, 97.5))
-    return Estimate(value, float(low), float(high), count)
+    found = stats.bootstrap(
+        columns, statistic, paired=True, n_resamples=DRAWS, method="percentile", rng=np.random.default_rng(SEED)
+    )
+    return Estimate(value, *map(float, found.confidence_interval), count)
 
 
-def weighted_bootstrap(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> list[Estimate]:
+def weighted_bootstrap(
+    count: int, statistic: Callable[[np.ndarray], np.ndarray], centred: bool = True
+) -> list[Estimate]:
     """Intervals of values [k] that are counted over rows: ``statistic`` maps how often each row is taken [n] to them.
 
     What is rare goes missing in a resample, so that counts of what occurs, and entropies, come out too low there.
-    The interval is that of the draws around their own mean, laid around the value.
+    ``centred`` lays the interval of the draws around their own mean around the value. A draw in which a value is
+    not defined (NaN) does not count for it.
     """
-    value = statistic(np.ones(count))
+    value = statistic(np.ones(count, int))
     if count < 2:
         return [Estimate(float(v), np.nan, np.nan, count) for v in value]
     rng = np.random.default_rng(SEED)
     drawn = np.array([statistic(rng.multinomial(count, np.full(count, 1 / count))) for _ in range(WEIGHTED_DRAWS)])
-    low, high = value + np.percentile(drawn - drawn.mean(axis=0), (2.5, 97.5), axis=0)
+    low, high = np.nanpercentile(drawn, (2.5, 97.5), axis=0) + (value - np.nanmean(drawn, axis=0) if centred else 0)
     return [Estimate(float(v), float(a), float(b), count) for v, a, b in zip(value, low, high)]
 
 
@@ -102,22 +97,16 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:
     Under the null hypothesis that the two systems are alike, the sign of every row's difference is a coin
     flip; p is the share of flips with a mean at least as far from zero. It assumes no distribution.
     """
+    from scipy import stats
+
     differences = np.asarray(first, float) - np.asarray(second, float)
     estimate = mean(differences)
-    return Comparison(estimate.value, estimate.low, estimate.high, _sign_flip_p(differences), len(differences))
-
-
-def _sign_flip_p(differences: np.ndarray) -> float:
-    differences = differences[differences != 0]  # a tie stays a tie, however it is flipped
-    count = len(differences)
-    if not count:
-        return 1.0
-    if count <= _EXACT_PAIRS:
-        flips = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-        extra = 0
-    else:
-        flips = np.random.default_rng(SEED).choice((-1, 1), (_RANDOM_FLIPS, count))
-        extra = 1  # the observed signs are one of the possible ones
-    sums = np.abs(flips @ differences)
-    observed = abs(differences.sum()) * (1 - 1e-12)  # rounding must not lose the observed signs themselves
-    return float((np.count_nonzero(sums >= observed) + extra) / (len(flips) + extra))
+    test = stats.permutation_test(
+        (differences,),
+        lambda flipped, axis: np.abs(flipped.mean(axis)),
+        permutation_type="samples",
+        alternative="greater",
+        n_resamples=_FLIPS,
+        rng=np.random.default_rng(SEED),
+    )
+    return Comparison(estimate.value, estimate.low, estimate.high, float(test.pvalue), len(differences))

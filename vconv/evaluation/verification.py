@@ -11,14 +11,13 @@ import numpy as np
 from vconv import audio
 from vconv.errors import InputError
 from vconv.evaluation.judges import JUDGES, RATE, Panel, Settings
-from vconv.evaluation.statistics import SEED, Estimate
+from vconv.evaluation.statistics import Estimate, weighted_bootstrap
 from vconv.inference.loading import load
 from vconv.voices import fitting
 from vconv.voices.check import UNUSUAL, Checker
 from vconv.voices.fitting import Trials
 from vconv.voices.population import Scoring, population_of
 
-DRAWS = 500
 Report = Callable[[int, int], None]
 
 
@@ -96,7 +95,7 @@ def equal_error_rates(systems: Mapping[str, np.ndarray], labels: np.ndarray) -> 
         return np.array([*found, *(found[0] - rate for rate in found[1:])])
 
     names = [*systems, *(f"difference to {name.removeprefix('EER of ')}" for name in list(systems)[1:])]
-    return dict(zip(names, resampled(int(labels.max()) + 1, rates)))
+    return dict(zip(names, weighted_bootstrap(int(labels.max()) + 1, rates, centred=False)))
 
 
 def _weighted_error(weights: np.ndarray, same: np.ndarray) -> float:
@@ -137,16 +136,4 @@ def separation(speech: np.ndarray, other: np.ndarray) -> dict[str, Estimate]:
         return 100 * np.array([mine @ wins @ theirs, mine @ (speech < UNUSUAL), theirs @ (other >= UNUSUAL)])
 
     names = ("AUC of the check", "speech that a conversion warns of", "other sounds that it does not warn of")
-    return dict(zip(names, resampled(len(speech) + len(other), shares)))
-
-
-def resampled(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> list[Estimate]:
-    """Values [k] with their percentile bootstrap: ``statistic`` maps how often each of ``count`` rows is taken to them.
-
-    A draw in which a value is not defined (NaN) does not count for it.
-    """
-    values = statistic(np.ones(count, int))
-    rng = np.random.default_rng(SEED)
-    drawn = np.array([statistic(rng.multinomial(count, np.full(count, 1 / count))) for _ in range(DRAWS)])
-    low, high = np.nanpercentile(drawn, (2.5, 97.5), axis=0)
-    return [Estimate(float(v), float(a), float(b), count) for v, a, b in zip(values, low, high)]
+    return dict(zip(names, weighted_bootstrap(len(speech) + len(other), shares, centred=False)))
