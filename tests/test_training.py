@@ -233,7 +233,7 @@ def test_every_switch_works_alone_and_what_is_off_is_not_computed(corpus: Path, 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     expected = {"reconstruction"} if name == "nothing but reconstruction" else ALWAYS | added
-    assert set(events.Tags()["scalars"]) == expected | {"gradient"}
+    assert set(events.Tags()["scalars"]) == expected | {"gradient", "validation"}
     assert all(np.isfinite(event.value) for tag in expected for event in events.Scalars(tag))
     # The heads of what is off are not even there.
     heads = {key.partition(".")[0] for key in state["learner"]} - {"model", "speaker_head", "classifier", "phone_head"}

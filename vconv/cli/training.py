@@ -132,9 +132,11 @@ def train(
 
 @app.command()
 def export(
-    conversion: Annotated[Path, typer.Argument(metavar="CONVERSION", help="Checkpoint of the conversion model.")],
+    conversion: Annotated[
+        Path, typer.Argument(metavar="CONVERSION", help="Conversion model: a run, or one of its checkpoints.")
+    ],
     vocoder: Annotated[
-        Path, typer.Argument(metavar="VOCODER", help="Checkpoint of the vocoder, or a model folder to take it from.")
+        Path, typer.Argument(metavar="VOCODER", help="Vocoder: a run, a checkpoint, or a model folder to take it from.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The model folder to write.")],
     set_: Annotated[
@@ -151,14 +153,14 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Export checkpoints to a model folder with ONNX graphs.
+    """Export trained weights to a model folder with ONNX graphs: of a run its best checkpoint.
 
     Of a model that learned a table of speakers, the folder `voices` holds each one's voice for `convert --target`.
     With --overwrite, the voices in the output's folder `voices` go with the model they belonged to.
 
     \b
     Examples:
-      vconv export runs/conversion/checkpoint.safetensors runs/vocoder/checkpoint.safetensors -o my-model/
+      vconv export runs/conversion runs/vocoder -o my-model/
       vconv export runs/conversion/checkpoint.safetensors pretrained/base -o my-model/
       vconv export conversion.safetensors vocoder.safetensors -o my-model/ --set bottleneck.soft_temperature=0.1
     """

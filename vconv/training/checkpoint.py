@@ -2,7 +2,8 @@
 
 A state is nested dicts and lists of tensors, numbers, strings, booleans and None. Files are written
 beside their name and moved onto it, so a kill at any moment leaves the last whole checkpoint. A training
-keeps the last two: where the last one is damaged on the disk, it goes on from the one before.
+keeps the last two: where the last one is damaged on the disk, it goes on from the one before. Of the weights that did
+best at a validation it keeps the last two as well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from vconv.errors import InputError, VconvError
 from vconv.files import sync
 from vconv.untrusted import parse_json
 
+CHECKPOINT = "checkpoint.safetensors"  # the last one of a run, from which it goes on
+BEST = "best.safetensors"  # the weights with the best validation so far
 _TENSOR = "tensor:"
 
 
@@ -162,8 +165,25 @@ def load_latest(path: Path) -> dict[str, Any] | None:
     return None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a training, with a checkpoint."""
+    return any((folder / name).exists() for name in (BEST, CHECKPOINT))
+
+
+def to_use(path: Path) -> Path:
+    """Of a training's folder the best checkpoint, or the last where none is the best; any other path as it is."""
+    if not (path.is_dir() and is_run(path)):
+        return path
+    return path / (BEST if (path / BEST).exists() else CHECKPOINT)
+
+
 def load_task(path: Path, task: str) -> dict[str, Any]:
-    """As ``load``, of a training of that task. Raises InputError if it is of another."""
+    """The state ``to_use`` of a training of that task.
+
+    Raises:
+        InputError: there is no such checkpoint, it is damaged, or of another task.
+    """
+    path = to_use(path)
     state = load(path)
     if state.get("task") != task:
         raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")

@@ -107,6 +107,17 @@ class LossConfig:
         return self.realism > 0 and step >= self.realism_from
 
     @property
+    def complete_from(self) -> int:
+        """Step from which all losses are on: validations before that are no measure for those after it."""
+        begins = {
+            self.adversary_from: self.has_adversary,
+            self.speaker_information_from: bool(self.speaker_information),
+            self.cycle_from: bool(self.cycle and self.cycle_items),
+            self.realism_from: bool(self.realism),
+        }
+        return max((step for step, on in begins.items() if on), default=0)
+
+    @property
     def decodes(self) -> bool:
         """Whether any loss needs the decoder; without one, only the encoders train, several times faster."""
         return bool(self.reconstruction or self.realism or self.cycle)
@@ -401,7 +412,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     learner, discriminator, optimizer, critic_optimizer = accelerator.prepare(
         learner, discriminator, optimizer, critic_optimizer
     )
-    journal = Journal(config, start, bare.model, ema, parts, first)
+    complete_from = config.losses.complete_from
+    journal = Journal(config, start, bare.model, ema, parts, first, complete_from=complete_from)
     vocoder = load_vocoder(Path(config.vocoder)).to(accelerator.device) if config.vocoder else None
     perceptual = None
     if config.losses.has_perceptual:
@@ -415,10 +427,9 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
         perceptual = PerceptualLosses(vocoder, speaker_encoder, asr_encoder)
     show = partial(validate, bare.model, vocoder, validation, journal.monitor)
     guard = StepGuard(accelerator, bare, bare_discriminator)
-    steps = range(first, config.optimizer.steps)
-    batches = draw(sampler, steps, accelerator, config.corpus.workers)
+    batches = draw(sampler, journal.steps, accelerator, config.corpus.workers)
     try:
-        for step in steps:
+        for step in journal.steps:
             rate = learning_rate(step, config.optimizer)
             set_rate(optimizer, rate)
             set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
@@ -453,7 +464,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
             optimizer.zero_grad()
             critic_optimizer.zero_grad()
 
-            journal.end_step(step, guard.skipped, show)
+            if journal.end_step(step, guard.skipped, show):
+                break
     finally:
         journal.close()
     leave(start.accelerator)
@@ -498,7 +510,7 @@ def validate(
     sampler: ConversionSampler,
     monitor: Monitor,
     step: int,
-) -> None:
+) -> dict[str, float]:
     """Reconstruction on held-out clips, always the same ones, and pictures (and the sound) of a few."""
     device = next(model.parameters()).device
     total, rounds = 0.0, 4
@@ -507,7 +519,8 @@ def validate(
         features = batch["source_asr_features"], batch["reference_asr_features"]
         mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *features)
         total += mel_l1(mel, batch["clean"]).item()
-    monitor.losses(step, {"validation": total / rounds})
+    found = {"validation": total / rounds}
+    monitor.losses(step, found)
     for k in range(2):
         rows = [batch[name][k].cpu().numpy() for name in ("source", "clean")]
         result, pitch = mel[k].cpu().numpy(), batch["pitch"][k].cpu().numpy()
@@ -515,3 +528,4 @@ def validate(
         if vocoder:
             for name, voice in (("target", rows[1]), ("result", result)):
                 monitor.sound(step, f"{name}/{k}", speak(vocoder, voice, pitch), OUTPUT_RATE)
+    return found

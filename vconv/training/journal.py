@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vconv.training import checkpoint
+from vconv.training.checkpoint import BEST, CHECKPOINT
 from vconv.training.optimizer import Ema, averaged
 from vconv.training.settings import LogConfig, Training
 from vconv.training.start import Start
-from vconv.training.state import CHECKPOINT, pack_state
+from vconv.training.state import pack_state
+from vconv.training.stopping import Best
 
 
 class Averages:
@@ -113,10 +115,24 @@ class Journal:
     """
 
     def __init__(
-        self, config: Training, start: Start, module: nn.Module, ema: Ema, parts: dict[str, Any], first: int
+        self,
+        config: Training,
+        start: Start,
+        module: nn.Module,
+        ema: Ema,
+        parts: dict[str, Any],
+        first: int,
+        measures: Collection[str] = ("validation",),
+        complete_from: int = 0,
     ) -> None:
         self._config, self._start, self._module, self._ema, self._parts = config, start, module, ema, parts
         self._averages, self._clock = Averages(), SaveClock(config.log, config.optimizer.steps)
+        best = Best(config.log.best, config.log.patience, complete_from)
+        best.check(measures if start.validation.items else ())
+        self._best = best.restore((start.state or {}).get("best"))
+        self.steps = range(first, first if self._best.ended else config.optimizer.steps)
+        if self._best.ended and start.accelerator.is_main_process:
+            print(f"step {first}: ended early, as {self._best.why()}", flush=True)
         self.monitor = Monitor(start.folder, config.optimizer.steps, first, start.accelerator.is_main_process)
 
     def add(self, *values: dict[str, Tensor]) -> None:
@@ -124,24 +140,45 @@ class Journal:
         for named in values:
             self._averages.add(named)
 
-    def end_step(self, step: int, skipped: int, validate: Callable[[int], None]) -> None:
-        """Write and save what is due. ``validate`` is called with the steps done, while the module has the averages.
+    def end_step(self, step: int, skipped: int, validate: Callable[[int], dict[str, float]]) -> bool:
+        """Write and save what is due; returns whether the run ends here, in all processes alike.
 
         Args:
             skipped: steps so far that did not count; the line tells of them where there are any.
+            validate: called with the steps done, while the module has the averages; returns measures by name.
         """
         done, accelerator, log = step + 1, self._start.accelerator, self._config.log
         if done % log.every == 0:
             means = self._averages.take(accelerator)
             self.monitor.losses(done, means | ({"skipped": float(skipped)} if skipped else {}))
-        if not accelerator.is_main_process:
-            return
-        if done % log.validate_every == 0 and self._start.validation.items:
-            with averaged(self._module, self._ema):
-                validate(done)
-        if self._clock.due(done):
-            state = pack_state(self._config, done, self._ema, self._parts)
-            checkpoint.save(self._start.folder / CHECKPOINT, state, keep_previous=True)
+        due = done % log.validate_every == 0 or done == self._config.optimizer.steps  # the last weights may be the best
+        validates = due and bool(self._start.validation.items)
+        if accelerator.is_main_process:
+            if validates:
+                with averaged(self._module, self._ema):
+                    found = validate(done)
+                if self._best.improves(done, found):
+                    modules = {name: part for name, part in self._parts.items() if isinstance(part, nn.Module)}
+                    self._save(BEST, done, modules)  # no optimizers: no run goes on from it
+            if self._clock.due(done) or (validates and self._best.ended):
+                self._save(CHECKPOINT, done, self._parts)
+        return validates and self._ends(done)
+
+    def _save(self, name: str, done: int, parts: dict[str, Any]) -> None:
+        state = pack_state(self._config, done, self._ema, parts) | {"best": self._best.state()}
+        checkpoint.save(self._start.folder / name, state, keep_previous=True)
+
+    def _ends(self, done: int) -> bool:
+        """Whether the run ends early, as the main process decides, which alone validates."""
+        if not self._config.log.patience:
+            return False
+        accelerator, ends = self._start.accelerator, self._best.ended
+        if accelerator.num_processes > 1:
+            flag = torch.tensor([float(ends)], device=accelerator.device)
+            ends = bool(accelerator.reduce(flag, "sum").item() > 0)
+        if ends and accelerator.is_main_process:
+            print(f"step {done}: the run ends, as {self._best.why()}", flush=True)
+        return ends
 
     def close(self) -> None:
         self.monitor.close()

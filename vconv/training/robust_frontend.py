@@ -8,7 +8,7 @@ student's features and predicts the clean mel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -186,14 +186,14 @@ def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
     check_agreement(first, start.folder, accelerator)
     bare = robust_frontend
     robust_frontend, optimizer = accelerator.prepare(robust_frontend, optimizer)
-    journal = Journal(config, start, bare, ema, parts, first)
+    measures = ["validation", *(f"validation/{field.name}" for field in fields(config.losses))]
+    journal = Journal(config, start, bare, ema, parts, first, measures)
     show = partial(validate, bare, teacher, start.validation, config, journal.monitor)
     guard = StepGuard(accelerator, bare)
-    steps = range(first, config.optimizer.steps)
     sampler = RobustFrontendSampler(corpus, config.batch, config.seed)
-    batches = draw(sampler, steps, accelerator, config.corpus.workers)
+    batches = draw(sampler, journal.steps, accelerator, config.corpus.workers)
     try:
-        for step in steps:
+        for step in journal.steps:
             set_rates(optimizer, learning_rate(step, config.optimizer), config)
             guard.begin()
             found = []
@@ -214,7 +214,8 @@ def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
                 journal.add(*found, {f"gradient/{part}": norm for part, norm in norms.items()})
             optimizer.zero_grad()
 
-            journal.end_step(step, guard.skipped, show)
+            if journal.end_step(step, guard.skipped, show):
+                break
     finally:
         journal.close()
     leave(start.accelerator)
@@ -245,16 +246,20 @@ def validate(
     config: RobustFrontendTraining,
     monitor: Monitor,
     step: int,
-) -> None:
-    """Losses on held-out clips, always the same ones, and pictures of two mels before and after."""
+) -> dict[str, float]:
+    """Losses and their weighted sum on held-out clips, always the same ones; pictures of two mels before and after."""
     sampler = RobustFrontendSampler(corpus, config.batch, config.seed + 1)
     device, found = next(robust_frontend.parameters()).device, []
     for index in range(4):
         batch = to_tensors(sampler.batch(index), device)
         found.append(robust_frontend(batch, teacher(batch["clean"])))
-    monitor.losses(step, {f"validation/{name}": np.mean([one[name].item() for one in found]) for name in found[0]})
+    means = {name: float(np.mean([one[name].item() for one in found])) for name in found[0]}
+    total = sum(getattr(config.losses, name) * value for name, value in means.items())
+    measured = {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}
+    monitor.losses(step, measured)
     features = robust_frontend.asr_encoder(batch["disturbed"])[:, :, : batch["clean_mel"].shape[2] // 2]
     denoised = robust_frontend.denoiser(batch["disturbed_mel"], features)
     for k in range(min(2, len(denoised))):
         rows = [mel[k].cpu().numpy() for mel in (batch["clean_mel"], batch["disturbed_mel"], denoised)]
         monitor.picture(step, f"clean, disturbed, denoised/{k}", rows)
+    return measured

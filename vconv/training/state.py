@@ -13,9 +13,8 @@ from vconv.errors import InputError
 from vconv.models import saved
 from vconv.models.layers import ConvNeXtBlock
 from vconv.training import checkpoint
+from vconv.training.checkpoint import BEST, CHECKPOINT
 from vconv.training.optimizer import Ema
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def resume_state(folder: Path, resume: bool) -> dict[str, Any] | None:
@@ -24,10 +23,14 @@ def resume_state(folder: Path, resume: bool) -> dict[str, Any] | None:
     Raises:
         InputError: a run is there already and was not asked to be resumed, or all of its checkpoints are damaged.
     """
-    path = folder / CHECKPOINT
-    if not resume and (path.exists() or checkpoint.previous(path).exists()):
+    path, best = folder / CHECKPOINT, folder / BEST
+    if not resume and any(place.exists() for place in (path, checkpoint.previous(path), best)):
         raise InputError(f"{folder}: holds a run already; add --resume to go on, or choose another output")
-    return checkpoint.load_latest(path)
+    state = checkpoint.load_latest(path)
+    if state is None:  # a kill came before the first checkpoint: what was best by then is made again
+        for place in (best, checkpoint.previous(best)):
+            place.unlink(missing_ok=True)
+    return state
 
 
 def pack_state(config: Any, step: int, ema: Ema, parts: dict[str, Any]) -> dict[str, Any]:
@@ -93,11 +96,12 @@ def _part(layer: str) -> str:
 
 
 def load_start(path: Path, task: str) -> dict[str, Any]:
-    """What a training may begin with: a checkpoint's state, or that of a model folder as a checkpoint would hold it.
+    """What a training may begin with: the state of a checkpoint or a run, or a model folder's as a checkpoint has it.
 
     Raises:
         InputError: the file is missing, no checkpoint or model folder, or of another task.
     """
+    path = checkpoint.to_use(path)
     if not path.is_dir():
         return checkpoint.load_task(path, task)
     conversion, vocoder = saved.load(path)

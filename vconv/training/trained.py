@@ -21,11 +21,12 @@ Config = TypeVar("Config", ConversionConfig, VocoderConfig)
 
 
 def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel:
-    """A checkpoint's model, with ``key=value`` settings of its config that do not change its weights' shapes.
+    """The model of a checkpoint or a run's folder, with ``key=value`` settings that do not change its weights' shapes.
 
     Raises:
         InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
     """
+    path = checkpoint.to_use(path)
     state = checkpoint.load_task(path, "conversion")
     model = saved.make(ConversionModel, override(_config(ConversionConfig, state, path), settings), path)
     try:
@@ -49,7 +50,8 @@ def trained_with(path: Path) -> tuple[Path | None, Path | None]:
 
 
 def load_vocoder(path: Path) -> Vocoder:
-    """Of a checkpoint, or of a model's folder. Raises InputError where there is none."""
+    """Of a checkpoint, a run's folder or a model's. Raises InputError where there is none."""
+    path = checkpoint.to_use(path)
     if path.is_dir():
         return saved.load(path)[1]
     state = checkpoint.load_task(path, "vocoder")

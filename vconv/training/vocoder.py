@@ -113,14 +113,13 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
     vocoder, discriminators, optimizer, critic_optimizer = accelerator.prepare(
         vocoder, discriminators, optimizer, critic_optimizer
     )
-    journal = Journal(config, start, bare, ema, parts, first)
+    journal = Journal(config, start, bare, ema, parts, first, complete_from=config.losses.adversarial_from)
     speaker_encoder = load_campplus(config.speaker_encoder).to(device) if config.losses.speaker_similarity else None
     show = partial(validate, bare, start.validation, config, journal.monitor)
     guard = StepGuard(accelerator, bare, bare_discriminators)
-    steps = range(first, config.optimizer.steps)
-    batches = draw(sampler, steps, accelerator, config.corpus.workers)
+    batches = draw(sampler, journal.steps, accelerator, config.corpus.workers)
     try:
-        for step in steps:
+        for step in journal.steps:
             rate = learning_rate(step, config.optimizer)
             set_rate(optimizer, rate)
             set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
@@ -161,7 +160,8 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
             optimizer.zero_grad()
             critic_optimizer.zero_grad()
 
-            journal.end_step(step, guard.skipped, show)
+            if journal.end_step(step, guard.skipped, show):
+                break
     finally:
         journal.close()
     leave(start.accelerator)
@@ -218,18 +218,22 @@ def critic_loss(discriminators: nn.Module, real: Tensor, fake: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def validate(vocoder: Vocoder, corpus: Corpus, config: VocoderTraining, monitor: Monitor, step: int) -> None:
+def validate(
+    vocoder: Vocoder, corpus: Corpus, config: VocoderTraining, monitor: Monitor, step: int
+) -> dict[str, float]:
     """Spectral distance on held-out clips, always the same ones, and the sound of one."""
     try:
         sampler = WaveSampler(corpus, dataclasses.replace(config.batch, frames=96, items=4), config.seed + 1)
     except InputError:  # none of them is recorded with a full band
-        return
+        return {}
     device = next(vocoder.parameters()).device
     total, rounds = 0.0, 3
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
         wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
         total += spectral_distance(wave, batch["wave"], config.losses.n_ffts).item()
-    monitor.losses(step, {"validation": total / rounds})
+    found = {"validation": total / rounds}
+    monitor.losses(step, found)
     for name, sound in (("real", batch["wave"]), ("vocoded", wave)):
         monitor.sound(step, name, np.asarray(sound[0].cpu()), OUTPUT_RATE)
+    return found
