@@ -40,6 +40,11 @@ def prepare(
         Path | None,
         typer.Option(metavar="TSV", help="Speakers not for training: columns speaker and split (valid, test)."),
     ] = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write the clips as tar shards (WebDataset). Repeat to go on."),
+    ] = None,
+    shard_minutes: Annotated[float, typer.Option(min=0.1, help="Speech in a shard.")] = 60.0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one a core.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -53,6 +58,7 @@ def prepare(
       vconv prepare corpus/ -o corpus.tsv
       vconv prepare vctk VCTK-Corpus-0.92/ -o vctk.tsv --held-out recipes/vctk/held_out.tsv
       vconv prepare clips.tsv --layout tsv --column path=file --column transcript=text -o corpus.tsv
+      vconv prepare corpus/ -o corpus.tsv --shards shards/
     """
     with silent_libraries():
         from vconv.data.manifest import LAYOUTS, Note, Skipped, prepare, read_held_out
@@ -86,10 +92,24 @@ def prepare(
             )
     if not quiet:
         print(result.summary())
+    if shards is not None:
+        _write_shards(output, shards, shard_minutes, jobs, quiet)
     for line in unreadable:
         complain(line)
     if unreadable:
         raise typer.Exit(VconvError.exit_code)
+
+
+def _write_shards(manifest: Path, folder: Path, minutes: float, jobs: int | None, quiet: bool) -> None:
+    from vconv.data.shards import write_shards
+    from vconv.inference.loading import available_cores
+
+    with silent_libraries(), progress(None, quiet) as report:
+        index = write_shards(manifest, folder, minutes=minutes, jobs=jobs or available_cores(), report=report.count)
+    if not quiet:
+        print(f"{folder}: {index.clips} clips, {index.seconds / 3600:.2f} h in {len(index.shards)} shards")
+        for reason in (reason for shard in index.shards for reason in shard.left_out):
+            print(f"skipped {reason}")
 
 
 @app.command()

@@ -154,6 +154,34 @@ def _make_clip(row: Row, names: Mapping[str, str], extra: Sequence[str], folder:
     )
 
 
+def line_places(path: Path) -> Iterator[int]:
+    """Where the line of each clip begins in the manifest, in bytes, in the order of ``scan_manifest``."""
+    with path.open("rb") as file:
+        place = len(file.readline())
+        for line in file:
+            if line.decode("utf-8", "surrogateescape").strip():
+                yield place
+            place += len(line)
+
+
+def clips_at(path: Path, places: Iterable[int]) -> Iterator[Clip]:
+    """The clips whose lines begin at these places of a manifest; see ``line_places``."""
+    table = open_table(path)
+    names, extra = {ours: ours for ours in COLUMNS}, extra_columns(table, {})
+    with path.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            cells = file.readline().decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
+            row = Row(f"{path}: byte {place}", dict(zip(table.header, (cell.strip() for cell in cells))))
+            yield _make_clip(row, names, extra, path.parent)
+
+
+def clip_of(where: str, values: Mapping[str, str]) -> Clip:
+    """The clip of some columns' values; ``where`` begins a message. Raises InputError if one is wrong."""
+    names = {ours: ours for ours in COLUMNS}
+    return _make_clip(Row(where, values), names, [name for name in values if name not in COLUMNS], Path())
+
+
 def _is_no_text(value: str) -> bool:
     """Whether a value was read from bytes that are not UTF-8."""
     return any("\udc80" <= character <= "\udcff" for character in value)
