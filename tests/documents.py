@@ -89,7 +89,8 @@ def add_recordings(folder: Path) -> None:
 
 def run(command: list[str], checkout: Path) -> str:
     """Run to the end and expect success; returns what was printed."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "PATH": path}
     result = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout}{result.stderr}"
     return result.stdout

@@ -40,12 +40,6 @@ TINY_CONVERSION = {
     "batch.reference_frames": [32, 48],
     "losses.cycle_items": 1,
 }
-TINY_VOCODER = {"model.channels": 24, "model.blocks": 1, "batch.frames": 12, "batch.context_frames": 4}
-TRAININGS = {
-    "folders/config.yaml": TINY_CONVERSION,
-    "base/conversion.yaml": TINY_CONVERSION,
-    "base/vocoder.yaml": TINY_VOCODER,
-}
 WITHOUT_JUDGES = ["--metrics", "reference"]
 
 
@@ -90,13 +84,9 @@ def training_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short(block: Block) -> Block:
     """With the settings of a training of two steps behind those of the page."""
     text = block.text.replace("\\\n", " ")
-    for config, tiny in TRAININGS.items():
-        text = re.sub(
-            rf"^(vconv train recipes/{re.escape(config)}.*)$",
-            rf"\1 {shlex.join(settings(TINY | tiny))}",
-            text,
-            flags=re.M,
-        )
+    tiny = shlex.join(settings(TINY | TINY_CONVERSION))
+    text = re.sub(r"^(vconv train recipes/folders/config\.yaml.*)$", rf"\1 {tiny}", text, flags=re.M)
+    text = re.sub(r"^(recipes/base/run\.sh .*) cpu$", rf"\1 {ROOT / 'tests' / 'miniature.yaml'}", text, flags=re.M)
     return Block(block.marker, block.language, text)
 
 

@@ -109,18 +109,7 @@ def make_vctk(root: Path, version: str) -> Path:
     return root
 
 
-SMALL_CONVERSION = (
-    "threads=1 precision=no corpus.processes=1 model.channels=16 model.content_blocks=[1,1] model.content_channels=8 "
-    "model.speaker_blocks=1 model.embedding_channels=16 model.decoder_channels=16 model.decoder_blocks=[1,1] "
-    "model.attention_channels=16 model.attention_heads=2 model.bottleneck.groups=2 model.bottleneck.codes=16 "
-    "batch.items=4 batch.frames=32 batch.reference_frames=[32,48] batch.phone_items=1 optimizer.steps=4 log.every=2"
-)
-SMALL_VOCODER = (
-    "threads=1 precision=no model.channels=16 model.blocks=1 discriminators.periods=[3] discriminators.n_ffts=[256] "
-    "discriminators.width=4 batch.items=2 batch.frames=12 batch.context_frames=4 losses.n_ffts=[512,128] "
-    "losses.adversarial_from=2 optimizer.steps=4 log.every=2"
-)
-STAGES = ("prepare", "pairs", "conversion", "vocoder", "vocoder_predicted", "export", "evaluate")
+MINIATURE = Path(__file__).with_name("miniature.yaml")  # a size for the recipes
 
 
 def run_recipe(name: str, *arguments: object, **environment: str) -> str:
@@ -141,8 +130,7 @@ def test_vctk_from_its_files_to_a_table_of_figures(tmp_path: Path, version: str)
     for package in ("torch", "accelerate", "onnxscript"):
         pytest.importorskip(package)
     root, out = make_vctk(tmp_path / "VCTK", version), tmp_path / "out"
-    small = {"CONVERSION_SET": SMALL_CONVERSION, "VOCODER_SET": SMALL_VOCODER, "PAIRS": "2", "JOBS": "1"}
-    printed = run_recipe("vctk", root, out, MIC="mic2", **small)
+    printed = run_recipe("vctk", root, out, MINIATURE, MIC="mic2", JOBS="1")
     assert "p225_999" in printed and "is an empty file" in printed
     assert re.search(r"p315: no transcript: (\d) of \1 clips", printed)
     assert ("p280: no mic2, mic1 was taken" in printed) == (version == "0.92")
@@ -150,18 +138,20 @@ def test_vctk_from_its_files_to_a_table_of_figures(tmp_path: Path, version: str)
     clips = read_manifest(out / "corpus.tsv")
     assert {(c.speaker, c.split) for c in clips} == {(c.speaker, HELD_OUT.get(c.speaker, "train")) for c in clips}
     assert {"train", "valid", "test"} == {c.split for c in clips}
-    with (out / "evaluation" / "summary.csv").open() as file:
+    results = out / "evaluate" / "results"
+    with (results / "summary.csv").open() as file:
         figures = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
     assert np.isfinite(figures["mcd"]) and np.isfinite(figures["lsd"])  # which need no judge
     assert figures["duration_ratio"] == pytest.approx(1, abs=1e-3)
-    assert (out / "evaluation" / "report.html").stat().st_size > 1000
+    assert (results / "report.html").stat().st_size > 1000
     if importlib.util.find_spec("resemblyzer") is None:
         assert "Speaker similarity is not measured: no resemblyzer; pip install" in printed
-    with (out / "pairs.csv").open() as file:
+    with (out / "evaluate" / "pairs.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
 
-    again = run_recipe("vctk", root, out, MIC="mic2", **small)
-    assert [line for line in again.splitlines() if line.startswith("== ")][:-1] == [f"== {s}: complete" for s in STAGES]
+    again = run_recipe("vctk", root, out, MINIATURE, MIC="mic2", JOBS="1")
+    stages = [line for line in again.splitlines() if line.startswith("== ")][:-1]
+    assert len(stages) == 10 and all(line.endswith(": complete") for line in stages)
 
 
 @needs_bash
@@ -186,56 +176,20 @@ def test_the_commands_of_a_recipe(tmp_path: Path, recipe: str, arguments: list[s
     stub, log = tmp_path / "python", tmp_path / "log"
     stub.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
     stub.chmod(0o755)
-    settings = {"PYTHON": str(stub), "CONVERSION_SET": "optimizer.steps=7 batch.items=3", "JOBS": "2"}
 
-    def commands(**more: str) -> list[list[str]]:
+    def commands(*size: str) -> list[list[str]]:
         log.unlink(missing_ok=True)
-        run_recipe(recipe, *arguments, tmp_path / "out", **settings, **more)
+        run_recipe(recipe, *arguments, tmp_path / "out", *size, PYTHON=str(stub), JOBS="2")
         return [line.split() for line in log.read_text().splitlines() if line != "-"]
 
-    first = commands()
-    assert [line[2] if line[0] == "-m" else Path(line[0]).name for line in first] == [
-        "prepare", "make_pairs.py", "train", "train", "train", "export", "evaluate"
-    ]  # fmt: skip
-    assert first[0][2 : 2 + len(options)] == options
-    configs = [Path(line[3]) for line in first[2:5]]
-    assert configs[0] == RECIPES / recipe / "config.yaml" and all(config.is_file() for config in configs)
-    assert "optimizer.steps=7" in first[2] and "batch.items=3" in first[2] and "optimizer.steps=7" not in first[3]
-    assert all("--resume" in line for line in first[2:5])
-    assert commands() == []
-    assert commands(VOCODER_SET="optimizer.steps=9") == [
-        [*line, "--set", "optimizer.steps=9"] if line[2] == "train" else line for line in first[3:]
-    ]
+    prepare, make = commands()
+    assert prepare[2 : 2 + len(options)] == options
+    assert make == [str(RECIPES / "base" / "run.py"), str(tmp_path / "out" / "corpus.tsv"), str(tmp_path / "out")]
+    more = ["gpu", "--set", "vocoder.optimizer.steps=9"]
+    assert commands(*more) == [[*make, *more]]  # the corpus is there
 
 
-STAGED = """
-. {common}
-OUT={out}
-stage one sh -c 'echo one >> {log}'
-stage two sh -c '{two}'
-stage three sh -c 'echo three >> {log}'
-"""
-
-
-@needs_bash
-def test_stages_go_on_where_they_stopped(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-
-    def run(two: str) -> int:
-        text = STAGED.format(common=RECIPES / "common.sh", out=tmp_path / "out", log=log, two=two)
-        return subprocess.run(["bash", "-c", text], stdout=subprocess.DEVNULL, check=False).returncode
-
-    assert run("exit 3") == 3
-    assert log.read_text().split() == ["one"]
-    assert run(f"echo two >> {log}") == 0
-    assert log.read_text().split() == ["one", "two", "three"]
-    assert run(f"echo two >> {log}") == 0
-    assert log.read_text().split() == ["one", "two", "three"]
-    assert run(f"echo other >> {log}") == 0  # another command: it runs, and so does what comes after
-    assert log.read_text().split() == ["one", "two", "three", "other", "three"]
-
-
-TRAINING = ("base", "vctk", "libritts", "folders")
+TRAINING = ("base", "base/stages", "base/history", "vctk", "libritts", "folders")
 CONFIGS = sorted(path for recipe in TRAINING for path in (RECIPES / recipe).glob("*.yaml"))
 
 

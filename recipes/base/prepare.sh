@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The manifest that conversion.yaml and vocoder.yaml train on, from a table of real and a table of synthetic speech.
+# The manifest that pretrained/base was trained on, from a table of real and a table of synthetic speech.
 #
 #   recipes/base/prepare.sh REAL.tsv SYNTH.tsv [MANIFEST]
 #

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# LibriTTS or LibriSpeech from its subsets to a table of figures; an interrupted run goes on where it was.
+# LibriTTS or LibriSpeech from its subsets to a model and a table of figures; an interrupted run goes on where it was.
 #
-#   recipes/libritts/run.sh ROOT [OUT]
+#   recipes/libritts/run.sh ROOT [OUT [SIZE [OPTIONS]]]
 #
-# ROOT holds subsets such as train-clean-100, dev-clean and test-clean; README.md beside this file says more.
+# ROOT holds subsets such as train-clean-100, dev-clean and test-clean. SIZE and OPTIONS are those of recipes/base/run.sh.
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../common.sh"
 
-if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-    echo "usage: $0 ROOT [OUT]" >&2
+if [ $# -lt 1 ]; then
+    echo "usage: $0 ROOT [OUT [SIZE [OPTIONS]]]" >&2
     exit 2
 fi
 OUT=${2:-runs/libritts}
 
 prepare_corpus libritts "$1"
-train_and_evaluate "${SPLIT:-test}"
+make_model "${@:3}"

@@ -133,8 +133,8 @@ def train(
     Examples:
       vconv train recipes/folders/config.yaml --set corpus.manifest=mine.tsv --set output=runs/mine
       vconv train recipes/folders/config.yaml --from scratch --set corpus.manifest=mine.tsv
-      vconv train recipes/base/vocoder.yaml --set optimizer.steps=50000 --resume
-      vconv train recipes/base/vocoder.yaml --from pretrained/base --set corpus.manifest=mine.tsv
+      vconv train recipes/base/stages/vocoder.yaml --from pretrained/base --set corpus.manifest=mine.tsv
+      vconv train runs/mine/conversion/config.yaml --set optimizer.steps=50000 --resume
       vconv train recipes/base/shipped.yaml --print-config
     """
     with needs_extra():

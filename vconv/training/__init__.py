@@ -31,12 +31,16 @@ def configuration(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     Raises:
         InputError: a bad config; the line names the key.
     """
-    mapping = find_shipped(_load(Path(path), overrides))
+    return build_configuration(_load(Path(path), overrides), str(path))
+
+
+def build_configuration(mapping: dict[str, Any], where: str) -> Any:
+    """The same of a mapping; ``where`` is its name in messages."""
     task = mapping.get("task", "conversion")
     if task not in TASKS:
-        raise InputError(f"{path}: task: expected {', '.join(TASKS)}, got {task!r}")
+        raise InputError(f"{where}: task: expected {', '.join(TASKS)}, got {task!r}")
     module, name = TASKS[task]
-    return build(getattr(import_module(module), name), mapping, str(path))
+    return build(getattr(import_module(module), name), find_shipped(mapping), where)
 
 
 def _load(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""The recipe of the whole model: its stages in order, what a kill leaves, and a miniature from manifest to figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.synthetic import make_corpus
+from tests.test_recipes import MINIATURE, script
+from vconv.errors import InputError, VconvError
+
+RECIPE = REPOSITORY / "recipes" / "base"
+SIZES = ("cpu", "gpu", "gpus")
+
+recipe = script(RECIPE / "run.py")
+
+
+# ---------------------------------------------------------------- stages
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Speakers of the valid split alone are held out; nothing is read of the clips."""
+    path = tmp_path / "corpus.tsv"
+    path.write_text("path\tspeaker\tsplit\na.wav\ta\ttrain\nb.wav\tb\tvalid\nc.wav\tc\tvalid\nd.wav\td\ttest\n")
+    return path
+
+
+def made(manifest: Path, *words: str) -> tuple[list, object]:
+    arguments = recipe.parser().parse_args([str(manifest), str(manifest.parent / "out"), *words])
+    setup = recipe.read_setup(arguments)
+    return recipe.make_stages(setup), setup
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_has_good_settings_in_every_stage(manifest: Path, size: str) -> None:
+    pytest.importorskip("torch")
+    from vconv.training import build_configuration
+
+    stages, setup = made(manifest, size)
+    recipe.check(stages)
+    configs = {stage.name: build_configuration(stage.config, stage.name) for stage in stages if stage.config}
+    assert set(configs) == set(recipe.TRAININGS)
+    # The encoder's weights are taken whole, and the perceptual losses run before the end.
+    assert configs["encoder"].model == configs["conversion"].model
+    assert configs["vocoder"].model == configs["vocoder_predicted"].model
+    conversion = configs["conversion"]
+    assert conversion.losses.has_perceptual and conversion.losses.cycle_from < conversion.optimizer.steps
+    # All that a stage takes from another is made by a stage that it needs, itself or through others.
+    needed: dict[str, set[str]] = {}
+    for stage in stages:
+        needed[stage.name] = {*stage.needs}.union(*(needed[name] for name in stage.needs))
+        text = f"{stage.config} {stage.commands}"
+        taken = {name for name in needed if f"{setup.output / name}/" in text} - {stage.name}
+        assert taken <= needed[stage.name]
+
+
+def test_settings_reach_their_stage(manifest: Path) -> None:
+    stages, _ = made(manifest, "cpu", "--set", "all.seed=3", "--set", "vocoder.optimizer.steps=7", "--from", "model")
+    by_name = {stage.name: stage for stage in stages}
+    assert {by_name[name].config["seed"] for name in recipe.TRAININGS} == {3}
+    assert by_name["vocoder"].config["optimizer"]["steps"] == 7
+    assert by_name["vocoder_predicted"].config["optimizer"]["steps"] != 7
+    assert (
+        by_name["encoder"].config["start_from"] == by_name["vocoder"].config["start_from"] == os.path.abspath("model")
+    )
+    assert "valid" in by_name["evaluate"].commands[0]  # one speaker is too few to convert between
+    with pytest.raises(InputError, match="unknown stage 'vocodr'"):
+        made(manifest, "--set", "vocodr.seed=3")
+    with pytest.raises(InputError, match="no such config file"):
+        made(manifest, "cpus")
+
+
+class Work:
+    """Stands for the commands: notes them, and fails at one of them."""
+
+    def __init__(self, fail_at: str = "") -> None:
+        self.fail_at, self.done = fail_at, []
+
+    def __call__(self, command: Sequence[str]) -> None:
+        (name,) = command
+        if name == self.fail_at:
+            raise VconvError(name)
+        self.done.append(name)
+
+
+def chain(steps: int = 5) -> list:
+    """A training, a command that takes its result, and one that does not."""
+    stage, config = recipe.Stage, {"optimizer": {"steps": steps}}
+    return [
+        stage("train", (), (("train",),), config),
+        stage("use", ("train",), (("first",), ("second",))),
+        stage("other", (), (("other",),)),
+    ]
+
+
+def test_stages_go_on_where_they_stopped(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, setup = made(manifest)
+    setup = dataclasses.replace(setup, asr_encoder=manifest, speaker_encoder=manifest)
+
+    def run(stages: list, fail_at: str = "") -> list[str]:
+        work = Work(fail_at)
+        try:
+            recipe.run_stages(stages, setup, work)
+        except VconvError:
+            assert fail_at
+        return work.done
+
+    assert run(chain(), "train") == []
+    (setup.output / "train" / "half").touch()
+    assert run(chain(), "second") == ["train", "first"]
+    assert (setup.output / "train" / "half").exists()  # a training goes on with what it had
+    (setup.output / "use" / "half").touch()
+    assert run(chain()) == ["first", "second", "other"]
+    assert not (setup.output / "use" / "half").exists()  # a command begins anew
+    assert run(chain()) == []
+    capsys.readouterr()
+    assert run(chain(steps=6)) == ["train", "first", "second"]  # and all that follows from it
+    assert "train.old1" in capsys.readouterr().out
+    assert (setup.output / "train.old1" / "half").exists() and not (setup.output / "train" / "half").exists()
+    manifest.write_text(manifest.read_text() + "e.wav\te\ttrain\n")
+    assert run(chain(steps=6)) == ["train", "first", "second", "other"]
+
+
+def test_the_command_tells_its_state_and_errors(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    out = manifest.parent / "out"
+    assert recipe.main([str(manifest), str(out), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "== robust_frontend: to do" and not out.exists()
+    assert recipe.main([str(manifest), str(out), "--set", "vocoder.optimizer.stepz=1"]) == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err and not out.exists()
+
+
+# ---------------------------------------------------------------- the whole in miniature
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_model(tmp_path: Path) -> None:
+    for package in ("accelerate", "onnxscript", "sklearn"):
+        pytest.importorskip(package)
+    manifest = make_corpus(tmp_path / "corpus", sentences=4)
+    env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+    def start(out: str) -> subprocess.Popen[str]:
+        command = ["bash", str(RECIPE / "run.sh"), str(manifest), str(tmp_path / out), str(MINIATURE)]
+        return subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, text=True)
+
+    def finish(out: str) -> list[str]:
+        process = start(out)
+        printed, _ = process.communicate()
+        assert process.returncode == 0, printed
+        return [line for line in printed.splitlines() if line.startswith("== ")]
+
+    def kill_when(path: Path) -> None:
+        process = start("killed")
+        while process.poll() is None and not path.exists():
+            time.sleep(0.01)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    assert finish("whole")[-1].startswith("== done")
+    for place in ("pseudo_labels/STARTED", "encoder/checkpoint.safetensors", "conversion/checkpoint.safetensors"):
+        kill_when(tmp_path / "killed" / place)
+    lines = finish("killed")
+    assert lines[:4] == [
+        f"== {name}: complete" for name in ("robust_frontend", "asr_encoder", "pseudo_labels", "encoder")
+    ]
+    whole, killed = (tmp_path / out / "export" / "model" for out in ("whole", "killed"))
+    assert (whole / "config.json").read_bytes() == (killed / "config.json").read_bytes()  # with digests of all weights
+    assert (tmp_path / "killed" / "evaluate" / "results" / "report.html").is_file()
+    assert all(line.endswith("complete") for line in finish("killed")[:-1])
