@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,14 +59,20 @@ def assert_same(one: Tokens, other: Tokens) -> None:
 # ---------------------------------------------------------------- file
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_a_file_gives_back_what_was_put_in(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(10))
+def test_a_file_gives_back_what_was_put_in(seed: int, tmp_path: Path) -> None:
     tokens = random_tokens(seed)
-    data = tokens.pack()
-    assert_same(Tokens.unpack(data), tokens)
-    size = tokens.size
-    assert size.tokens + size.melody + size.once == 8 * len(data)
-    assert size.tokens == -(-tokens.codes.size * tokens.bits // 8) * 8
+    tokens.save(tmp_path / "a.tokens")
+    assert_same(Tokens.load(tmp_path / "a.tokens"), tokens)
+    assert tokens.size.tokens == tokens.codes.size * tokens.bits
+
+
+def test_numpy_reads_a_file(tmp_path: Path) -> None:
+    tokens = random_tokens(1)
+    tokens.save(tmp_path / "a.tokens")
+    with np.load(tmp_path / "a.tokens", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["codes"], tokens.codes)
+        assert int(arrays["samples"]) == tokens.samples
 
 
 def test_a_file_on_disk(toy: Converter, clips: Path, tmp_path: Path) -> None:
@@ -80,52 +85,69 @@ def test_a_file_on_disk(toy: Converter, clips: Path, tmp_path: Path) -> None:
     assert files_in(tmp_path) == {"a.tokens", *(f"clips/{name}.wav" for name in ("src", "low", "high"))}
 
 
-def test_units_without_voice_or_model_can_be_saved() -> None:
-    tokens = dataclasses.replace(random_tokens(3), embedding=None, model=None)
-    again = Tokens.unpack(tokens.pack())
+def test_tokens_without_voice_or_model_can_be_saved(tmp_path: Path) -> None:
+    dataclasses.replace(random_tokens(3), embedding=None, model=None).save(tmp_path / "a.tokens")
+    again = Tokens.load(tmp_path / "a.tokens")
     assert again.embedding is None and again.model is None
 
 
 @pytest.mark.parametrize("count", [0, 3, 20, 36, 60, -60, -9, -1])
-def test_a_file_that_was_cut_off(count: int) -> None:
-    data = random_tokens(1).pack()
-    with pytest.raises(InputError, match=r"a\.tokens: is (no tokens file|damaged or cut off).*vconv encode"):
-        Tokens.unpack(data[:count], "a.tokens")
+def test_a_file_that_was_cut_off(count: int, tmp_path: Path) -> None:
+    random_tokens(1).save(tmp_path / "a.tokens")
+    (tmp_path / "a.tokens").write_bytes((tmp_path / "a.tokens").read_bytes()[:count])
+    with pytest.raises(InputError, match=r"a\.tokens: holds no tokens \(.*vconv encode"):
+        Tokens.load(tmp_path / "a.tokens")
 
 
-def test_every_damaged_byte_is_seen() -> None:
-    data = random_tokens(7).pack()
-    for place in range(0, len(data), 5):
-        with pytest.raises(InputError):
-            Tokens.unpack(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+def test_no_damaged_byte_changes_what_is_read(tmp_path: Path) -> None:
+    tokens, path = random_tokens(7), tmp_path / "a.tokens"
+    tokens.save(path)
+    data = path.read_bytes()
+    refused = 0
+    for place in range(0, len(data), 11):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        try:
+            assert_same(Tokens.load(path), tokens)  # where the archive does not use the byte, as a date
+        except InputError:
+            refused += 1
+    assert refused > len(data) / 11 / 2
 
 
-def test_a_file_of_another_version() -> None:
-    data = bytearray(random_tokens(1).pack())
-    data[4] = 9
-    with pytest.raises(InputError, match="tokens format 9, this vconv reads 1"):
-        Tokens.unpack(bytes(data))
-
-
-def test_a_forged_header_asks_for_no_memory() -> None:
-    """Lengths are believed only where the bytes are there."""
-    import zlib
-
-    tokens = random_tokens(1)
-    for place, kind, value in ((21, "<I", 0xFFFFFFFF), (13, "<Q", 1 << 60), (29, "<B", 40), (30, "<H", 65535)):
-        data = bytearray(tokens.pack()[:-4])
-        struct.pack_into(kind, data, place, value)
-        with pytest.raises(InputError, match="damaged"):
-            Tokens.unpack(bytes(data) + struct.pack("<I", zlib.crc32(bytes(data))))
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"codes": np.zeros((2, 40), np.float32)}, "codes is float32"),
+        ({"codes": np.full((2, 40), 8, np.uint16)}, "codes out of range"),
+        ({"bits": np.uint8(40)}, "codes out of range"),
+        ({"codes": np.zeros((2, 41), np.uint16)}, "unlike in length"),
+        ({"codes": np.zeros((33, 40), np.uint16)}, "codes is 33 x 40"),
+        ({"voiced": np.zeros(80, np.bool_)}, "unlike in length"),
+        ({"samples": np.int64(1 << 60)}, "unlike in length"),
+        ({"samples": np.zeros(0, np.int64)}, "samples is int64"),
+        ({"embedding": np.zeros(2000, np.int8)}, "embedding is 2000"),
+        ({"knots": None}, "no knots"),
+        ({"codes": np.array([[None]])}, "codes holds object"),
+    ],
+)
+def test_an_archive_with_other_arrays_is_refused(changed: dict[str, np.ndarray], reason: str, tmp_path: Path) -> None:
+    melody = Melody.of(np.full(80, 150.0))
+    Tokens(np.full((2, 40), 7), melody, 40 * 2 * OUTPUT_HOP, bits=3).save(tmp_path / "a.tokens")
+    Tokens.load(tmp_path / "a.tokens")
+    arrays = dict(np.load(tmp_path / "a.tokens")) | changed
+    with (tmp_path / "a.tokens").open("wb") as file:
+        np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(InputError, match="holds no tokens") as error:
+        Tokens.load(tmp_path / "a.tokens")
+    assert reason in str(error.value)
 
 
 def test_what_is_no_units_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         Tokens.load(tmp_path / "none.tokens")
     (tmp_path / "a.tokens").write_text("text")
-    with pytest.raises(InputError, match=r"a\.tokens: is no tokens file; make one with `vconv encode`"):
+    with pytest.raises(InputError, match=r"a\.tokens: holds no tokens .*; make it with `vconv encode`"):
         Tokens.load(tmp_path / "a.tokens")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="Is a directory"):
         Tokens.load(tmp_path)
     with pytest.raises(InputError, match="cannot be written"):
         random_tokens(0).save(tmp_path / "none" / "a.tokens")
@@ -222,8 +244,7 @@ def test_text_takes_melody_and_voice_from_units(toy: Converter) -> None:
     tokens = toy.encode((speech(2.0), SAMPLE_RATE))
     again = Tokens.from_text(tokens.text, like=tokens)
     np.testing.assert_array_equal(toy.decode(again), toy.decode(tokens))
-    larger = Tokens.from_text("a600.b1*40", like=tokens)
-    np.testing.assert_array_equal(Tokens.unpack(larger.pack()).codes, larger.codes)
+    assert Tokens.from_text("a600.b1*40", like=tokens).bits == 10
     longer = Tokens.from_text(f"{tokens.text} {tokens.text}", like=tokens)
     assert len(toy.decode(longer)) == 4 * tokens.codes.shape[1] * OUTPUT_HOP
 
@@ -246,7 +267,7 @@ def test_text_alone_has_a_flat_melody_in_the_voices_register(toy: Converter, toy
 def test_decoded_speech_is_as_long_and_as_loud_as_the_source(toy: Converter, rate: int, extra: int) -> None:
     wave = 0.3 * speech(1.0, rate)
     wave = np.concatenate([wave, wave[:extra]])
-    tokens = Tokens.unpack(toy.encode((wave, rate)).pack())
+    tokens = toy.encode((wave, rate))
     result = toy.decode(tokens)
     assert result.dtype == np.float32 and len(result) == audio.scaled_length(len(wave), rate, OUTPUT_RATE)
     assert audio.loudness(result, OUTPUT_RATE) == pytest.approx(audio.loudness(wave, rate), abs=0.06)
@@ -282,7 +303,7 @@ def test_pauses_do_not_change_the_voice(toy: Converter) -> None:
 
 def test_a_source_without_voiced_speech(toy: Converter) -> None:
     whisper = 0.05 * np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
-    tokens = Tokens.unpack(toy.encode((whisper, SAMPLE_RATE)).pack())
+    tokens = toy.encode((whisper, SAMPLE_RATE))
     assert not tokens.melody.f0.any() and tokens.voice.log_f0 is None
     assert len(toy.decode(tokens)) == OUTPUT_RATE
 

@@ -1,14 +1,14 @@
-"""Speech as discrete tokens: damaged files, with and without a right checksum, and lines of text."""
+"""Speech as discrete tokens: damaged files and arrays, and lines of text."""
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from tests.fuzz.arrays import damage_archive
 from tests.fuzz.kind import base_model, check_sound, speech, toy_converter
-from tests.fuzz.mutate import damage, damage_text, pick
+from tests.fuzz.mutate import damage_text, pick
 from vconv.tokens import Tokens as Speech
 
 
@@ -16,6 +16,8 @@ class Tokens:
     def __init__(self, folder: Path) -> None:
         self._folder, self._converter = folder, toy_converter()
         self._tokens = self._converter.encode((speech(0.6), 16000))
+        self._whole = folder / "whole.tokens"
+        self._tokens.save(self._whole)
         self._converter.voice((speech(1.0, f0=210), 16000)).save(folder / "voice.npz")
 
     def make(self, rng: np.random.Generator) -> Path:
@@ -23,13 +25,8 @@ class Tokens:
             path = self._folder / "source.txt"
             path.write_bytes(damage_text(self._tokens.text, rng))
             return path
-        path, data = self._folder / "source.tokens", self._tokens.pack()
-        if rng.random() < 0.3:
-            data = damage(data, rng)
-        else:
-            body = damage(data[:-4], rng)
-            data = body + zlib.crc32(body).to_bytes(4, "little")
-        path.write_bytes(data)
+        path = self._folder / "source.tokens"
+        damage_archive(self._whole, path, rng)
         return path
 
     def use(self, path: Path, rng: np.random.Generator) -> None:

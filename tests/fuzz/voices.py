@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from tests.fuzz.arrays import damage_archive
 from tests.fuzz.kind import base_model, check_sound, speech, toy_converter
-from tests.fuzz.mutate import damage, pick
 from vconv.voice import Voice
-
-NUMBERS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-40, 1e30, 1e300, 6e4)
-KINDS = ("f2", "f4", "f8", "i1", "i8", "u8", "c8", "U3", "S3", "?", "M8[s]", "O")
 
 
 class Voices:
     def __init__(self, folder: Path) -> None:
         self._folder, self._converter = folder, toy_converter()
-        path = folder / "whole.npz"
-        self._converter.voice((speech(1.0, f0=210), 16000)).save(path)
-        self._whole = path.read_bytes()
-        with np.load(path) as arrays:
-            self._arrays = dict(arrays)
+        self._whole = folder / "whole.npz"
+        self._converter.voice((speech(1.0, f0=210), 16000)).save(self._whole)
         soundfile.write(folder / "source.wav", speech(0.5), 16000)
 
     def make(self, rng: np.random.Generator) -> Path:
         path = self._folder / "voice.npz"
-        if rng.random() < 0.4:
-            path.write_bytes(damage(self._whole, rng))
-            return path
-        arrays = dict(self._arrays)
-        for _ in range(int(rng.integers(1, 4))):
-            name = pick(rng, list(arrays) or ["embedding"])
-            with np.errstate(all="ignore"):
-                changed = _changed(np.array(arrays.get(name, 0.0)), rng)
-            if changed is None:
-                arrays.pop(name, None)
-            else:
-                arrays[name] = changed
-        pick(rng, (np.savez, np.savez_compressed))(path, **arrays)
-        if rng.random() < 0.1:
-            _with_header(path, rng)
+        damage_archive(self._whole, path, rng)
         return path
 
     def use(self, path: Path, rng: np.random.Generator) -> None:
@@ -60,43 +38,3 @@ class Voices:
             return []
         source = self._folder / "source.wav"
         return ["convert", str(source), "-t", str(path), "-o", str(output), "--threads", "1"]
-
-
-def _changed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    kind = int(rng.integers(7))
-    if kind == 0:
-        return None
-    if kind == 1 and array.size and array.dtype.kind == "f":
-        array.flat[int(rng.integers(array.size))] = pick(rng, NUMBERS)
-        return array
-    if kind == 2:
-        return np.full(array.shape, pick(rng, NUMBERS), np.float64)
-    if kind == 3:
-        return np.zeros([int(2 ** rng.uniform(0, 9)) for _ in range(int(rng.integers(0, 4)))], array.dtype)
-    if kind == 4:
-        return array[..., : int(rng.integers(array.shape[-1] + 1))] if array.ndim else array[None]
-    if kind == 5:
-        try:
-            return array.astype(pick(rng, KINDS))
-        except (ValueError, TypeError):
-            return array[None]
-    long = array.ndim == 2 and rng.random() < 0.1
-    return np.zeros((array.shape[0], 4_000_000), np.float16) if long else np.zeros_like(array)
-
-
-def _with_header(path: Path, rng: np.random.Generator) -> None:
-    """Give one array of an archive another header, whatever follows it."""
-    shape = tuple(int(pick(rng, (0, 1, 80, 2**20, 2**40, 2**62))) for _ in range(int(rng.integers(0, 4))))
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header,
-        {"descr": pick(rng, ("<f2", "<f8", "|O", "<U9999")), "fortran_order": bool(rng.integers(2)), "shape": shape},
-    )
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    if not members:
-        return
-    members[pick(rng, list(members))] = header.getvalue() + bytes(64)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)

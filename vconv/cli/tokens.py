@@ -44,9 +44,9 @@ def encode(
 
     A file holds content codes, the melody and, once, the voice.
 
-    A .tokens file takes about 1.3 kbit for each second, with --stages 1 about 0.8; what it takes is printed. A line
-    of text names runs of equal tokens, as a12.b301*3 a7.b301; the lines of many files, put together by cat, are a
-    corpus for a language model.
+    Tokens and melody carry about 1.3 kbit for each second, with --stages 1 about 0.8; the exact rate is printed. The
+    file is a NumPy archive. A line of text names runs of equal tokens, as a12.b301*3 a7.b301; the lines of many
+    files, put together by cat, are a corpus for a language model.
 
     \b
     Examples:

@@ -1,19 +1,18 @@
 """Speech as discrete tokens: content codes, the melody at a low rate and, once a file, the voice.
 
-A tokens file is little-endian and holds, one after the other:
+A tokens file is a NumPy archive (.npz) with the arrays
 
-    header     4s magic "vcun", u8 version, 8s model, u64 samples at 24 kHz, u32 code frames n,
-               i16 loudness in 0.01 dBFS, u16 codes a frame G, u8 bits a code, u16 embedding entries E
-    embedding  i8 [E], up to scale: the embedding has unit length
-    codes      G codes for each of the n frames (31.25 a second), each in that many bits, highest first
-    voiced     one bit for each of the 2n frames of F0 (62.5 a second)
-    knots      u8 for each knot, one every ``KNOT_FRAMES`` frames, that a voiced frame leans on:
+    codes      [G, n] u16: G codes for each of the n frames (31.25 a second)
+    voiced     [2n] bool: for each frame of F0 (62.5 a second)
+    knots      [k] u8: one for every ``KNOT_FRAMES`` frames that a voiced frame leans on:
                F0 in steps of 1 / ``STEPS`` octave above ``F0_MIN``, linear in log F0 between knots
-    checksum   u32 CRC-32 of all before
+    embedding  [E] i8, up to scale: the embedding has unit length; none has E = 0
+    model      [8] u8: identifies the model, since codes differ between models; any fits where it is empty
+    samples    of the recording, at 24 kHz
+    loudness   in 0.01 dBFS
+    bits       that a code takes
 
-Each stretch of bits begins on a byte. "model" identifies the model, since codes differ between models.
-
-Units as text are one line, a token for each run of equal frames, with spaces between:
+Tokens as text are one line, a token for each run of equal frames, with spaces between:
 
     a12.b301*3 a7.b301 a7.b44*2
 
@@ -28,8 +27,6 @@ import itertools
 import os
 import re
 import string
-import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +37,27 @@ from vconv import audio, features
 from vconv.errors import InputError
 from vconv.features import F0_REFERENCE, FRAME_RATE, OUTPUT_HOP, OUTPUT_RATE
 from vconv.tokens.melody import Melody, knot_frames
-from vconv.voice import Voice, save_file
+from vconv.untrusted import load_arrays
+from vconv.voice import MAX_CHANNELS, Voice, save_file
 
 TOKENS_SUFFIX = ".tokens"
 TEXT_SUFFIX = ".txt"
-VERSION = 1
 MODEL_BYTES = 8
 MAX_BITS = 16  # of a code
-LONGEST_TEXT = 24 * 3600 * round(FRAME_RATE / 2)  # frames; a slip in a count must not take all memory
+MAX_FRAMES = 24 * 3600 * round(FRAME_RATE / 2)  # a slip in a count must not take all memory
 
-_MAGIC = b"vcun"
-_HEADER = struct.Struct(f"<4sB{MODEL_BYTES}sQIhHBH")
-_CHECKSUM = struct.Struct("<I")
+# Of each array in a file, its type and its largest shape.
+_ARRAYS = {
+    "codes": (np.uint16, (32, MAX_FRAMES)),
+    "voiced": (np.bool_, (2 * MAX_FRAMES,)),
+    "knots": (np.uint8, (2 * MAX_FRAMES,)),
+    "embedding": (np.int8, (MAX_CHANNELS,)),
+    "model": (np.uint8, (MODEL_BYTES,)),
+    "samples": (np.int64, ()),
+    "loudness": (np.int16, ()),
+    "bits": (np.uint8, ()),
+}
+_HEADER_BITS = 8 * (MODEL_BYTES + 8 + 2 + 1)  # model, samples, loudness and bits
 _TOKEN = re.compile(r"([a-z][0-9]{1,9}(?:\.[a-z][0-9]{1,9})*)(?:\*([0-9]{1,9}))?")
 
 
@@ -92,8 +98,10 @@ class Tokens:
 
     @property
     def size(self) -> Size:
-        tokens, melody = len(self._packed_codes()), len(self._packed_melody())
-        return Size(self.seconds, 8 * tokens, 8 * melody, 8 * (len(self.pack()) - tokens - melody))
+        """Of what the arrays hold; the archive adds about 2 kB for their names and shapes."""
+        once = 0 if self.embedding is None else 8 * len(self.embedding)
+        melody = len(self.melody.voiced) + 8 * len(self.melody.knots)
+        return Size(self.seconds, self.codes.size * self.bits, melody, once + _HEADER_BITS)
 
     # ------------------------------------------------------------ file
 
@@ -103,69 +111,41 @@ class Tokens:
         Raises:
             InputError: the folder is missing or not writable.
         """
-        data = self.pack()
-        save_file(path, lambda file: file.write(data))
+        arrays = {
+            "codes": self.codes.astype(np.uint16),
+            "voiced": self.melody.voiced,
+            "knots": self.melody.knots,
+            "embedding": np.zeros(0, np.int8) if self.embedding is None else self.embedding,
+            "model": np.frombuffer(self.model or b"", np.uint8),
+            "samples": np.int64(self.samples),
+            "loudness": np.int16(round(100 * self.loudness)),
+            "bits": np.uint8(self.bits),
+        }
+        save_file(path, lambda file: np.savez_compressed(file, **arrays))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokens:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the file is missing, damaged, or no tokens file that this vconv reads.
+            InputError: the file is missing, damaged, or no tokens file.
         """
-        return cls.unpack(_read(Path(path)), str(path))
-
-    def pack(self) -> bytes:
-        """The bytes of a tokens file; see the module's docstring."""
-        embedding = np.zeros(0, np.int8) if self.embedding is None else self.embedding
-        header = _HEADER.pack(
-            _MAGIC,
-            VERSION,
-            self.model or bytes(MODEL_BYTES),
-            self.samples,
-            self.codes.shape[1],
-            round(100 * self.loudness),
-            len(self.codes),
-            self.bits,
-            len(embedding),
+        arrays = load_arrays(
+            path, {name: largest for name, (_, largest) in _ARRAYS.items()}, "tokens", "make it with `vconv encode`"
         )
-        data = header + embedding.tobytes() + self._packed_codes() + self._packed_melody()
-        return data + _CHECKSUM.pack(zlib.crc32(data))
-
-    @classmethod
-    def unpack(cls, data: bytes, name: str = "the tokens") -> Tokens:
-        """What ``pack`` made; ``name`` is for messages.
-
-        Raises:
-            InputError: it is no tokens file, of another version, or damaged.
-        """
-        if not data.startswith(_MAGIC) or len(data) < _HEADER.size + _CHECKSUM.size:
-            raise InputError(f"{name}: is no tokens file; make one with `vconv encode`")
-        if data[len(_MAGIC)] != VERSION:
-            raise InputError(f"{name}: has tokens format {data[len(_MAGIC)]}, this vconv reads {VERSION}; encode again")
-        body = data[: -_CHECKSUM.size]
-        if _CHECKSUM.unpack(data[-_CHECKSUM.size :]) != (zlib.crc32(body),):
-            raise _damaged(name)
-        _, _, model, samples, frames, loudness, rows, bits, entries = _HEADER.unpack_from(body)
-        code_bytes, voiced_bytes = -(-frames * rows * bits // 8), -(-2 * frames // 8)
-        start = _HEADER.size + entries
-        rest = start + code_bytes + voiced_bytes
-        if rest > len(body) or not 1 <= bits <= MAX_BITS or not 0 < samples <= (2 * frames + 1) * OUTPUT_HOP:
-            raise _damaged(name)
-        embedding = np.frombuffer(body, np.int8, entries, _HEADER.size)
-        codes = _unpack_bits(body[start : start + code_bytes], bits, frames * rows).reshape(frames, rows).T
-        voiced = np.unpackbits(np.frombuffer(body, np.uint8, voiced_bytes, rest - voiced_bytes), count=2 * frames) > 0
-        melody = Melody(voiced, np.frombuffer(body, np.uint8, -1, rest))
-        if len(melody.knots) != len(knot_frames(voiced)):
-            raise _damaged(name)
-        known = model if any(model) else None
-        return cls(codes, melody, samples, loudness / 100, embedding if embedding.any() else None, known, bits, name)
-
-    def _packed_codes(self) -> bytes:
-        return _pack_bits(self.codes.T.ravel(), self.bits)
-
-    def _packed_melody(self) -> bytes:
-        return np.packbits(self.melody.voiced).tobytes() + self.melody.knots.tobytes()
+        if problem := _problem(arrays):
+            raise InputError(f"{path}: holds no tokens ({problem}); make it with `vconv encode`")
+        embedding = arrays["embedding"]
+        return cls(
+            arrays["codes"].astype(np.int64),
+            Melody(arrays["voiced"], arrays["knots"]),
+            int(arrays["samples"]),
+            int(arrays["loudness"]) / 100,
+            embedding if embedding.any() else None,
+            arrays["model"].tobytes() or None,
+            int(arrays["bits"]),
+            str(path),
+        )
 
     # ------------------------------------------------------------ text
 
@@ -282,21 +262,26 @@ def _codes_of_tokens(tokens: list[str], name: str) -> np.ndarray:
         counts.append(int(match.group(2) or 1))
         if len(codes) != len(frames[0]):
             raise InputError(f"{name}: '{token[:40]}' has {len(codes)} codes, '{tokens[0][:40]}' has {len(frames[0])}")
-    if not 0 < sum(counts) <= LONGEST_TEXT:
-        raise InputError(f"{name}: {sum(counts)} frames of tokens; give 1 to {LONGEST_TEXT}")
+    if not 0 < sum(counts) <= MAX_FRAMES:
+        raise InputError(f"{name}: {sum(counts)} frames of tokens; give 1 to {MAX_FRAMES}")
     return np.repeat(np.array(frames, np.int64), counts, axis=0).T
 
 
-def _pack_bits(values: np.ndarray, bits: int) -> bytes:
-    """Integers [N] in so many bits each, the highest first."""
-    places = np.arange(bits - 1, -1, -1)
-    return np.packbits((values[:, None] >> places & 1).astype(np.uint8)).tobytes()
-
-
-def _unpack_bits(data: bytes, bits: int, count: int) -> np.ndarray:
-    """[count] int64"""
-    flags = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits).reshape(count, bits)
-    return flags @ (1 << np.arange(bits - 1, -1, -1, dtype=np.int64))
+def _problem(arrays: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with the arrays of a tokens file, if anything is."""
+    for name, (kind, largest) in _ARRAYS.items():
+        if name not in arrays:
+            return f"no {name}"
+        if arrays[name].dtype != kind or arrays[name].ndim != len(largest):
+            return f"{name} is {arrays[name].dtype} {arrays[name].shape}"
+    codes, voiced, bits = arrays["codes"], arrays["voiced"], int(arrays["bits"])
+    if not codes.size or not 1 <= bits <= MAX_BITS or codes.max() >> bits:
+        return "codes out of range"
+    if voiced.shape != (2 * codes.shape[1],) or len(arrays["knots"]) != len(knot_frames(voiced)):
+        return "codes and melody unlike in length"
+    if not 0 < arrays["samples"] <= (2 * codes.shape[1] + 1) * OUTPUT_HOP:
+        return "codes and samples unlike in length"
+    return None
 
 
 def _read(path: Path) -> bytes:
@@ -306,7 +291,3 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _damaged(name: str) -> InputError:
-    return InputError(f"{name}: is damaged or cut off; make it again with `vconv encode`")
