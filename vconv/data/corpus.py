@@ -28,6 +28,7 @@ class Item:
     sample_rate: int  # Hz, native
     label: int  # what the adversary is to read off it; -1 where unknown
     pseudo_labels: np.ndarray | None = None  # [frames / 2] of each frame of the code, where the manifest has them
+    speaker_name: str = ""  # in the manifest; the number of a speaker that training does not have is -1
 
 
 @dataclass
@@ -126,6 +127,7 @@ def load_corpus(store: Store | OnTheFly, clips: Sequence[Clip], label: str = "sp
                 clip.sample_rate or 0,
                 label_number.get(clip.text(label), -1),
                 pseudo_labels[entry.path],
+                clip.speaker,
             )
             for entry, clip in pairs
         ]

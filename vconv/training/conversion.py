@@ -31,6 +31,7 @@ from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
 from vconv.training.guard import StepGuard, gradient_norm
+from vconv.training.held_out import HeldOut, load_encoders
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
 from vconv.training.journal import Journal, Monitor
 from vconv.training.loader import draw, to_tensors
@@ -56,7 +57,7 @@ from vconv.training.perceptual import (
 from vconv.training.projection import fit_projection
 from vconv.training.robust_frontend import load_robust_frontend
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
-from vconv.training.start import begin, check_agreement, leave
+from vconv.training.start import Start, begin, check_agreement, leave
 from vconv.training.state import CHECKPOINT, restore_state, start_from
 from vconv.training.table import measure_registers, with_speakers
 from vconv.training.trained import load_vocoder, speak
@@ -359,6 +360,15 @@ def give_denoiser(model: ConversionModel, path: Path) -> None:
         ) from None
 
 
+def make_held_out(config: ConversionTraining, start: Start, vocoder: Vocoder | None) -> HeldOut | None:
+    """What measures conversions of the validation clips, if there are any."""
+    if not start.validation.items:
+        return None
+    asr_encoder, device = config.loss_asr_encoder or config.corpus.asr_encoder, start.accelerator.device
+    encoders = load_encoders(vocoder, config.speaker_encoder, asr_encoder, device)
+    return HeldOut(start.corpus, start.validation, encoders, config.log.held_out, device)
+
+
 def weigh(losses: dict[str, Tensor], weights: LossConfig) -> Tensor:
     return sum(getattr(weights, name) * value for name, value in losses.items())
 
@@ -412,9 +422,10 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
     learner, discriminator, optimizer, critic_optimizer = accelerator.prepare(
         learner, discriminator, optimizer, critic_optimizer
     )
-    complete_from = config.losses.complete_from
-    journal = Journal(config, start, bare.model, ema, parts, first, complete_from=complete_from)
     vocoder = load_vocoder(Path(config.vocoder)).to(accelerator.device) if config.vocoder else None
+    held_out = make_held_out(config, start, vocoder)
+    measures = ("validation", *(held_out.names(bare.model) if held_out else ()))
+    journal = Journal(config, start, bare.model, ema, parts, first, measures, config.losses.complete_from)
     perceptual = None
     if config.losses.has_perceptual:
         speaker_encoder = (
@@ -425,7 +436,7 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
             load_moonshine(loss_asr_encoder).to(accelerator.device) if config.losses.content_consistency else None
         )
         perceptual = PerceptualLosses(vocoder, speaker_encoder, asr_encoder)
-    show = partial(validate, bare.model, vocoder, validation, journal.monitor)
+    show = partial(validate, bare.model, vocoder, validation, held_out, journal.monitor)
     guard = StepGuard(accelerator, bare, bare_discriminator)
     batches = draw(sampler, journal.steps, accelerator, config.corpus.workers)
     try:
@@ -508,10 +519,11 @@ def validate(
     model: ConversionModel,
     vocoder: Vocoder | None,
     sampler: ConversionSampler,
+    held_out: HeldOut,
     monitor: Monitor,
     step: int,
 ) -> dict[str, float]:
-    """Reconstruction on held-out clips, always the same ones, and pictures (and the sound) of a few."""
+    """Reconstruction and conversion of held-out clips, always the same ones; pictures (and the sound) of a few."""
     device = next(model.parameters()).device
     total, rounds = 0.0, 4
     for index in range(rounds):
@@ -519,7 +531,7 @@ def validate(
         features = batch["source_asr_features"], batch["reference_asr_features"]
         mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *features)
         total += mel_l1(mel, batch["clean"]).item()
-    found = {"validation": total / rounds}
+    found = {"validation": total / rounds} | held_out(model, step)
     monitor.losses(step, found)
     for k in range(2):
         rows = [batch[name][k].cpu().numpy() for name in ("source", "clean")]

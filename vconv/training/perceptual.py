@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from vconv import audio
 from vconv.data.augmentation.recording import faster
 from vconv.data.corpus import Corpus
+from vconv.data.on_the_fly import OnTheFly
 from vconv.data.store import WAVE_SCALE, Entry, Store
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
@@ -124,11 +125,11 @@ def _embed_clips(store: Store, speaker_encoder: CamPlusPlus, octaves: float) -> 
     """Of each clip, in order: [clips, E]"""
     starts = range(0, len(store.entries), CLIPS_AT_A_TIME)
     groups = (store.entries[start : start + CLIPS_AT_A_TIME] for start in starts)
-    waves = (np.stack([faster(_middle(store, entry), 2**octaves) for entry in group]) for group in groups)
+    waves = (np.stack([faster(middle(store, entry), 2**octaves) for entry in group]) for group in groups)
     return torch.cat([speaker_encoder(torch.from_numpy(batch)) for batch in waves])
 
 
-def _middle(store: Store, entry: Entry) -> np.ndarray:
+def middle(store: Store | OnTheFly, entry: Entry) -> np.ndarray:
     """``WINDOW_SECONDS`` of a clip at 16 kHz, from its middle; shorter ones are repeated."""
     wave, wanted = store.clip_wave(entry).reshape(-1), round(WINDOW_SECONDS * OUTPUT_RATE)
     at = max(0, len(wave) - wanted) // 2

@@ -40,6 +40,9 @@ class LogConfig:
     every: int = 50  # steps between lines and TensorBoard scalars
     save_every: int = 500
     validate_every: int = 1000
+    held_out: Steps = (
+        12  # conversions of validation clips that are measured at each validation, where there are encoders
+    )
     best: str = "validation"  # the measure by which a validation's weights are kept as best.safetensors; "": none are
     patience: Steps = 0  # validations without a better one, after which the run ends; 0: it never ends early
     seconds_between_saves: float = 600.0  # at most this much work is lost
