@@ -16,7 +16,7 @@ from vconv.features import LOG_MEL_MIN, N_MELS, mel_filterbank
 Others = Callable[[np.random.Generator, int], np.ndarray]
 
 # Centre frequency of each mel band, Hz.
-_CENTRES = (mel_filterbank() @ np.linspace(0, 8000, mel_filterbank().shape[1])) / mel_filterbank().sum(1)
+CENTRES = (mel_filterbank() @ np.linspace(0, 8000, mel_filterbank().shape[1])) / mel_filterbank().sum(1)
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def warp(mel: np.ndarray, factor: float | np.ndarray) -> np.ndarray:
 
     One factor for all, or one for each band.
     """
-    place = np.interp(_CENTRES / factor, _CENTRES, np.arange(N_MELS))
+    place = np.interp(CENTRES / factor, CENTRES, np.arange(N_MELS))
     low = np.minimum(place.astype(int), N_MELS - 2)
     share = (place - low).astype(np.float32)
     return mel[:, low] * (1 - share) + mel[:, low + 1] * share
 
 
-def _equalizer(rng: np.random.Generator, largest_db: float) -> np.ndarray:
+def equalizer_curve(rng: np.random.Generator, largest_db: float) -> np.ndarray:
     """A smooth random curve over the mel bands, nepers: [N_MELS]"""
     place = np.linspace(0, 1, N_MELS)
     curve = sum(rng.normal() * np.cos(np.pi * k * place + rng.uniform(0, 2 * np.pi)) for k in range(1, 4))
@@ -69,7 +69,7 @@ def _level(mel: np.ndarray) -> float:
 def _noise(rng: np.random.Generator, mel: np.ndarray, snr_db: float) -> np.ndarray:
     """The mel with noise of a random colour added in power: [T, N_MELS]"""
     level = _level(mel) - snr_db / 8.686
-    colour = _equalizer(rng, 12.0) - rng.uniform(-0.5, 1.5) * np.linspace(-1, 1, N_MELS)
+    colour = equalizer_curve(rng, 12.0) - rng.uniform(-0.5, 1.5) * np.linspace(-1, 1, N_MELS)
     # Rayleigh magnitudes, as a periodogram of Gaussian noise has; a band averages a few bins.
     grain = 0.25 * np.log(rng.gamma(3.0, 1 / 3.0, mel.shape) + 1e-3)
     return np.logaddexp(2 * mel, 2 * (level + colour + grain)) / 2
@@ -111,14 +111,19 @@ def _mask(rng: np.random.Generator, mel: np.ndarray, config: PerturbConfig) -> n
     the statistics that instance norm takes out.
     """
     # In float64, so that the order in which memory holds it makes no difference.
-    masked, mean = mel.copy(), mel.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = mel.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return np.where(mask_places(rng, len(mel), config), mean, mel)
+
+
+def mask_places(rng: np.random.Generator, frames: int, config: PerturbConfig) -> np.ndarray:
+    """What is masked of a clip: [frames, N_MELS] bool"""
+    places = np.zeros((frames, N_MELS), bool)
     if config.mask and rng.random() < config.mask:
         for _ in range(rng.integers(*config.mask_spans, endpoint=True)):
-            masked[_span(rng, len(mel), config.mask_frames)] = mean
+            places[_span(rng, frames, config.mask_frames)] = True
     if config.mask_band and rng.random() < config.mask_band:
-        bands = _span(rng, N_MELS, config.mask_band_mels)
-        masked[:, bands] = mean[bands]
-    return masked
+        places[:, _span(rng, N_MELS, config.mask_band_mels)] = True
+    return places
 
 
 def perturb(
@@ -140,13 +145,13 @@ def perturb(
         padded = np.pad(mel, ((0, 0), (width // 2, width - 1 - width // 2)), mode="edge")
         mel = np.lib.stride_tricks.sliding_window_view(padded, width, axis=1).mean(axis=2)
     if rng.random() < config.equalizer:
-        mel = mel + _equalizer(rng, config.equalizer_db)
+        mel = mel + equalizer_curve(rng, config.equalizer_db)
     if rng.random() < config.noise:
         mel = _noise(rng, mel, rng.uniform(*config.noise_snr_db))
     if others is not None and config.babble and rng.random() < config.babble:
         mel = _babble(rng, mel, others, config.babble_voices, rng.uniform(*config.babble_snr_db))
     if rng.random() < config.band_limit:
-        mel = mel - 4.0 * ((_CENTRES < 300) | (_CENTRES > 3400))
+        mel = mel - 4.0 * ((CENTRES < 300) | (CENTRES > 3400))
     if config.mask or config.mask_band:
         mel = _mask(rng, mel, config)
     return np.maximum(mel, LOG_MEL_MIN).astype(np.float32)
