@@ -194,6 +194,20 @@ def test_every_command_has_help_with_an_example(vconv_cli: Cli, command: str) ->
     assert "Example" in done.out and f"\n    vconv {command} " in done.out
 
 
+def test_the_options_of_a_command_are_built_when_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = sys.modules["vconv.cli.app"]  # `vconv.cli.app` is the application in it
+    build, built = commands._built, []
+    monkeypatch.setattr(commands, "_built", lambda function: built.append(function.__name__) or build(function))
+    assert cli.run(["--help"]) == 0 and not built
+    assert cli.run(["convert", "--help"]) == 0 and built == ["convert"]
+
+
+def test_the_shell_completes_options() -> None:
+    words = {"_VCONV_COMPLETE": "complete_bash", "COMP_WORDS": "vconv convert --thr", "COMP_CWORD": "2"}
+    out, _ = start(env=os.environ | words).communicate(timeout=60)
+    assert out.split() == ["--threads"]
+
+
 # ---------------------------------------------------------------- as a process
 
 

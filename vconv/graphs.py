@@ -18,7 +18,7 @@ def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSess
     """A session for utterances of any length, one after another.
 
     Args:
-        optimize: rewrite the graph to run faster, which makes it open slower.
+        optimize: fold constants and drop what is not needed, for graphs that were not rewritten when they were made.
 
     Raises:
         InputError: the file is no ONNX graph, or reads data that is no plain file in its folder.
@@ -29,8 +29,9 @@ def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # The levels above the basic one gain nothing measurable in these graphs, and open the speaker encoder 0.1 s later.
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
     options.log_severity_level = 4  # an error is raised as well, and a warning tells a user nothing
     # Utterances differ in length: neither the memory of one nor a plan of it is of use to the next.
     options.enable_cpu_mem_arena = False

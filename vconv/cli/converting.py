@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vconv.inference import Converter
     from vconv.inference.output import Progress
 
-from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
+from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app, command
 from vconv.cli.console import (
     check_arrays_file,
     complain,
@@ -31,7 +31,7 @@ from vconv.cli.console import (
 from vconv.errors import InputError
 
 
-@app.command()
+@command(app)
 def convert(
     sources: Annotated[
         list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them; - is standard input.")
@@ -111,7 +111,7 @@ def convert(
     finish(tally.errors)
 
 
-@app.command()
+@command(app)
 def embed(
     clips: Annotated[
         list[Path] | None,
@@ -188,7 +188,7 @@ def _enrol(
         record_enrolment(start(), None, Console()).save(place)
 
 
-@app.command()
+@command(app)
 def finetune(
     target: Annotated[
         list[Path], typer.Option("--target", "-t", help="Folder of recordings of one speaker, or a clip. Repeatable.")
@@ -241,7 +241,7 @@ def finetune(
         print(f"wrote {place}; error on held-out speech: {change}")
 
 
-@app.command()
+@command(app)
 def extract(
     sources: Annotated[list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them.")],
     output: Annotated[

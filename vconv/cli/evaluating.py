@@ -14,7 +14,7 @@ from vconv.errors import VconvError
 if TYPE_CHECKING:
     from vconv.evaluation.run import Evaluation, Options
 
-from vconv.cli.app import Device, Jobs, JudgementCache, Metrics, Model, Quiet, Threads, app
+from vconv.cli.app import Device, Jobs, JudgementCache, Metrics, Model, Quiet, Threads, app, command
 from vconv.cli.console import finish, needs_extra, progress, silent_libraries
 
 Asr = Annotated[
@@ -26,7 +26,7 @@ Language = Annotated[
 ]
 
 
-@app.command()
+@command(app)
 def evaluate(
     pairs: Annotated[Path | None, typer.Argument(metavar="PAIRS.csv", help="Table of the pairs; see above.")] = None,
     source_dir: Annotated[
@@ -82,7 +82,7 @@ def evaluate(
     _conclude(evaluation, output, quiet)
 
 
-@app.command()
+@command(app)
 def probe(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder.")],
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Labelled corpus; see vconv prepare.")],
@@ -126,7 +126,7 @@ def probe(
         print(f"wrote {output / 'probe.json'} and maps beside it")
 
 
-@app.command()
+@command(app)
 def ladder(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Corpus; see vconv prepare.")],
     output: Annotated[
@@ -164,7 +164,7 @@ def ladder(
     _conclude(evaluation, output, quiet)
 
 
-@app.command()
+@command(app)
 def stress(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS.csv", help="Table of the pairs, as for vconv evaluate.")],
     output: Annotated[

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from vconv.cli.app import Model, Overwrite, Quiet, app
+from vconv.cli.app import Model, Overwrite, Quiet, app, command
 from vconv.cli.console import progress, silent_libraries
 from vconv.errors import InputError
 
 
-@app.command()
+@command(app)
 def live(
     target: Annotated[
         list[Path] | None,

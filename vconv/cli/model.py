@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from vconv.cli.app import Device, Model, Threads, app
+from vconv.cli.app import Device, Model, Threads, app, command
 from vconv.cli.console import default_model, finish, silent_libraries
 from vconv.errors import VconvError
 
 
-@app.command()
+@command(app)
 def check(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP", help="Recordings, or folders of them.")],
     model: Model = None,
@@ -47,7 +47,7 @@ def check(
     finish(errors)
 
 
-@app.command()
+@command(app)
 def info(model: Model = None) -> None:
     """Show the model, its files and this installation.
 

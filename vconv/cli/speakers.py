@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vconv.cli.app import Model, Overwrite, Quiet, Threads, app
+from vconv.cli.app import Model, Overwrite, Quiet, Threads, app, command
 from vconv.cli.console import check_arrays_file, default_model, needs_extra, progress, save_voice, silent_libraries
 from vconv.errors import InputError
 
@@ -32,7 +32,7 @@ def _speakers(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@speakers_app.command()
+@command(speakers_app)
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="Clip, folder of clips of one speaker, or saved voice.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
@@ -63,7 +63,7 @@ def verify(
     )
 
 
-@speakers_app.command()
+@command(speakers_app)
 def identify(
     clip: Annotated[Path, typer.Argument(metavar="CLIP", help="Whose speech? A clip, a folder of clips or a voice.")],
     enrolled: Annotated[
@@ -101,7 +101,7 @@ def identify(
     print(best if decision.same else "nobody")
 
 
-@speakers_app.command("new")
+@command(speakers_app, "new")
 def new_voice(
     output: VoiceFile,
     seed: Annotated[int, typer.Option(min=0, help="Another number is another voice.")] = 0,
@@ -135,7 +135,7 @@ def new_voice(
         )
 
 
-@speakers_app.command()
+@command(speakers_app)
 def directions(model: Model = None) -> None:
     """Show the main directions in which voices differ.
 
@@ -157,7 +157,7 @@ def directions(model: Model = None) -> None:
         print(f"{direction.number:>3}  {direction.share:8.1%}  {correlations}  {direction.name}".rstrip())
 
 
-@speakers_app.command()
+@command(speakers_app)
 def move(
     voice: Annotated[Path, typer.Argument(metavar="VOICE", help="A saved voice, a clip, or a folder of clips.")],
     output: VoiceFile,
@@ -197,7 +197,7 @@ def move(
         print(f"wrote {output}" + (f": {speakers.hertz(moved.log_f0):.0f} Hz" if moved.log_f0 is not None else ""))
 
 
-@speakers_app.command("fit")
+@command(speakers_app, "fit")
 def fit_population(
     manifest: Manifest,
     output: Annotated[
@@ -242,7 +242,7 @@ def fit_population(
         )
 
 
-@speakers_app.command("test")
+@command(speakers_app, "test")
 def test_population(
     manifest: Manifest,
     split: Annotated[str, typer.Option(help="Which clips; speakers with training clips are left out.")] = "valid",

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from vconv.batch import Job, Make
     from vconv.inference.output import Progress
 
-from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app
+from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app, command
 from vconv.cli.console import check_arrays_file, finish, progress, silent_libraries, summary
 
 
-@app.command()
+@command(app)
 def encode(
     sources: Annotated[list[Path], typer.Argument(metavar="SRC", help="Recordings, or folders of them.")],
     output: Annotated[
@@ -87,7 +87,7 @@ def encode(
     finish(tally.errors)
 
 
-@app.command()
+@command(app)
 def decode(
     sources: Annotated[
         list[Path],

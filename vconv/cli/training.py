@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vconv.cli.app import Overwrite, Quiet, app
+from vconv.cli.app import Overwrite, Quiet, app, command
 from vconv.cli.console import complain, needs_extra, progress, silent_libraries
 from vconv.errors import InputError, VconvError
 
 
-@app.command()
+@command(app)
 def prepare(
     sources: Annotated[
         list[Path],
@@ -112,7 +111,7 @@ def _write_shards(manifest: Path, folder: Path, minutes: float, jobs: int | None
             print(f"skipped {reason}")
 
 
-@app.command()
+@command(app)
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
     set_: Annotated[
@@ -138,6 +137,8 @@ def train(
       vconv train recipes/base/shipped.yaml --print-config
     """
     with needs_extra():
+        import json
+
         from vconv.config import to_yaml
         from vconv.training import configuration, run
 
@@ -150,7 +151,7 @@ def train(
             run(config, settings, resume)
 
 
-@app.command()
+@command(app)
 def export(
     conversion: Annotated[
         Path, typer.Argument(metavar="CONVERSION", help="Conversion model: a run, or one of its checkpoints.")

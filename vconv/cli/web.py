@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from vconv.cli.app import Device, Threads, app
+from vconv.cli.app import Device, Threads, app, command
 from vconv.cli.console import needs_extra, silent_libraries
 
 
-@app.command()
+@command(app)
 def web(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port on this machine; default: 8317, or a free one.")
