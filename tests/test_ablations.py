@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.synthetic import make_corpus
-from tests.test_recipes import SMALL_CONVERSION, script
+from tests.test_recipes import script
 from vconv.config import build, load_yaml
 from vconv.errors import InputError, VconvError
 
@@ -25,6 +25,13 @@ pytestmark = pytest.mark.slow  # trains, or runs whole recipes
 
 RECIPE = REPOSITORY / "recipes" / "ablations"
 YAMLS = sorted(path.stem for path in RECIPE.glob("*.yaml") if path.stem != "base")
+
+SMALL_CONVERSION = (
+    "threads=1 precision=no corpus.processes=1 model.channels=16 model.content_blocks=[1,1] model.content_channels=8 "
+    "model.speaker_blocks=1 model.embedding_channels=16 model.decoder_channels=16 model.decoder_blocks=[1,1] "
+    "model.attention_channels=16 model.attention_heads=2 model.bottleneck.groups=2 model.bottleneck.codes=16 "
+    "batch.items=4 batch.frames=32 batch.reference_frames=[32,48] batch.phone_items=1 optimizer.steps=4 log.every=2"
+)
 
 # What a configuration is about, by the name that it has in the settings.
 ABOUT = {
@@ -34,11 +41,13 @@ ABOUT = {
     "binary": "model.bottleneck.kind",
     "concat": "model.conditioning",
     "content_information": "losses.content_information",
+    "contractive": "losses.contractive",
     "cpc": "losses.cpc",
     "cycle": "losses.cycle",
     "fsq": "model.bottleneck.kind",
     "gumbel": "model.bottleneck.kind",
     "identity": "model.bottleneck.kind",
+    "layerwise": "pretrain.steps",
     "masked": "batch.perturb.mask",
     "no_adversary": "losses.adversary",
     "no_instance_norm": "model.content_norm",

@@ -43,7 +43,8 @@ HERE = Path(__file__).resolve().parent
 CONFIGS = (
     "vq", "no_adversary", "no_instance_norm", "identity", "no_phones", "fsq", "vae", "autoencoder", "no_parallel",
     "no_perturbation", "residual_vq", "gumbel", "binary", "alternating", "concat", "sparse", "masked",
-    "speaker_information", "content_information", "cpc", "adversary_sex", "table", "cycle",
+    "speaker_information", "content_information", "cpc", "adversary_sex", "table", "cycle", "contractive",
+    "layerwise",
 )  # fmt: skip
 KMEANS, RECORDING = "kmeans", "recording"  # no training: k-means of the mel, and the recordings themselves
 CHECKPOINT = "checkpoint.safetensors"

@@ -21,6 +21,7 @@ from vconv.data.batches import BatchConfig, ConversionSampler
 from vconv.data.corpus import PSEUDO_LABELS, Corpus
 from vconv.errors import InputError
 from vconv.features import LOG_MEL_MIDDLE, OUTPUT_RATE
+from vconv.models.content_encoder import ContentEncoder
 from vconv.models.conversion import ConversionModel
 from vconv.models.discriminators import MelDiscriminator
 from vconv.models.layers import GradientReversal
@@ -30,10 +31,12 @@ from vconv.models.speaker_classifier import CodeClassifier, PhoneHead, SpeakerCl
 from vconv.models.speaker_encoder import SpeakerEncoder, SpeakerProjection
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
+from vconv.training.contractive import contractive_penalty
 from vconv.training.guard import StepGuard, gradient_norm
 from vconv.training.held_out import HeldOut, load_encoders
 from vconv.training.information import ContentInformation, FuturePrediction, SpeakerInformation
 from vconv.training.journal import Journal, Monitor
+from vconv.training.layerwise import PretrainConfig, pretrain
 from vconv.training.loader import draw, to_tensors
 from vconv.training.losses import (
     code_consistency,
@@ -80,6 +83,7 @@ class LossConfig:
     content_information: float = 0.0  # between speech and code, raised (information.ContentInformation)
     speaker_information: float = 0.0  # between code and embedding, lowered (information.SpeakerInformation)
     speaker_information_from: int = 1000  # step
+    contractive: float = 0.0  # squared Jacobian of the content encoder (contractive.contractive_penalty)
     phones: float = 0.5
     pseudo_labels: float = 0.0  # predicted from each frame of the code: the manifest's column of that name
     speaker_embedding: float = 0.0  # pretrained mean embedding of the speaker, predicted from the embedding
@@ -157,6 +161,7 @@ class ConversionTraining:
     loss_asr_encoder: str = ""  # ONNX file: for losses.content_consistency; default: corpus.asr_encoder
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     batch: BatchConfig = BatchConfig()
     losses: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -227,6 +232,8 @@ class Learner(nn.Module):
             losses["commitment"] = code.loss
         if weights.code_consistency:
             losses["code_consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
+        if weights.contractive:
+            losses["contractive"] = contractive_penalty(model.content, batch["clean"], batch["clean_asr_features"])
         if weights.speaker:
             logits = self.speaker_head(embedding, batch["speaker"].clamp(min=0))
             losses["speaker"] = label_cross_entropy(logits, batch["speaker"])
@@ -332,6 +339,8 @@ def check_settings(config: ConversionTraining) -> None:
         raise InputError("losses.speaker_similarity, losses.content_consistency: need a vocoder; set vocoder")
     if config.losses.content_consistency and not (config.loss_asr_encoder or config.corpus.asr_encoder):
         raise InputError("losses.content_consistency: needs an ASR encoder; set corpus.asr_encoder or loss_asr_encoder")
+    if config.pretrain.steps and config.start_from:
+        raise InputError("pretrain.steps: would overwrite the weights of start_from; use 0, or --from scratch")
     if config.batch.other_voice and config.model.speaker == "table":
         raise InputError("batch.other_voice: a table of speakers has no other voices; use model.speaker encoder, or 0")
 
@@ -367,6 +376,21 @@ def make_held_out(config: ConversionTraining, start: Start, vocoder: Vocoder | N
     asr_encoder, device = config.loss_asr_encoder or config.corpus.asr_encoder, start.accelerator.device
     encoders = load_encoders(vocoder, config.speaker_encoder, asr_encoder, device)
     return HeldOut(start.corpus, start.validation, encoders, config.log.held_out, device)
+
+
+def pretrain_content(
+    encoder: ContentEncoder, sampler: ConversionSampler, config: ConversionTraining, tell: bool
+) -> None:
+    """Pre-train the content encoder layer by layer on clean speech, alike in all processes; a line for each layer."""
+    device = next(encoder.parameters()).device
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        drawn = to_tensors(sampler.batch(step), device)
+        return drawn["clean"], drawn["clean_asr_features"]
+
+    for layer in pretrain(encoder, batch, config.pretrain):
+        if tell:
+            print(f"pre-trained {layer.name}: reconstruction error {layer.before:.3f} to {layer.after:.3f}", flush=True)
 
 
 def weigh(losses: dict[str, Tensor], weights: LossConfig) -> Tensor:
@@ -415,6 +439,8 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
             fit_projection(learner.model.speaker, Path(config.start_from), corpus, sampler.voices[0.0])
     if config.robust_frontend and not state:
         give_denoiser(learner.model, Path(config.robust_frontend))
+    if config.pretrain.steps and not state:
+        pretrain_content(learner.model.content, sampler, config, accelerator.is_main_process)
     ema = Ema(learner.model, config.optimizer.ema)
     first = restore_state(state, ema, accelerator.device, parts) if state else 0
     check_agreement(first, start.folder, accelerator)
