@@ -20,6 +20,7 @@ from tests.synthetic import make_corpus
 from tests.test_recipes import script
 from vconv.config import build, load_yaml
 from vconv.errors import InputError, VconvError
+from vconv.evaluation.statistics import Estimate
 
 pytestmark = pytest.mark.slow  # trains, or runs whole recipes
 
@@ -179,6 +180,12 @@ def made_up(folder: Path, kind: str, leak: float, phones: float, wer: float | No
         estimate = {"value": wer, "low": None, "high": None, "count": 1}
         write("evaluation/results.json", {"systems": {"vconv": {"wer": estimate}}})
     return folder
+
+
+def test_no_name_in_the_table_is_a_formula(recipe: types.SimpleNamespace) -> None:
+    estimate = Estimate(-0.5, -0.6, -0.4)
+    lines = recipe.table.comma_separated([recipe.table.Row("=1+1", {"wer": estimate})]).splitlines()
+    assert lines[1].split(",") == ["'=1+1", "wer", "-0.5", "-0.6", "-0.4", ""]
 
 
 def test_table_and_plot(recipe: types.SimpleNamespace, tmp_path: Path) -> None:

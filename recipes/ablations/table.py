@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ from vconv.config import ConversionConfig
 from vconv.evaluation.probe import CODE_RATE
 from vconv.evaluation.results import p_value
 from vconv.evaluation.statistics import Estimate, compare
+from vconv.evaluation.tables import to_csv
 from vconv.files import replacing, write_text
 
 PROBED, JUDGED, SETTINGS = "probe/probe.json", "evaluation/results.json", "config.json"  # in a configuration's folder
@@ -155,14 +154,12 @@ def _cell(column: Column, estimate: Estimate | None) -> str:
 
 def comma_separated(rows: Sequence[Row]) -> str:
     """A line for every figure of every configuration, in its own unit; unknown bounds are empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["configuration", "figure", "value", "low", "high", "chance"])
+    table = [["configuration", "figure", "value", "low", "high", "chance"]]
     for row in rows:
         for key, estimate in row.figures.items():
             numbers = estimate.value, estimate.low, estimate.high, row.chance.get(key, math.nan)
-            writer.writerow([row.name, key, *("" if math.isnan(number) else f"{number:.5g}" for number in numbers)])
-    return out.getvalue()
+            table.append([row.name, key, *("" if math.isnan(number) else f"{number:.5g}" for number in numbers)])
+    return to_csv(table)
 
 
 # ---------------------------------------------------------------- the plot

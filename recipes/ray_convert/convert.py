@@ -25,6 +25,7 @@ from vconv.batch import Conversion, Folders, Job, Plan, attempt
 from vconv.config import build, load_yaml
 from vconv.data.manifest import scan_manifest
 from vconv.errors import InputError, VconvError, run_script
+from vconv.evaluation.tables import harmless
 
 SUFFIX = ".wav"
 RESULTS = "results.csv"  # in the output folder
@@ -142,15 +143,21 @@ def convert(config: Config) -> dict[str, int]:
         with csv.CSVWriter(results, SCHEMA) as writer:
             for error in bad:
                 row = {"source": "", "output": "", "seconds": 0.0, "error": str(error)}
-                writer.write(pyarrow.Table.from_pylist([row], SCHEMA))
+                writer.write(_harmless(pyarrow.Table.from_pylist([row], SCHEMA)))
             for rows in _converted(config, blocks) if blocks else ():
-                writer.write(rows.cast(SCHEMA))
+                writer.write(_harmless(rows.cast(SCHEMA)))
                 failed = sum(map(bool, rows["error"].to_pylist()))
                 counts["failed"] += failed
                 counts["made"] += len(rows) - failed
         os.replace(results, output / RESULTS)
     counts["failed"] += len(bad)
     return counts
+
+
+def _harmless(rows: pyarrow.Table) -> pyarrow.Table:
+    """The same for a spreadsheet: no name of a file is a formula."""
+    safe = [{name: harmless(cell) for name, cell in row.items()} for row in rows.to_pylist()]
+    return pyarrow.Table.from_pylist(safe, SCHEMA)
 
 
 def _converted(config: Config, blocks: list[pyarrow.Table]) -> Iterator[pyarrow.Table]:

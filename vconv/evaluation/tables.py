@@ -10,16 +10,17 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the 
 
 
 def to_csv(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV; a cell of text that a spreadsheet would compute begins with an apostrophe.
-
-    Numbers, also as text, stay as they are: "-3.5" is no formula. See OWASP, "CSV Injection".
-    """
+    """Rows as CSV, each cell ``harmless``."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([[_harmless(cell) for cell in row] for row in rows])
+    csv.writer(out, lineterminator="\n").writerows([[harmless(cell) for cell in row] for row in rows])
     return out.getvalue()
 
 
-def _harmless(cell: object) -> object:
+def harmless(cell: object) -> object:
+    """The cell, behind an apostrophe where it is text that a spreadsheet would compute.
+
+    Numbers, also as text, stay as they are: "-3.5" is no formula. See OWASP, "CSV Injection".
+    """
     if not isinstance(cell, str) or not cell.lstrip(" ").startswith(_FORMULA):
         return cell
     try:
