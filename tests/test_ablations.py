@@ -183,7 +183,7 @@ def made_up(folder: Path, kind: str, leak: float, phones: float, wer: float | No
 
 
 def test_no_name_in_the_table_is_a_formula(recipe: types.SimpleNamespace) -> None:
-    estimate = Estimate(-0.5, -0.6, -0.4)
+    estimate = Estimate(-0.5, -0.6, -0.4, 20)
     lines = recipe.table.comma_separated([recipe.table.Row("=1+1", {"wer": estimate})]).splitlines()
     assert lines[1].split(",") == ["'=1+1", "wer", "-0.5", "-0.6", "-0.4", ""]
 
