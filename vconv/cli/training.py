@@ -125,6 +125,9 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML, and train nothing.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few steps on a sample: parameters, memory, hours, disk.")
+    ] = False,
 ) -> None:
     """Train a model or a vocoder from a YAML file.
 
@@ -135,6 +138,7 @@ def train(
       vconv train recipes/base/stages/vocoder.yaml --from pretrained/base --set corpus.manifest=mine.tsv
       vconv train runs/mine/conversion/config.yaml --set optimizer.steps=50000 --resume
       vconv train recipes/base/shipped.yaml --print-config
+      vconv train recipes/folders/config.yaml --set corpus.manifest=mine.tsv --dry-run
     """
     with needs_extra():
         import json
@@ -147,6 +151,10 @@ def train(
             settings.append(f"start_from={json.dumps('' if begin_with == 'scratch' else begin_with)}")
         if print_config:
             print(to_yaml(configuration(config, settings)), end="")
+        elif dry_run:
+            from vconv.training import dry_run as costs
+
+            print("\n".join(costs.measure(configuration(config, settings), resume).lines()))
         else:
             run(config, settings, resume)
 
