@@ -131,6 +131,27 @@ def test_stages_go_on_where_they_stopped(manifest: Path, capsys: pytest.CaptureF
     assert run(chain(steps=6)) == ["train", "first", "second", "other"]
 
 
+def test_the_cost_of_a_training_needs_no_other_stage(manifest: Path) -> None:
+    pytest.importorskip("torch")
+    from vconv.training import build_configuration, configuration
+
+    stages, setup = made(manifest, "cpu")
+    trainings = {stage.name: stage for stage in stages if stage.config}
+    commands = []
+
+    def execute(command: Sequence[str]) -> None:
+        commands.append(command[-1])
+        config, name = configuration(command[-2]), Path(command[-2]).stem
+        paths = [config.corpus.manifest, config.corpus.asr_encoder, getattr(config, "vocoder", "")]
+        assert all(Path(path).exists() for path in paths if path)
+        real = build_configuration(trainings[name].config, name)
+        assert (config.model, config.batch, config.optimizer) == (real.model, real.batch, real.optimizer)
+        assert config.corpus.store == real.corpus.store  # which may be there already
+
+    recipe.print_costs(stages, setup, execute)
+    assert commands == ["--dry-run"] * len(trainings)
+
+
 def test_the_command_tells_its_state_and_errors(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     out = manifest.parent / "out"

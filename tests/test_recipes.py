@@ -24,7 +24,7 @@ from tests.conftest import BASE_MODEL, REPOSITORY
 from vconv import audio
 from vconv.data.manifest import Clip, open_table, prepare, read_held_out, read_manifest
 from vconv.errors import InputError
-from vconv.model_folder import read_config
+from vconv.model_folder import find_shipped, read_config
 
 RECIPES = REPOSITORY / "recipes"
 # A folder with real.tsv and recordings of VCTK in it, to take in place of the examples.
@@ -222,6 +222,18 @@ def test_a_recipe_adapts_the_shipped_model_or_begins_from_scratch(
     assert not fresh.start_from and fresh.optimizer.steps > 2 * config.optimizer.steps
     assert fresh.optimizer.learning_rate > config.optimizer.learning_rate
     assert fresh.losses.cycle_from == 7  # what the command line sets stays
+
+
+def test_pretrained_base_is_the_shipped_model_unless_there_is_one_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = {"a": "pretrained/base", "b": {"c": "pretrained/base/config.json"}}
+    assert find_shipped(named) == {"a": str(BASE_MODEL), "b": {"c": str(BASE_MODEL / "config.json")}}
+    others = {"a": "pretrained/based", "b": 3, "c": "", "d": "runs/pretrained/base"}
+    assert find_shipped(others) == others
+    (tmp_path / "pretrained" / "base").mkdir(parents=True)
+    assert find_shipped("pretrained/base") == "pretrained/base"
 
 
 def test_settings_from_scratch_are_a_mapping(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -208,6 +209,29 @@ def run_stage(stage: Stage, folder: Path, identity: str, execute: Execute) -> No
     write_text(folder / DONE, identity)
 
 
+def print_costs(stages: Sequence[Stage], setup: Setup, execute: Execute) -> None:
+    """What each training costs, done or not, by `vconv train --dry-run`; raises VconvError where that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in stages:
+            if stage.config:
+                print(f"== {stage.name}", flush=True)
+                path = Path(folder) / f"{stage.name}.yaml"
+                write_text(path, config_text(without_results(stage, setup)))
+                execute((sys.executable, "-m", "vconv", "train", str(path), "--dry-run"))
+
+
+def without_results(stage: Stage, setup: Setup) -> Stage:
+    """A training that needs no result of another stage and costs the same: the shipped networks stand for them."""
+    config = merge(stage.config, {"corpus": {"manifest": str(setup.manifest)}})
+    if "asr_encoder" in config["corpus"]:
+        config["corpus"]["asr_encoder"] = str(setup.asr_encoder)
+    if "pseudo_labels" in config.get("losses", {}):
+        config["losses"]["pseudo_labels"] = 0.0  # one more head on the code
+    if "vocoder" in config:
+        config["vocoder"] = SHIPPED
+    return replace(stage, config=config)
+
+
 def config_text(stage: Stage) -> str:
     import yaml
 
@@ -240,13 +264,13 @@ def alone(output: Path) -> Iterator[IO[str]]:
         yield lock
 
 
-def run_command(command: Sequence[str], lock: IO[str]) -> None:
+def run_command(command: Sequence[str], lock: IO[str] | None = None) -> None:
     """Run to its end. The command inherits the lock, and keeps it where this process is killed.
 
     Raises:
         VconvError: it fails.
     """
-    process = subprocess.Popen(command, pass_fds=[lock.fileno()])
+    process = subprocess.Popen(command, pass_fds=[lock.fileno()] if lock else [])
     try:
         code = process.wait()
     except BaseException:
@@ -292,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--asr-encoder", default=f"{SHIPPED}/{ASR_ENCODER}", metavar="FILE", help="ONNX")
     parser.add_argument("--speaker-encoder", default=f"{SHIPPED}/{SPEAKER_ENCODER_WEIGHTS}", metavar="FILE")
     parser.add_argument("--dry-run", action="store_true", help="list the stages and whether each is complete")
+    parser.add_argument("--cost", action="store_true", help="measure what each training takes, and train nothing")
     return parser
 
 
@@ -301,6 +326,9 @@ def make(arguments: argparse.Namespace) -> None:
     check(stages)
     if arguments.dry_run:
         run_stages(stages, setup, _refuse, dry=True)
+        return
+    if arguments.cost:
+        print_costs(stages, setup, run_command)
         return
     end_on_signals()
     with alone(setup.output) as lock:

@@ -199,8 +199,9 @@ def export(
         raise InputError(f"{output}: is not empty; pass --overwrite to replace the model in it")
     with needs_extra():
         from vconv.export import export
+        from vconv.model_folder import find_shipped
 
-        export(conversion, vocoder, output, set_ or (), asr_encoder, speaker_encoder)
+        export(conversion, Path(find_shipped(str(vocoder))), output, set_ or (), asr_encoder, speaker_encoder)
     print(f"wrote {output}")
 
 

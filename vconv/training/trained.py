@@ -12,6 +12,7 @@ import torch
 from vconv.config import ConversionConfig, VocoderConfig, build, override
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
+from vconv.model_folder import find_shipped
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.vocoder import Vocoder
@@ -46,6 +47,7 @@ def trained_with(path: Path) -> tuple[Path | None, Path | None]:
         asr_encoder, speaker_encoder = config.get("corpus", {}).get("asr_encoder"), config.get("speaker_encoder")
     except (KeyError, AttributeError):
         raise _unfit(path) from None
+    asr_encoder, speaker_encoder = find_shipped(asr_encoder), find_shipped(speaker_encoder)
     return Path(asr_encoder) if asr_encoder else None, Path(speaker_encoder) if speaker_encoder else None
 
 
