@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from vconv.config import Precision
 from vconv.data.corpus import Corpus, load_corpus, values_of
-from vconv.data.manifest import TEST, read_manifest
+from vconv.data.manifest import TEST, Clip, read_manifest
 from vconv.data.on_the_fly import OnTheFly
 from vconv.data.store import build, open_store
 from vconv.errors import InputError
@@ -21,11 +21,11 @@ from vconv.training.settings import CorpusConfig, Training
 from vconv.training.state import resume_state
 
 
-def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = "speaker") -> tuple[Corpus, Corpus]:
+def require_corpus(config: CorpusConfig, accelerator: Accelerator, label: str = "speaker") -> tuple[Corpus, Corpus]:
     """Training and validation corpora, with the feature store built first where it is wanted and missing.
 
-    Only the main process builds; ``wait`` is the barrier behind which the others stand. ``label`` is the
-    manifest's column that the clips' labels come from.
+    The main process builds it while the others wait; then one process on each machine that does not share the disk.
+    ``label`` is the manifest's column that the clips' labels come from.
     """
     if not config.manifest:
         raise InputError("corpus.manifest is not set; make one with vconv prepare")
@@ -37,17 +37,23 @@ def require_corpus(config: CorpusConfig, is_main: bool, wait: Any, label: str = 
         cache = Path(config.cache) if config.cache else None
         return load_corpus(OnTheFly(clips, cache, config.asr_encoder), clips, label)
     store = Path(config.store) if config.store else manifest.with_suffix(".store")
-    if is_main and not (store / "index.json").exists():
-        from rich.progress import Progress
-
-        with Progress() as bar:
-            task = bar.add_task("features", total=len(clips))
-            report = lambda done: bar.update(task, completed=done)  # noqa: E731
-            skipped = build(clips, store, config.processes, report, config.asr_encoder)
-        for line in skipped:
-            print(f"left out: {line}")
-    wait()
+    for my_turn in (accelerator.is_main_process, accelerator.is_local_main_process):
+        if my_turn and not (store / "index.json").exists():
+            build_store(clips, store, config)
+        accelerator.wait_for_everyone()
     return load_corpus(open_store(store, config.asr_encoder), clips, label)
+
+
+def build_store(clips: list[Clip], store: Path, config: CorpusConfig) -> None:
+    """Extract the features of the clips, with a bar, and print what is left out."""
+    from rich.progress import Progress
+
+    with Progress() as bar:
+        task = bar.add_task("features", total=len(clips))
+        report = lambda done: bar.update(task, completed=done)  # noqa: E731
+        skipped = build(clips, store, config.processes, report, config.asr_encoder)
+    for line in skipped:
+        print(f"left out: {line}")
 
 
 def make_accelerator(precision: Precision, accumulate: int) -> Accelerator:
@@ -86,7 +92,7 @@ def begin(config: Training, resume: bool, label: str = "speaker") -> Start:
     accelerator = make_accelerator(config.precision, config.optimizer.accumulate)
     folder = Path(config.output)
     state = resume_state(folder, resume)
-    corpora = require_corpus(config.corpus, accelerator.is_main_process, accelerator.wait_for_everyone, label)
+    corpora = require_corpus(config.corpus, accelerator, label)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     return Start(accelerator, folder, state, *corpora)
