@@ -86,6 +86,8 @@ def short(block: Block) -> Block:
     text = block.text.replace("\\\n", " ")
     tiny = shlex.join(settings(TINY | TINY_CONVERSION))
     text = re.sub(r"^(vconv train recipes/folders/config\.yaml.*)$", rf"\1 {tiny}", text, flags=re.M)
+    words = "".join(f', "{key}={value}"' for key, value in (TINY | TINY_CONVERSION).items())
+    text = re.sub(r"^(settings = \[.*)\]$", rf"\1{words}]", text, flags=re.M)
     text = re.sub(r"^(recipes/base/run\.sh .*) cpu$", rf"\1 {ROOT / 'tests' / 'miniature.yaml'}", text, flags=re.M)
     return Block(block.marker, block.language, text)
 
@@ -93,7 +95,7 @@ def short(block: Block) -> Block:
 @pytest.mark.slow
 def test_the_slow_commands_run(training_folder: Path) -> None:
     """Training first, then all that takes its model and its corpus."""
-    for name in ("training", "voices", "live", "evaluating"):
+    for name in ("training", "voices", "live", "evaluating", "python"):
         for block in blocks(DOCS / f"{name}.md", "slow test"):
             run_block(short(block), training_folder)
     assert (training_folder / "my-model" / "config.json").is_file()

@@ -43,6 +43,7 @@ LAYERS = (
     ("voices/",),
     ("batch.py", "export.py"),
     ("evaluation/",),
+    ("api.py",),
     ("web/",),
     ("cli/", "__main__.py", "benchmarks/"),
 )

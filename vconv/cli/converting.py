@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +19,6 @@ from vconv.cli.app import Device, Model, Overwrite, Quiet, Threads, app, command
 from vconv.cli.console import (
     check_arrays_file,
     complain,
-    default_model,
     finish,
     needs_extra,
     progress,
@@ -153,13 +151,13 @@ def embed(
     if not clips:
         raise InputError("vconv embed needs CLIP, a recording of the speaker; only with --me it records one")
     with silent_libraries():
-        from vconv.inference import load
-        from vconv.voices.mixing import parse_weight, target_voice
+        from vconv import api
+        from vconv.voices.mixing import parse_weight
 
         first = parse_weight(clips[0])[0].resolve()
         place = output or first.parent / f"{first.name if first.is_dir() else first.stem}_voice.npz"
         check_arrays_file(place, overwrite)
-        save_voice(target_voice(load(model, device, threads), list(clips)), place)
+        save_voice(api.embed(clips, model=model, device=device, threads=threads), place)
     if not quiet:
         print(f"wrote {place}")
 
@@ -214,28 +212,16 @@ def finetune(
       vconv convert speech.wav --target speaker.npz
     """
     with silent_libraries(), needs_extra():
-        from vconv.inference import load
-        from vconv.inference.loading import available_cores
-        from vconv.inference.targets import clips_in, speech_of
-        from vconv.training import finetune as tuning
-        from vconv.voices.population import people_of
+        from vconv import api
 
         first = target[0].resolve()
         place = output or first.parent / f"{first.name if first.is_dir() else first.stem}_tuned.npz"
         check_arrays_file(place, overwrite)
-        folder, threads = model or default_model(), threads or available_cores()
-        network = tuning.load_model(folder, threads)
-        clips = [clip for part in target for clip in clips_in(part)]
-        converter = load(folder, threads=threads)
-        voice = converter.voice(clips)
-        speech = [converter.speech_features(clip) for clip in clips]
-        perceptual = tuning.load_perceptual(folder, network.config, [speech_of(clip) for clip in clips])
         with progress(None, quiet) as report:
-            config = tuning.FinetuneConfig(steps=steps, seed=seed)
-            tuned = tuning.finetune(
-                network, speech, voice.embedding, config, report.count, people_of(folder), perceptual
+            voice, tuned = api.finetune(
+                target, steps=steps, seed=seed, model=model, threads=threads, report=report.count
             )
-        save_voice(dataclasses.replace(voice, adapter=tuned.adapter, model=converter.model), place)
+        save_voice(voice, place)
     if not quiet:
         change = f"{tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps"
         print(f"wrote {place}; error on held-out speech: {change}")

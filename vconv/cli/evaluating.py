@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,9 @@ import typer
 from vconv.errors import VconvError
 
 if TYPE_CHECKING:
-    from vconv.evaluation.run import Evaluation, Options
+    from typing import Any
+
+    from vconv.evaluation.run import Evaluation
 
 from vconv.cli.app import Device, Jobs, JudgementCache, Metrics, Model, Quiet, Threads, app, command
 from vconv.cli.console import finish, needs_extra, progress, silent_libraries
@@ -68,17 +69,21 @@ def evaluate(
       vconv evaluate french.csv --language fr --asr whisper-base/
     """
     with needs_extra("eval"), silent_libraries():
-        from vconv.evaluation import conversion, run
+        from vconv import api
 
-        options = _judging(metrics, cache, jobs, asr)
-        options = dataclasses.replace(
-            options,
-            engine=conversion.Engine(model, device, options.jobs),
-            cache=None if no_cache else options.cache,
-        )
-        todo = run.read(pairs, source_dir, target_dir, language)
         with progress(None, quiet) as report:
-            evaluation = run.evaluate_and_write(todo, output, options, report.count)
+            evaluation = api.evaluate(
+                pairs,
+                output,
+                source_dir=source_dir,
+                target_dir=target_dir,
+                language=language,
+                device=device,
+                model=model,
+                report=report.count,
+                use_cache=not no_cache,
+                **_judging(metrics, cache, jobs, asr),
+            )
     _conclude(evaluation, output, quiet)
 
 
@@ -112,15 +117,23 @@ def probe(
     with needs_extra("eval"), silent_libraries():
         from rich.console import Console
 
-        from vconv.evaluation import probe as probing
-        from vconv.inference.loading import available_cores
+        from vconv import api
+        from vconv.evaluation.probe import table
 
         with progress(None, quiet) as report:
-            choice = probing.Choice(split, speakers, clips)
-            result = probing.probe(model, manifest, choice, threads or available_cores(), report.count, stages)
-            probing.write(result, output)
+            result = api.probe(
+                manifest,
+                output,
+                split=split,
+                speakers=speakers,
+                clips=clips,
+                stages=stages,
+                model=model,
+                threads=threads,
+                report=report.count,
+            )
     if not quiet:
-        Console(width=None if sys.stdout.isatty() else 200).print(probing.table(result))
+        Console(width=None if sys.stdout.isatty() else 200).print(table(result))
         for note in result.notes:
             print(note)
         print(f"wrote {output / 'probe.json'} and maps beside it")
@@ -152,15 +165,19 @@ def ladder(
       vconv ladder corpus.tsv --model my-model/ -o ladder/
     """
     with needs_extra("eval"), silent_libraries():
-        from vconv.data.manifest import read_manifest
-        from vconv.evaluation import ladder as rungs
-        from vconv.evaluation import probe, run
+        from vconv import api
 
-        options = _judging(metrics, cache, jobs)
-        choice = probe.Choice(split, speakers, clips)
         with progress(None, quiet) as report:
-            todo = rungs.prepare(model, read_manifest(manifest), choice, output / "clips", options.jobs, report.count)
-            evaluation = run.evaluate_and_write(todo, output, options, report.count)
+            evaluation = api.ladder(
+                manifest,
+                output,
+                split=split,
+                speakers=speakers,
+                clips=clips,
+                model=model,
+                report=report.count,
+                **_judging(metrics, cache, jobs),
+            )
     _conclude(evaluation, output, quiet)
 
 
@@ -191,32 +208,25 @@ def stress(
       vconv stress pairs.csv --model my-model/ -o stress/
     """
     with needs_extra("eval"), silent_libraries():
-        from vconv.evaluation import run
-        from vconv.evaluation import stress as stressing
+        from vconv import api
 
-        chosen = stressing.choose(conditions)
-        options = _judging(metrics, cache, jobs, asr)
-        todo = run.read(pairs, None, None, language)
-        run.available_judges(todo, options)  # what is missing is told before the work
         with progress(None, quiet) as report:
-            made = stressing.prepare(model, todo, chosen, output / "clips", options.jobs, report.count)
-            evaluation = run.evaluate_and_write(made, output, options, report.count)
+            evaluation = api.stress(
+                pairs,
+                output,
+                conditions=conditions,
+                language=language,
+                model=model,
+                report=report.count,
+                **_judging(metrics, cache, jobs, asr),
+            )
     _conclude(evaluation, output, quiet)
 
 
-def _judging(metrics: str | None, cache: Path | None, jobs: int | None, asr: Path | None = None) -> Options:
+def _judging(metrics: str | None, cache: Path | None, jobs: int | None, asr: Path | None = None) -> dict[str, Any]:
     """How to judge, from the options that the evaluating commands share."""
-    from vconv.evaluation import cache as stored
-    from vconv.evaluation.judges import Settings
-    from vconv.evaluation.run import Options
-    from vconv.inference.loading import available_cores
-
-    return Options(
-        settings=Settings(asr),
-        metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
-        cache=cache or stored.default_place(),
-        jobs=jobs or min(available_cores(), 8),
-    )
+    names = None if metrics is None else [name.strip() for name in metrics.split(",")]
+    return {"metrics": names, "asr": asr, "cache": cache, "jobs": jobs}
 
 
 def _conclude(evaluation: Evaluation, output: Path, quiet: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vconv.cli.app import Device, Model, Threads, app, command
-from vconv.cli.console import default_model, finish, silent_libraries
+from vconv.cli.console import finish, silent_libraries
 from vconv.errors import VconvError
 
 
@@ -31,19 +31,14 @@ def check(
       vconv check recordings/ --quiet
     """
     with silent_libraries():
-        from vconv.inference import load
-        from vconv.voices.check import Checker, files_in
-        from vconv.voices.population import population_of
+        from vconv import api
 
-        population = population_of(model or default_model())
-        checker = Checker(load(model, device, threads), population)
         errors = []
-        for clip in files_in(clips):
-            try:
-                verdict = checker.clip(clip)
+        for clip, verdict in api.check(clips, model=model, device=device, threads=threads):
+            if isinstance(verdict, VconvError):
+                errors.append(verdict)
+            else:
                 print(f"{verdict.score:.3f}  {clip}" + ("" if quiet else f": {verdict.text}"), flush=True)
-            except VconvError as error:
-                errors.append(error)
     finish(errors)
 
 
@@ -56,9 +51,9 @@ def info(model: Model = None) -> None:
       vconv info --model my-model/
     """
     with silent_libraries():
-        from vconv.inference.loading import describe
+        from vconv import api
 
-        lines = describe(model)
+        lines = api.info(model)
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name:<{width}}  {value}")

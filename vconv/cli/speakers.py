@@ -49,12 +49,9 @@ def verify(
       vconv speakers verify a.wav b.wav
     """
     with silent_libraries():
-        from vconv.inference import load
-        from vconv.voices import sampling as speakers
-        from vconv.voices.population import population_of
+        from vconv import api
 
-        folder = model or default_model()
-        decision = speakers.verify(load(folder, threads=threads), population_of(folder), first, second)
+        decision = api.verify(first, second, model=model, threads=threads)
     verdict = "the same speaker" if decision.same else "different speakers"
     print(
         f"{decision.score:.3f}"
@@ -85,13 +82,9 @@ def identify(
       vconv speakers identify clip.wav --enrolled people/
     """
     with silent_libraries():
-        from vconv.inference import load
-        from vconv.voices import sampling as speakers
-        from vconv.voices.population import population_of
+        from vconv import api
 
-        folder = model or default_model()
-        converter, population = load(folder, threads=threads), population_of(folder)
-        ranked = speakers.identify(converter, population, clip, speakers.enroll(converter, enrolled))
+        ranked = api.identify(clip, enrolled, model=model, threads=threads)
     best, decision = ranked[0]
     if not quiet:
         for place, (name, other) in enumerate(ranked, 1):
@@ -122,15 +115,15 @@ def new_voice(
     """
     check_arrays_file(output, overwrite)
     with silent_libraries():
-        from vconv.voices import sampling as speakers
+        from vconv import api
         from vconv.voices.population import population_of
+        from vconv.voices.sampling import hertz
 
-        population = population_of(model or default_model())
-        invented = speakers.invent(population, seed)
+        invented, population = api.new_voice(seed, model=model), population_of(model or default_model())
         save_voice(invented.voice, output)
     if not quiet:
         print(
-            f"wrote {output}: {speakers.hertz(invented.voice.log_f0):.0f} Hz; score {invented.nearest:.3f} with the "
+            f"wrote {output}: {hertz(invented.voice.log_f0):.0f} Hz; score {invented.nearest:.3f} with the "
             f"most alike of {len(population.speakers)} speakers, whose own nearest have {population.apart:.3f}"
         )
 
@@ -147,10 +140,10 @@ def directions(model: Model = None) -> None:
       vconv speakers directions
     """
     with silent_libraries():
-        from vconv.voices import sampling as speakers
-        from vconv.voices.population import ATTRIBUTES, population_of
+        from vconv import api
+        from vconv.voices.population import ATTRIBUTES
 
-        found = speakers.directions(population_of(model or default_model()))
+        found = api.directions(model=model)
     print("  #  variance  " + "  ".join(f"{name:>13}" for name in ATTRIBUTES))
     for direction in found:
         correlations = "  ".join(f"{value:+13.2f}" for value in direction.correlations)
@@ -185,16 +178,13 @@ def move(
     check_arrays_file(output, overwrite)
     axes = dict(_axis(text) for text in axis or ())
     with silent_libraries():
-        from vconv.inference import load
-        from vconv.voices import sampling as speakers
-        from vconv.voices.population import population_of
+        from vconv import api
+        from vconv.voices.sampling import hertz
 
-        folder = model or default_model()
-        population, converter = population_of(folder), load(folder, threads=threads)
-        moved = speakers.move(converter.voice(voice), population, higher=higher, brighter=brighter, axes=axes)
+        moved = api.move_voice(voice, higher=higher, brighter=brighter, axes=axes, model=model, threads=threads)
         save_voice(moved, output)
     if not quiet:
-        print(f"wrote {output}" + (f": {speakers.hertz(moved.log_f0):.0f} Hz" if moved.log_f0 is not None else ""))
+        print(f"wrote {output}" + (f": {hertz(moved.log_f0):.0f} Hz" if moved.log_f0 is not None else ""))
 
 
 @command(speakers_app, "fit")
@@ -221,16 +211,14 @@ def fit_population(
       vconv speakers fit corpus.tsv --model my-model/
     """
     with silent_libraries():
-        from vconv.inference.loading import available_cores
+        from vconv import api
         from vconv.model_folder import POPULATION
-        from vconv.voices import fitting
 
-        folder = model or default_model()
-        place = output or folder / POPULATION
+        place = output or (model or default_model()) / POPULATION
         if place.is_dir() or place.suffix.lower() != ".npz":
             raise InputError(f"{place}: is written as .npz; name a file so with -o")
         with progress(None, quiet) as report:
-            fitted = fitting.fit(folder, manifest, threads or available_cores(), report.count)
+            fitted = api.fit_population(manifest, model=model, threads=threads, report=report.count)
         fitted.population.save(place)
     if not quiet:
         for line in fitted.bad:
@@ -266,13 +254,11 @@ def test_population(
       vconv speakers test corpus.tsv --other music/ --other noise/
     """
     with needs_extra("eval"), silent_libraries():
-        from vconv.evaluation import verification
-        from vconv.inference.loading import available_cores
+        from vconv import api
 
-        folder = model or default_model()
         with progress(None, quiet) as report:
-            outcome = verification.examine(
-                folder, manifest, split, other or [], threads or available_cores(), report.count
+            outcome = api.measure_verification(
+                manifest, split=split, other=other or (), model=model, threads=threads, report=report.count
             )
     width = max(len(name) for name in outcome.figures)
     for name, value in outcome.figures.items():

@@ -141,22 +141,14 @@ def train(
       vconv train recipes/folders/config.yaml --set corpus.manifest=mine.tsv --dry-run
     """
     with needs_extra():
-        import json
+        from vconv import api
 
-        from vconv.config import to_yaml
-        from vconv.training import configuration, run
-
-        settings = list(set_ or [])
-        if begin_with is not None:
-            settings.append(f"start_from={json.dumps('' if begin_with == 'scratch' else begin_with)}")
         if print_config:
-            print(to_yaml(configuration(config, settings)), end="")
+            print(api.training_config(config, set_ or (), start_from=begin_with), end="")
         elif dry_run:
-            from vconv.training import dry_run as costs
-
-            print("\n".join(costs.measure(configuration(config, settings), resume).lines()))
+            print("\n".join(api.training_costs(config, set_ or (), start_from=begin_with, resume=resume).lines()))
         else:
-            run(config, settings, resume)
+            api.train(config, set_ or (), start_from=begin_with, resume=resume)
 
 
 @command(app)
@@ -198,10 +190,11 @@ def export(
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise InputError(f"{output}: is not empty; pass --overwrite to replace the model in it")
     with needs_extra():
-        from vconv.export import export
-        from vconv.model_folder import find_shipped
+        from vconv import api
 
-        export(conversion, Path(find_shipped(str(vocoder))), output, set_ or (), asr_encoder, speaker_encoder)
+        api.export_model(
+            conversion, vocoder, output, set_ or (), asr_encoder=asr_encoder, speaker_encoder=speaker_encoder
+        )
     print(f"wrote {output}")
 
 

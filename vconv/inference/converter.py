@@ -96,7 +96,7 @@ class Converter:
         self, engine: Engine, config: ConversionConfig, threads: int = 1, identity: str = "", folder: Path | None = None
     ) -> None:
         self._engine = engine
-        self._folder = folder
+        self.folder = folder  # of the model, if it is one
         self._config = config
         self._threads = threads
         self.model = hashlib.sha256(identity.encode()).digest()[:MODEL_BYTES]  # marks its tokens and tuned voices
@@ -350,7 +350,7 @@ class Converter:
         """The average speaker, if the model folder has one of these weights."""
         from vconv.live.statistics import ENROLMENT, Enrolment
 
-        path = self._folder and self._folder / ENROLMENT
+        path = self.folder and self.folder / ENROLMENT
         if path is None or not path.is_file():
             return None
         population = Enrolment.load(path)

@@ -102,7 +102,7 @@ class Workshop:
         def make(job: Job, loaded: Loaded) -> Voice:
             job.enter("tuning")
             clips = [path for path, _ in target.parts]
-            return tune(loaded.folder, loaded.converter, clips, self.models.threads, job)
+            return tune(loaded.converter, clips, self.models.threads, job)
 
         return self._voice_task(body, model, make, target)
 
