@@ -19,7 +19,14 @@ import vconv
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "vconv").rglob("*.py"))
 TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "librosa", "tensorboard"}
-TORCH_PLACES = ("models/", "training/", "export.py", "inference/torch_engine.py", "evaluation/judges.py")
+TORCH_PLACES = (
+    "models/",
+    "training/",
+    "export.py",
+    "inference/torch_engine.py",
+    "evaluation/judges.py",
+    "evaluation/alignment.py",
+)
 # Data flows one way: no module imports one of a later layer.
 LAYERS = (
     (
