@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vconv.evaluation.probe import Probe
     from vconv.evaluation.run import Evaluation, Options
     from vconv.evaluation.verification import Outcome
-    from vconv.training.dry_run import Costs
+    from vconv.training.dry_run import Cost
     from vconv.training.finetune import Tuned
     from vconv.voices.fitting import Fit
 
@@ -272,7 +272,7 @@ def training_config(config: Path | str, settings: Sequence[str] = (), *, start_f
 
 def training_costs(
     config: Path | str, settings: Sequence[str] = (), *, start_from: Path | str | None = None, resume: bool = False
-) -> Costs:
+) -> Cost:
     """Parameters, memory, hours and disk of a training, from a few steps on a sample. Needs vconv[train]."""
     from vconv.training import configuration, dry_run
 
