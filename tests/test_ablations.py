@@ -92,7 +92,7 @@ def leaves(mapping: dict[str, Any], path: str = "") -> dict[str, Any]:
 def settings(name: str) -> dict[str, Any]:
     """All of a configuration's settings, as training takes them."""
     pytest.importorskip("torch")
-    from vconv.training.conversion import ConversionTraining
+    from vconv.training.conversion_settings import ConversionTraining
 
     return leaves(dataclasses.asdict(build(ConversionTraining, load_yaml(RECIPE / f"{name}.yaml"))))
 

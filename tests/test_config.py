@@ -179,7 +179,7 @@ def test_missing_yaml_and_bad_override(tmp_path) -> None:
 
 def test_off_in_yaml_is_not_false(tmp_path) -> None:
     pytest.importorskip("torch")
-    from vconv.training.conversion import LossConfig
+    from vconv.training.conversion_settings import LossConfig
 
     (tmp_path / "a.yaml").write_text("adversary_kind: off\n")
     assert build(LossConfig, load_yaml(tmp_path / "a.yaml")).adversary_kind == "off"

@@ -25,7 +25,9 @@ from vconv.model_folder import record_digests  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.speaker_classifier import CodeClassifier  # noqa: E402
 from vconv.training import checkpoint, run  # noqa: E402
-from vconv.training.conversion import ConversionTraining, Learner, weigh  # noqa: E402
+from vconv.training.conversion_settings import ConversionTraining  # noqa: E402
+from vconv.training.learner import Learner  # noqa: E402
+from vconv.training.losses import weigh  # noqa: E402
 from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
 
 CONVERSION = """

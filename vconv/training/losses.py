@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,3 +87,8 @@ def spectral_distance(predicted: Tensor, target: Tensor, n_ffts: tuple[int, ...]
         convergence = (p - t).square().sum(dim=(1, 2)).sqrt() / (t.square().sum(dim=(1, 2)).sqrt() + 1e-3)
         terms.append(convergence.mean() + (p.log() - t.log()).abs().mean())
     return torch.stack(terms).mean()
+
+
+def weigh(losses: dict[str, Tensor], weights: Any) -> Tensor:
+    """The sum of the losses, each by the weight of its name in ``weights``."""
+    return sum(getattr(weights, name) * value for name, value in losses.items())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -30,14 +29,14 @@ from vconv.models.denoiser import Denoiser
 from vconv.models.layers import normalize_mel
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
 from vconv.training import checkpoint
-from vconv.training.guard import StepGuard
-from vconv.training.journal import Journal, Monitor
-from vconv.training.loader import draw, to_tensors
-from vconv.training.optimizer import Ema, learning_rate
+from vconv.training.journal import Monitor
+from vconv.training.loader import to_tensors
+from vconv.training.loop import Run, Validation
+from vconv.training.losses import weigh
+from vconv.training.optimizer import learning_rate
 from vconv.training.perceptual import content_distance
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
-from vconv.training.start import begin, check_agreement, leave
-from vconv.training.state import CHECKPOINT, restore_state
+from vconv.training.start import begin
 
 PARTS = ("asr_encoder", "denoiser")  # of what is trained
 
@@ -165,8 +164,8 @@ def load_robust_frontend(path: Path) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
-    """Run (or go on with) a training; returns the checkpoint's path."""
+def build(config: RobustFrontendTraining, resume: bool) -> tuple[Run, Moonshine, Validation]:
+    """The run, the teacher, and the run's validation."""
     if not config.asr_encoder:
         raise InputError("asr_encoder: not set; make one with recipes/base/asr_encoder.py")
     if not config.model.denoiser_blocks:
@@ -174,52 +173,38 @@ def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
     teacher = load_moonshine(config.asr_encoder)  # before the corpus, which may take long
     config = with_channels(config, teacher)
     start = begin(config, resume)
-    accelerator, state, corpus = start.accelerator, start.state, start.corpus
-    device = accelerator.device
-    teacher = teacher.to(device)
+    teacher = teacher.to(start.accelerator.device)
     torch.manual_seed(config.seed)
-    robust_frontend = RobustFrontend(config).to(device)
-    optimizer = make_optimizer(robust_frontend, config)
-    ema = Ema(robust_frontend, config.optimizer.ema)
-    parts = {"robust_frontend": robust_frontend, "optimizer": optimizer}
-    first = restore_state(state, ema, device, parts) if state else 0
-    check_agreement(first, start.folder, accelerator)
-    bare = robust_frontend
-    robust_frontend, optimizer = accelerator.prepare(robust_frontend, optimizer)
+    student = RobustFrontend(config).to(start.accelerator.device)
+    optimizers = {"optimizer": make_optimizer(student, config)}
+    sampler = RobustFrontendSampler(start.corpus, config.batch, config.seed)
     measures = ["validation", *(f"validation/{field.name}" for field in fields(config.losses))]
-    journal = Journal(config, start, bare, ema, parts, first, measures)
-    show = partial(validate, bare, teacher, start.validation, config, journal.monitor)
-    guard = StepGuard(accelerator, bare)
-    sampler = RobustFrontendSampler(corpus, config.batch, config.seed)
-    batches = draw(sampler, journal.steps, accelerator, config.corpus.workers)
-    try:
-        for step in journal.steps:
-            set_rates(optimizer, learning_rate(step, config.optimizer), config)
-            guard.begin()
-            found = []
-            for batch in islice(batches, config.optimizer.accumulate):
-                with accelerator.accumulate(robust_frontend):
-                    with accelerator.autocast():
-                        with torch.no_grad():
-                            wanted = teacher(batch["clean"])
-                        losses = robust_frontend(batch, wanted)
-                    accelerator.backward(sum(getattr(config.losses, name) * loss for name, loss in losses.items()))
-                    found.append(losses)
-            # Apart: what the one gets wrong is no reason for the other to learn less.
-            clip = config.optimizer.clip
-            norms = {part: accelerator.clip_grad_norm_(getattr(bare, part).parameters(), clip) for part in PARTS}
-            if guard.passes(step, **norms):
-                optimizer.step()
-                ema.update(bare, step)
-                journal.add(*found, {f"gradient/{part}": norm for part, norm in norms.items()})
-            optimizer.zero_grad()
+    run = Run(config, start, {"robust_frontend": student}, optimizers, student, sampler, measures)
+    return run, teacher, partial(validate, student, teacher, start.validation, config, run.journal.monitor)
 
-            if journal.end_step(step, guard.skipped, show):
-                break
-    finally:
-        journal.close()
-    leave(start.accelerator)
-    return start.folder / CHECKPOINT
+
+def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
+    """Run (or go on with) a training; returns the checkpoint's path."""
+    run, teacher, show = build(config, resume)
+    accelerator, clip = run.accelerator, config.optimizer.clip
+    (student,), (bare,), (optimizer,) = run.modules, run.bare, run.optimizers
+    with run:
+        for step in run.steps(show):
+            set_rates(optimizer, learning_rate(step, config.optimizer), config)
+            found = []
+            for batch in run.batches():
+                with accelerator.autocast():
+                    with torch.no_grad():
+                        wanted = teacher(batch["clean"])
+                    losses = student(batch, wanted)
+                accelerator.backward(weigh(losses, config.losses))
+                found.append(losses)
+            # Apart: what the one gets wrong is no reason for the other to learn less.
+            norms = {part: accelerator.clip_grad_norm_(getattr(bare, part).parameters(), clip) for part in PARTS}
+            if run.guard.passes(step, **norms):
+                optimizer.step()
+                run.count(step, *found, {f"gradient/{part}": norm for part, norm in norms.items()})
+    return run.path
 
 
 def with_channels(config: RobustFrontendTraining, asr_encoder: Moonshine) -> RobustFrontendTraining:

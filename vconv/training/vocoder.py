@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +20,16 @@ from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators
 from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
 from vconv.models.vocoder import Vocoder
-from vconv.training.guard import StepGuard
-from vconv.training.journal import Journal, Monitor
-from vconv.training.loader import draw, to_tensors
-from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance
-from vconv.training.optimizer import Ema, frozen, learning_rate, make_optimizer, set_rate
+from vconv.training.journal import Monitor
+from vconv.training.loader import to_tensors
+from vconv.training.loop import Run, Validation
+from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge, spectral_distance, weigh
+from vconv.training.optimizer import frozen, learning_rate, make_optimizer, set_rate
 from vconv.training.perceptual import to_analysis_rate
 from vconv.training.predict import predict_mels
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
-from vconv.training.start import begin, check_agreement, leave
-from vconv.training.state import CHECKPOINT, restore_state, start_from
+from vconv.training.start import begin
+from vconv.training.state import start_from
 from vconv.training.trained import load_conversion
 
 # Hz, where a recording at SAMPLE_RATE ends: resampling and codecs leave little of what is near its Nyquist frequency.
@@ -77,95 +76,81 @@ class VocoderTraining:
     log: LogConfig = LogConfig()
 
 
-def train(config: VocoderTraining, resume: bool = False) -> Path:
-    """Run (or go on with) a training; returns the checkpoint's path."""
+def build(config: VocoderTraining, resume: bool) -> tuple[Run, CamPlusPlus | None, Validation]:
+    """The run with its vocoder and discriminators, the speaker encoder of a loss that is on, and its validation."""
     if config.losses.speaker_similarity and not config.speaker_encoder:
         raise InputError("losses.speaker_similarity: needs a speaker encoder; set speaker_encoder")
     start = begin(config, resume)
-    accelerator, state, corpus = start.accelerator, start.state, start.corpus
-    device = accelerator.device
-    predicted = None
-    if config.conversion:
-        if config.corpus.features == "on_the_fly":
-            raise InputError("conversion: predicted mels need the whole corpus; set corpus.features to store")
-        model = load_conversion(Path(config.conversion)).to(device)
-        chosen = full_band_items(corpus, config.batch)
-        predicted = predict_mels(model, corpus, chosen, config.seed, config.speaker_encoder)
-    sampler = WaveSampler(corpus, config.batch, config.seed, predicted)
+    device = start.accelerator.device
+    predicted = predicted_mels(config, start.corpus, device) if config.conversion else None
+    sampler = WaveSampler(start.corpus, config.batch, config.seed, predicted)
     torch.manual_seed(config.seed)
     vocoder = Vocoder(config.model).to(device)
     own = config.discriminators
     discriminators = WaveDiscriminators(own.periods, own.n_ffts, own.width).to(device)
-    if config.start_from and not state:
+    if config.start_from and not start.state:
         start_from(Path(config.start_from), config.task, {"ema": vocoder, "discriminators": discriminators})
-    optimizer = make_optimizer(vocoder, config.optimizer)
-    critic_optimizer = make_optimizer(discriminators, config.optimizer)
-    ema = Ema(vocoder, config.optimizer.ema)
-    parts = {
-        "vocoder": vocoder,
-        "discriminators": discriminators,
-        "optimizer": optimizer,
-        "critic_optimizer": critic_optimizer,
+    modules = {"vocoder": vocoder, "discriminators": discriminators}
+    optimizers = {
+        "optimizer": make_optimizer(vocoder, config.optimizer),
+        "critic_optimizer": make_optimizer(discriminators, config.optimizer),
     }
-    first = restore_state(state, ema, device, parts) if state else 0
-    check_agreement(first, start.folder, accelerator)
-    bare, bare_discriminators = vocoder, discriminators
-    vocoder, discriminators, optimizer, critic_optimizer = accelerator.prepare(
-        vocoder, discriminators, optimizer, critic_optimizer
-    )
-    journal = Journal(config, start, bare, ema, parts, first, complete_from=config.losses.adversarial_from)
+    complete_from = config.losses.adversarial_from
+    run = Run(config, start, modules, optimizers, vocoder, sampler, complete_from=complete_from)
     speaker_encoder = load_campplus(config.speaker_encoder).to(device) if config.losses.speaker_similarity else None
-    show = partial(validate, bare, start.validation, config, journal.monitor)
-    guard = StepGuard(accelerator, bare, bare_discriminators)
-    batches = draw(sampler, journal.steps, accelerator, config.corpus.workers)
-    try:
-        for step in journal.steps:
+    return run, speaker_encoder, partial(validate, vocoder, start.validation, config, run.journal.monitor)
+
+
+def predicted_mels(config: VocoderTraining, corpus: Corpus, device: torch.device) -> dict[int, np.ndarray]:
+    """Mels [frames, N_MELS] of the corpus's items as the conversion model of the config predicts them."""
+    if config.corpus.features == "on_the_fly":
+        raise InputError("conversion: predicted mels need the whole corpus; set corpus.features to store")
+    model = load_conversion(Path(config.conversion)).to(device)
+    return predict_mels(model, corpus, full_band_items(corpus, config.batch), config.seed, config.speaker_encoder)
+
+
+def train(config: VocoderTraining, resume: bool = False) -> Path:
+    """Run (or go on with) a training; returns the checkpoint's path."""
+    run, speaker_encoder, show = build(config, resume)
+    accelerator, weights, clip = run.accelerator, config.losses, config.optimizer.clip
+    vocoder, discriminators = run.modules
+    bare_discriminators = run.bare[1]
+    optimizer, critic_optimizer = run.optimizers
+    with run:
+        for step in run.steps(show):
             rate = learning_rate(step, config.optimizer)
             set_rate(optimizer, rate)
             set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
-            adversarial = step >= config.losses.adversarial_from
+            adversarial = step >= weights.adversarial_from
 
-            guard.begin()
             found = []
-            for batch in islice(batches, config.optimizer.accumulate):
-                with accelerator.accumulate(vocoder, discriminators):
-                    with accelerator.autocast():
-                        wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
-                    real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
-                    real = with_upper_band(real, fake, batch["narrow"])
-                    losses = {"spectral": spectral_distance(fake, real, config.losses.n_ffts)}
+            for batch in run.batches():
+                with accelerator.autocast():
+                    wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
+                real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
+                real = with_upper_band(real, fake, batch["narrow"])
+                losses = {"spectral": spectral_distance(fake, real, weights.n_ffts)}
+                with accelerator.autocast():
                     if speaker_encoder:
-                        with accelerator.autocast():
-                            losses["speaker_similarity"] = heard_difference(speaker_encoder, real, fake)
-                    if adversarial:
-                        with accelerator.autocast():  # bare: their own gradients are not wanted here, in no process
-                            losses |= realism_losses(bare_discriminators, real, fake)
-                    accelerator.backward(sum(getattr(config.losses, name) * value for name, value in losses.items()))
-                    if adversarial:
-                        with accelerator.autocast():
-                            losses["critic"] = critic_loss(discriminators, real, fake.detach())
-                        accelerator.backward(losses["critic"])
-                    found.append(losses)
+                        losses["speaker_similarity"] = heard_difference(speaker_encoder, real, fake)
+                    if adversarial:  # bare: their own gradients are not wanted here, in no process
+                        losses |= realism_losses(bare_discriminators, real, fake)
+                accelerator.backward(weigh(losses, weights))
+                if adversarial:
+                    with accelerator.autocast():
+                        losses["critic"] = critic_loss(discriminators, real, fake.detach())
+                    accelerator.backward(losses["critic"])
+                found.append(losses)
 
-            clip = config.optimizer.clip
             norms = {"generator": accelerator.clip_grad_norm_(vocoder.parameters(), clip)}
             if adversarial:
                 norms["discriminators"] = accelerator.clip_grad_norm_(discriminators.parameters(), 10 * clip)
-            if guard.passes(step, **norms):
+            if run.guard.passes(step, **norms):
                 optimizer.step()
                 if adversarial:
                     critic_optimizer.step()
-                ema.update(bare, step)
-                journal.add(*found, {"gradient": norms["generator"]})
-            optimizer.zero_grad()
-            critic_optimizer.zero_grad()
-
-            if journal.end_step(step, guard.skipped, show):
-                break
-    finally:
-        journal.close()
-    leave(start.accelerator)
-    return start.folder / CHECKPOINT
+                run.count(step, *found, {"gradient": norms["generator"]})
+    return run.path
 
 
 def inner(wave: Tensor, config: WaveBatchConfig) -> Tensor:
