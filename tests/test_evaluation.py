@@ -115,10 +115,10 @@ def test_folders_are_paired_in_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("Don’t stop, Mr. Grey!", "dont stop mister gray"),
-        ("In 1,250 cases & 7%", "in one thousand two hundred fifty cases and seven percent"),
-        ("it's 21 or 90 or 305", "its twenty one or ninety or three hundred five"),
-        ("— … —", ""),
+        ("Don’t stop, Mr. Grey!", "do not stop mister gray"),
+        ("In one thousand two hundred and fifty cases", "in 1250 cases"),
+        ("it's twenty one or 90", "it is 21 or 90"),
+        ("— !? —", ""),
     ],
 )
 def test_english_is_normalized(written: str, words: str) -> None:

@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from vconv.errors import InputError
 from vconv.evaluation.scripts import HINDUSTANI, in_one_script
-
-# fmt: off
-UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-# fmt: on
-# One spelling for each word, so that an ASR encoder's house style does not count as errors.
-SPELLINGS = dict(
-    line.split()
-    for line in """
-    mr mister
-    mrs missus
-    dr doctor
-    st saint
-    ok okay
-    grey gray
-    colour color
-    colours colors
-    favour favor
-    favourite favorite
-    honour honor
-    labour labor
-    neighbour neighbor
-    theatre theater
-    centre center
-    defence defense
-    programme program
-    realise realize
-    organisation organization
-    """.strip().splitlines()
-)
-
 
 # Written without spaces between words.
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "km", "my", "bo"})
@@ -77,19 +45,28 @@ def language_code(tag: str) -> str:
 
 def text_errors(reference: str, heard: str, language: str = "en") -> TextErrors:
     """Errors in ``heard``, both texts normalized."""
+    import jiwer
+
     expected, found = normalize(reference, language), normalize(heard, language)
     letters, found_letters = " ".join(expected), " ".join(found)
     has_words = language not in WITHOUT_WORDS
+    words = jiwer.process_words(letters, found_letters) if has_words and expected else None
+    characters = jiwer.process_characters(letters, found_letters) if letters else None
     return TextErrors(
-        words=min(edit_distance(expected, found), len(expected)) if has_words else 0,
+        words=min(_count(words), len(expected)),
         reference_words=len(expected) if has_words else 0,
-        characters=min(edit_distance(letters, found_letters), len(letters)),
+        characters=min(_count(characters), len(letters)),
         reference_characters=len(letters),
     )
 
 
+def _count(found: Any) -> int:
+    """Errors of what jiwer found, or none of no reference."""
+    return found.substitutions + found.insertions + found.deletions if found else 0
+
+
 def normalize(text: str, language: str = "en") -> list[str]:
-    """Words in lower case without punctuation; in English numbers written out and one spelling for each word.
+    """Words in lower case without punctuation; English by Whisper's normalizer (numbers, contractions, spelling).
 
     Text of another language is brought to one script (``in_one_script``). Where no spaces are written
     (``UNSPACED``), all of it is one word.
@@ -97,45 +74,19 @@ def normalize(text: str, language: str = "en") -> list[str]:
     Raises:
         InputError: the text is Chinese and OpenCC is not installed.
     """
-    text = text.lower().replace("’", "'")
-    if language != "en":
-        text = in_one_script(text, language)
-        words = "".join(c if _is_of_a_word(c) else " " for c in text.replace("'", "")).split()
-        return words if language not in UNSPACED or not words else ["".join(words)]
-    text = text.replace("&", " and ").replace("%", " percent ")
-    text = re.sub(r"(?<=\d),(?=\d\d\d)", "", text)
-    text = re.sub(r"\d+", lambda digits: f" {number_in_words(int(digits[0]))} ", text)
-    words = re.sub(r"[^a-z ]", " ", text.replace("'", "")).split()
-    return [SPELLINGS.get(word, word) for word in words]
+    if language == "en":
+        return _english()(text.replace("’", "'")).split()
+    text = in_one_script(text.lower().replace("’", "'"), language)
+    words = "".join(c if _is_of_a_word(c) else " " for c in text.replace("'", "")).split()
+    return words if language not in UNSPACED or not words else ["".join(words)]
 
 
-def number_in_words(number: int) -> str:
-    """English, without "and"; a million and more stays in digits."""
-    if number < 20:
-        return UNITS[number]
-    if number < 100:
-        return _joined(TENS[number // 10 - 2], number % 10)
-    if number < 1000:
-        return _joined(f"{UNITS[number // 100]} hundred", number % 100)
-    if number < 1_000_000:
-        return _joined(f"{number_in_words(number // 1000)} thousand", number % 1000)
-    return str(number)
+@cache
+def _english() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer
 
-
-def _joined(words: str, rest: int) -> str:
-    return f"{words} {number_in_words(rest)}" if rest else words
+    return EnglishTextNormalizer()
 
 
 def _is_of_a_word(character: str) -> bool:
     return unicodedata.category(character)[0] in "LMN"  # letters, marks that combine with them, numbers
-
-
-def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Levenshtein distance of two sequences."""
-    row = list(range(len(second) + 1))
-    for count, item in enumerate(first, 1):
-        diagonal, row[0] = row[0], count
-        for place, other in enumerate(second, 1):
-            best = min(row[place] + 1, row[place - 1] + 1, diagonal + (item != other))
-            diagonal, row[place] = row[place], best
-    return row[-1]
