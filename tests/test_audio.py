@@ -140,7 +140,7 @@ def test_a_signal_while_the_file_is_opened_leaves_nothing(tmp_path: Path, monkey
     def interrupted(*_: object, **__: object) -> None:
         raise SystemExit(143)
 
-    monkeypatch.setattr(audio.soundfile, "SoundFile", interrupted)
+    monkeypatch.setattr(soundfile, "SoundFile", interrupted)
     with pytest.raises(SystemExit):
         audio.AudioWriter(tmp_path / "out.wav", 24000)
     assert not list(tmp_path.iterdir())

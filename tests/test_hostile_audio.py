@@ -15,6 +15,7 @@ import soundfile
 
 from tests.conftest import speech
 from vconv import audio
+from vconv.audio.reading import READ_BLOCK
 from vconv.errors import AudioWarning, InputError
 
 RATE = 16000
@@ -48,9 +49,9 @@ def test_whole_numbers_of_any_type_are_rates() -> None:
 def test_blocks_stay_small_however_far_the_rate_is_raised() -> None:
     wave = np.zeros(200_000, np.float32)
     reader = audio.BlockReader((wave, 1000), 48000)
-    assert max(map(len, reader)) <= 2 * audio._READ_BLOCK
+    assert max(map(len, reader)) <= 2 * READ_BLOCK
     many = np.zeros((4000, 1000), np.float32)
-    assert max(map(len, audio.BlockReader((many, 8000)))) <= audio._READ_BLOCK // 1000
+    assert max(map(len, audio.BlockReader((many, 8000)))) <= READ_BLOCK // 1000
 
 
 # ---------------------------------------------------------------- offset

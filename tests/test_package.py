@@ -41,7 +41,7 @@ LAYERS = (
         "opening.py",
         "graphs.py",
     ),
-    ("audio.py", "model_folder.py"),
+    ("audio/", "model_folder.py"),
     ("features.py",),
     ("excitation.py", "frontends/", "voice.py", "evaluation/periodicity.py", "evaluation/copy_synthesis.py"),
     ("tokens/", "data/"),
