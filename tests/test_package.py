@@ -86,6 +86,7 @@ def test_the_wheel_holds_the_package_and_the_weights(wheel: zipfile.ZipFile) -> 
     weights = ROOT / "pretrained" / "base"
     expected = {path.relative_to(ROOT).as_posix() for path in SOURCES} | {"vconv/py.typed"}
     expected |= {f"vconv/pretrained/base/{path.name}" for path in weights.iterdir()}
+    expected.add("vconv/evaluation/report.html.jinja")
     expected |= {f"vconv/web/static/{path.name}" for path in (ROOT / "vconv" / "web" / "static").iterdir()}
     assert names == expected
     assert {"vconv/pretrained/base/config.json", "vconv/pretrained/base/vocoder.onnx"} <= names

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from vconv.evaluation import picture
 from vconv.evaluation.figures import HEADLINES, METRICS, Metric, Row, by_system
 from vconv.evaluation.languages import shown_metrics
 from vconv.evaluation.measure import Failure, Report, read_wave
-from vconv.evaluation.page import SCRIPT, STYLE
 from vconv.evaluation.results import arrow, interval, p_value, used_metrics
 from vconv.evaluation.statistics import Estimate
 from vconv.files import write_text
@@ -60,86 +59,72 @@ def write_report(evaluation: Evaluation, path: Path, report: Report = lambda don
 
 def page(evaluation: Evaluation, report: Report = lambda done, total: None) -> str:
     """The whole document."""
-    f0_range = " to ".join(f"{hz:.0f}" for hz in picture.F0_RANGE)
-    parts = [
-        _head(evaluation),
-        "<h2>Systems</h2>",
-        _systems_table(evaluation),
-        _languages_table(evaluation),
-        _problems(evaluation),
-        "<h2>Metrics</h2><p>A dot is a pair; the mark is the mean with its 95 % bootstrap interval.</p>",
-        f'<div class="plots">{"".join(_plot(metric, evaluation) for metric in used_metrics(evaluation))}</div>',
-        _contests(evaluation),
-        "<h2>Rows</h2>",
-        _rows_table(evaluation.rows),
-        f"<h2>Pairs</h2><p>Mel spectrograms up to 8 kHz; the line is F0, on a log scale of {f0_range} Hz.</p>",
-        *_pair_sections(evaluation, report),
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("vconv.evaluation", "."), autoescape=True, undefined=StrictUndefined)
+    metrics, row_metrics = used_metrics(evaluation), _row_metrics(evaluation.rows)
+    language_metrics = shown_metrics(evaluation.languages) if evaluation.languages else []
+    return environment.get_template("report.html.jinja").render(
+        version=vconv.__version__,
+        meanings=[f"{metric.label}: {MEANINGS[metric.key]}" for metric in metrics if metric.key in MEANINGS],
+        judges=[f"{name}: {version}" for name, version in evaluation.judges.items()],
+        titles=_titles(metrics),
+        systems=_system_rows(evaluation, metrics),
+        language_titles=_titles(language_metrics),
+        languages=_language_rows(evaluation, language_metrics),
+        problems=[("Rows that could not be judged", evaluation.bad), ("Not measured", evaluation.missing)],
+        plots=[_plot(metric, evaluation) for metric in metrics],
+        contests=list(_contest_rows(evaluation)),
+        row_titles=_titles(row_metrics),
+        rows=[_row(row, row_metrics) for row in evaluation.rows],
+        f0_range=" to ".join(f"{hz:.0f}" for hz in picture.F0_RANGE),
+        pairs=_pairs(evaluation, report),
+    )
+
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """``value`` is what a cell is sorted by in place of its text, NaN being unknown."""
+
+    text: str
+    value: float | None = None
+    small: str = ""
+    link: str = ""
+
+
+def _titles(metrics: Iterable[Metric]) -> list[str]:
+    return [metric.title + arrow(metric) for metric in metrics]
+
+
+def _system_rows(evaluation: Evaluation, metrics: Sequence[Metric]) -> list[list[_Cell]]:
+    return [
+        [_Cell(name), _Cell(str(len(rows)), len(rows)), *_estimates(metrics, evaluation.systems[name])]
+        for name, rows in by_system(evaluation.rows).items()
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>vconv evaluation</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body><main>'
-        + "\n".join(parts)
-        + f"</main><script>{SCRIPT}</script></body></html>\n"
-    )
 
 
-# ---------------------------------------------------------------- what is known in all
-
-
-def _head(evaluation: Evaluation) -> str:
-    counts = f"{len(evaluation.rows)} conversions by {len(evaluation.systems)} systems"
-    described = [(metric.label, MEANINGS[metric.key]) for metric in used_metrics(evaluation) if metric.key in MEANINGS]
-    meanings = "".join(f"<li>{escape(label)}: {escape(meaning)}</li>" for label, meaning in described)
-    judges = "".join(f"<li>{escape(name)}: {escape(version)}</li>" for name, version in evaluation.judges.items())
-    return (
-        f"<h1>Evaluation</h1><p>{counts}, vconv {vconv.__version__}</p>"
-        f"<details><summary>What the metrics are</summary><ul>{meanings}</ul></details>"
-        f"<details><summary>Judges</summary><ul>{judges}</ul></details>"
-    )
-
-
-def _problems(evaluation: Evaluation) -> str:
-    out = ""
-    for title, lines in (("Rows that could not be judged", evaluation.bad), ("Not measured", evaluation.missing)):
-        if lines:
-            items = "".join(f"<li>{escape(str(line))}</li>" for line in lines)
-            out += f'<section class="problems"><h3>{title}</h3><ul>{items}</ul></section>'
-    return out
-
-
-def _systems_table(evaluation: Evaluation) -> str:
-    metrics = used_metrics(evaluation)
-    header = ["system", "pairs", *(metric.title + arrow(metric) for metric in metrics)]
-    body = []
-    for name, rows in by_system(evaluation.rows).items():
-        cells = [_cell(name), _cell(str(len(rows)), len(rows))]
-        body.append(cells + [_estimate_cell(metric, evaluation.systems[name].get(metric.key)) for metric in metrics])
-    return _table(header, body)
-
-
-def _languages_table(evaluation: Evaluation) -> str:
+def _language_rows(evaluation: Evaluation, metrics: Sequence[Metric]) -> list[list[_Cell]]:
     """Empty where all rows are of one language."""
-    if not evaluation.languages:
-        return ""
-    metrics = shown_metrics(evaluation.languages)
-    body = [
-        [_cell(language), _cell(name), *(_estimate_cell(metric, found.get(metric.key)) for metric in metrics)]
+    return [
+        [_Cell(language), _Cell(name), *_estimates(metrics, found)]
         for language, systems in evaluation.languages.items()
         for name, found in systems.items()
     ]
-    header = ["language", "system", *(metric.title + arrow(metric) for metric in metrics)]
-    return "<h2>Languages</h2>" + _table(header, body)
 
 
-def _estimate_cell(metric: Metric, estimate: Estimate | None) -> str:
-    if estimate is None:
-        return _cell("–", math.nan)
-    return _cell(metric.show(estimate.value), estimate.value, interval(metric, estimate))
+def _estimates(metrics: Sequence[Metric], found: dict[str, Estimate]) -> Iterable[_Cell]:
+    for metric in metrics:
+        estimate = found.get(metric.key)
+        if estimate is None:
+            yield _Cell("–", math.nan)
+        else:
+            yield _Cell(metric.show(estimate.value), estimate.value, interval(metric, estimate))
 
 
-def _contests(evaluation: Evaluation) -> str:
-    body = []
+def _contest_rows(evaluation: Evaluation) -> Iterable[list[_Cell]]:
     for contest in evaluation.contests:
         for metric in METRICS:
             found = contest.comparisons.get(metric.key)
@@ -147,56 +132,35 @@ def _contests(evaluation: Evaluation) -> str:
                 continue
             bounds = "" if math.isnan(found.low) else f"{metric.show(found.low)} to {metric.show(found.high)}"
             better = contest.first if found.difference * metric.better > 0 else contest.second
-            body.append(
-                [
-                    _cell(contest.first),
-                    _cell(contest.second),
-                    _cell(metric.title),
-                    _cell(str(found.count), found.count),
-                    _cell(metric.show(found.difference), found.difference, bounds),
-                    _cell(p_value(found.p), found.p),
-                    _cell(better if found.p < 0.05 else "–"),
-                ]
-            )
-    if not body:
-        return ""
-    header = ["first", "second", "metric", "pairs", "first minus second", "p", "better"]
-    return (
-        "<h2>System against system</h2><p>On the pairs that both converted: the mean difference and a two-sided "
-        "sign-flip test, p as it is; of twenty comparisons of equals one falls below 0.05.</p>" + _table(header, body)
-    )
+            yield [
+                _Cell(contest.first),
+                _Cell(contest.second),
+                _Cell(metric.title),
+                _Cell(str(found.count), found.count),
+                _Cell(metric.show(found.difference), found.difference, bounds),
+                _Cell(p_value(found.p), found.p),
+                _Cell(better if found.p < 0.05 else "–"),
+            ]
 
 
-def _rows_table(rows: Sequence[Row]) -> str:
-    metrics = [m for m in METRICS if m.key in HEADLINES and any(m.key in row.figures for row in rows)]
-    body = []
-    for row in rows:
-        link = f'<a href="#row{row.pair.line}">{row.pair.line}</a>'
-        names = (row.pair.system, row.pair.source.stem, row.pair.target.stem)
-        cells = [f'<td data-value="{row.pair.line}">{link}</td>', *map(_cell, names)]
-        for metric in metrics:
-            value = row.figures.get(metric.key, math.nan)
-            cells.append(_cell("–" if math.isnan(value) else metric.show(value), value))
-        body.append(cells)
-    return _table(["line", "system", "source", "target", *(m.title + arrow(m) for m in metrics)], body)
+def _row_metrics(rows: Sequence[Row]) -> list[Metric]:
+    return [m for m in METRICS if m.key in HEADLINES and any(m.key in row.figures for row in rows)]
 
 
-def _cell(text: str, value: float | None = None, small: str = "") -> str:
-    """A table cell; ``value`` is what it is sorted by in place of its text."""
-    sort = "" if value is None else f' class="number" data-value="{"" if math.isnan(value) else value}"'
-    return f"<td{sort}>{escape(text)}{f'<small>{escape(small)}</small>' if small else ''}</td>"
-
-
-def _table(header: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    heads = "".join(f'<th><button type="button" class="sort">{escape(name)}</button></th>' for name in header)
-    lines = "".join(f"<tr>{''.join(cells)}</tr>" for cells in body)
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+def _row(row: Row, metrics: Sequence[Metric]) -> list[_Cell]:
+    pair = row.pair
+    cells = [_Cell(str(pair.line), pair.line, link=f"row{pair.line}")]
+    cells += map(_Cell, (pair.system, pair.source.stem, pair.target.stem))
+    for metric in metrics:
+        value = row.figures.get(metric.key, math.nan)
+        cells.append(_Cell("–" if math.isnan(value) else metric.show(value), value))
+    return cells
 
 
 # ---------------------------------------------------------------- plots
 
 
-def _plot(metric: Metric, evaluation: Evaluation) -> str:
+def _plot(metric: Metric, evaluation: Evaluation) -> dict[str, Any]:
     """A lane for every system: its rows as dots, its estimate as a mark."""
     lanes = []
     for name, rows in by_system(evaluation.rows).items():
@@ -207,40 +171,39 @@ def _plot(metric: Metric, evaluation: Evaluation) -> str:
     low, high = min(shown), max(shown)
     margin = 0.05 * (high - low) or 0.05 * max(abs(high), 1e-3)
     scale = _scale(low - margin, high + margin)
-    drawing = [_lane(metric, place, *lane, scale) for place, lane in enumerate(lanes)]
-    bottom = _LANE * len(lanes) + 6
     ticks = {metric.show(value): value for value in (low, (low + high) / 2, high)}  # one where all are alike
-    for label, value in ticks.items():
-        anchor = "middle" if len(ticks) == 1 or value not in (low, high) else "start" if value == low else "end"
-        place = f'x="{scale(value):.1f}" y="{bottom + 12}" text-anchor="{anchor}"'
-        drawing.append(f'<text class="tick" {place}>{label}</text>')
-    return (
-        f'<figure class="plot"><figcaption>{escape(metric.title + arrow(metric))}</figcaption>'
-        f'<svg viewBox="0 0 {_PLOT_WIDTH} {bottom + 16}" role="img" aria-label="{escape(metric.title)}">'
-        f"{''.join(drawing)}</svg></figure>"
-    )
+    anchors = {low: "start", high: "end"} if len(ticks) > 1 else {}
+    return {
+        "title": metric.title + arrow(metric),
+        "width": _PLOT_WIDTH,
+        "left": _LABEL_WIDTH,
+        "height": _LANE * len(lanes) + 22,
+        "lanes": [_lane(metric, place, *lane, scale) for place, lane in enumerate(lanes)],
+        "ticks": [
+            {"label": label, "x": scale(value), "anchor": anchors.get(value, "middle")}
+            for label, value in ticks.items()
+        ],
+    }
 
 
 def _scale(low: float, high: float) -> Callable[[float], float]:
     """From a value to its place in px."""
-    return lambda value: _LABEL_WIDTH + (_PLOT_WIDTH - _LABEL_WIDTH - 8) * (value - low) / (high - low)
+    return lambda value: round(_LABEL_WIDTH + (_PLOT_WIDTH - _LABEL_WIDTH - 8) * (value - low) / (high - low), 1)
 
 
 def _lane(
     metric: Metric, place: int, name: str, estimate: Estimate, dots: Sequence[float], scale: Callable[[float], float]
-) -> str:
+) -> dict[str, Any]:
     middle = _LANE * place + _LANE / 2
     spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(dots)) * _LANE  # or equal values would hide one another
-    out = [f'<text class="name" x="{_LABEL_WIDTH - 10}" y="{middle + 4}">{escape(_short(name))}</text>']
-    out.append(f'<line class="lane" x1="{_LABEL_WIDTH}" x2="{_PLOT_WIDTH}" y1="{middle}" y2="{middle}"/>')
-    out += [f'<circle cx="{scale(v):.1f}" cy="{middle + d:.1f}" r="2.2"/>' for v, d in zip(dots, spread)]
-    if not math.isnan(estimate.low):
-        ends = scale(estimate.low), scale(estimate.high)
-        out.append(f'<line class="interval" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{middle}" y2="{middle}"/>')
-    at = scale(estimate.value)
-    out.append(f'<line class="mean" x1="{at:.1f}" x2="{at:.1f}" y1="{middle - 7}" y2="{middle + 7}"/>')
-    title = f"{name}: {metric.show(estimate.value)} {interval(metric, estimate)}"
-    return f"<g><title>{escape(title)}</title>{''.join(out)}</g>"
+    return {
+        "title": f"{name}: {metric.show(estimate.value)} {interval(metric, estimate)}",
+        "name": _short(name),
+        "y": middle,
+        "dots": [(scale(value), round(middle + offset, 1)) for value, offset in zip(dots, spread)],
+        "interval": None if math.isnan(estimate.low) else (scale(estimate.low), scale(estimate.high)),
+        "mean": scale(estimate.value),
+    }
 
 
 def _short(name: str, longest: int = 21) -> str:
@@ -250,8 +213,8 @@ def _short(name: str, longest: int = 21) -> str:
 # ---------------------------------------------------------------- pairs
 
 
-def _pair_sections(evaluation: Evaluation, report: Report) -> Iterable[str]:
-    """A section for every pair of clips, with the conversions of all systems in it."""
+def _pairs(evaluation: Evaluation, report: Report) -> Iterable[dict[str, Any]]:
+    """Every pair of clips, with the conversions of all systems."""
     groups: dict[tuple[Path, Path, Path | None], list[Row]] = {}
     for row in evaluation.rows:
         groups.setdefault((row.pair.source, row.pair.target, row.pair.reference), []).append(row)
@@ -261,9 +224,7 @@ def _pair_sections(evaluation: Evaluation, report: Report) -> Iterable[str]:
         if reference is not None:
             cards.append(clips.card("reference", reference))
         cards += [clips.card(row.pair.system, row.pair.converted, row) for row in rows]
-        expected = f'<p class="text">{escape(rows[0].expected)}</p>' if rows[0].expected else ""
-        title = f"{escape(source.stem)} → {escape(target.stem)}"
-        yield f'<section class="pair"><h3>{title}</h3>{expected}<div class="cards">{"".join(cards)}</div></section>'
+        yield {"title": f"{source.stem} → {target.stem}", "expected": rows[0].expected, "cards": cards}
         report(done, len(groups))
 
 
@@ -275,19 +236,18 @@ class _Clips:
         self._has_f0 = "f0" in evaluation.judges
         self._tracker: PitchTracker | None = None
 
-    def card(self, title: str, path: Path, row: Row | None = None) -> str:
+    def card(self, title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
         wave, rate = audio.read(path)
         heard = read_wave(path)
-        image = picture.data_uri("image/png", picture.spectrogram_png(heard))
-        sound = picture.data_uri("audio/mpeg", picture.mp3(wave, rate))
-        name = escape(title)
-        identity = f' id="row{row.pair.line}"' if row else ""
-        return (
-            f'<figure class="clip"{identity}><figcaption>{name}</figcaption>'
-            f'<div class="picture"><img alt="spectrogram of {name}" src="{image}">'
-            f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none"><path d="{self._path(path, heard)}"/></svg></div>'
-            f'<audio controls preload="none" src="{sound}"></audio>{_figures(row) if row else ""}</figure>'
-        )
+        figures = row.figures if row else {}
+        return {
+            "title": title,
+            "row": row,
+            "image": picture.data_uri("image/png", picture.spectrogram_png(heard)),
+            "f0": self._path(path, heard),
+            "sound": picture.data_uri("audio/mpeg", picture.mp3(wave, rate)),
+            "figures": [(m.label, m.show(figures[m.key])) for m in METRICS if m.key in HEADLINES and m.key in figures],
+        }
 
     def _path(self, path: Path, wave: np.ndarray) -> str:
         """F0 as the judge had it, or else by vconv's own tracker."""
@@ -297,14 +257,3 @@ class _Clips:
         if self._tracker is None:
             self._tracker = PitchTracker()
         return picture.f0_path(self._tracker(audio.normalize(wave, features.SAMPLE_RATE)))
-
-
-def _figures(row: Row) -> str:
-    shown = [(metric.label, metric.show(row.figures[metric.key])) for metric in METRICS if _is_shown(metric, row)]
-    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in shown)
-    heard = f'<p class="text">{escape(row.heard)}</p>' if row.heard else ""
-    return f"{heard}<dl>{items}</dl>"
-
-
-def _is_shown(metric: Metric, row: Row) -> bool:
-    return metric.key in HEADLINES and metric.key in row.figures
