@@ -143,12 +143,7 @@ class ConversionSampler:
     def batch(self, step: int, rank: int = 0) -> ConversionBatch:
         config = self.config
         rng = np.random.default_rng([self.seed, step, rank])
-        parallel = round(config.items * config.parallel_share) if self._groups else 0
-        if not self._singles:
-            parallel = config.items
-        pairs = [self._parallel_pair(rng) for _ in range(parallel)]
-        singles = rng.choice(self._pool, config.items - parallel, p=self._weights)
-        pairs += [(int(i), int(i)) for i in singles]
+        pairs = self.draw_pairs(rng)
         reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
         items, store = self.corpus.items, self.corpus.store
         source, clean, pitch, clean_pitch, reference, voice, pseudo_labels, names = [], [], [], [], [], [], [], []
@@ -189,6 +184,15 @@ class ConversionSampler:
             pseudo_labels=np.stack(pseudo_labels),
             **self._phone_part(rng),
         )
+
+    def draw_pairs(self, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """Items of source and target: of parallel groups, or the same one twice."""
+        parallel = round(self.config.items * self.config.parallel_share) if self._groups else 0
+        if not self._singles:
+            parallel = self.config.items
+        pairs = [self._parallel_pair(rng) for _ in range(parallel)]
+        singles = rng.choice(self._pool, self.config.items - parallel, p=self._weights)
+        return pairs + [(int(i), int(i)) for i in singles]
 
     def _pitch(self, f0: np.ndarray, start: int, octaves: float) -> np.ndarray:
         """A crop of a clip's curve, so much higher, and of its voiced flags: [2, frames]"""

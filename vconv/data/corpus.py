@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vconv.data.decoded import Decoded
 from vconv.data.manifest import TRAIN, Clip
 from vconv.data.on_the_fly import OnTheFly
 from vconv.data.store import Entry, Store
@@ -35,7 +36,7 @@ class Item:
 class Corpus:
     """Features with the manifest's labels: the training or the validation part of it."""
 
-    store: Store | OnTheFly
+    store: Store | OnTheFly | Decoded
     items: list[Item]
     speakers: list[str]
     phone_set: list[str]  # phone k + 1 of CTC; 0 is the blank
@@ -92,7 +93,9 @@ def values_of(clips: Iterable[Clip], column: str) -> list[str]:
     return values
 
 
-def load_corpus(store: Store | OnTheFly, clips: Sequence[Clip], label: str = "speaker") -> tuple[Corpus, Corpus]:
+def load_corpus(
+    store: Store | OnTheFly | Decoded, clips: Sequence[Clip], label: str = "speaker"
+) -> tuple[Corpus, Corpus]:
     """Training and validation corpora. Speakers, phones and labels are numbered over the training part, sorted.
 
     A validation speaker or label that training does not have gets the number -1.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vconv.config import ConversionConfig
 from vconv.data.batches import ConversionSampler
 from vconv.data.corpus import PSEUDO_LABELS, Corpus
+from vconv.data.device.sampler import DeviceSampler
 from vconv.errors import InputError
 from vconv.features import OUTPUT_RATE
 from vconv.models.content_encoder import ContentEncoder
@@ -28,6 +29,7 @@ from vconv.models.speaker_encoder import SpeakerProjection
 from vconv.models.speaker_table import SpeakerTable
 from vconv.models.vocoder import Vocoder
 from vconv.training.conversion_settings import ConversionTraining, check_settings
+from vconv.training.device_batches import DeviceFeatures, device_input
 from vconv.training.guard import gradient_norm
 from vconv.training.held_out import HeldOut, load_encoders
 from vconv.training.journal import Monitor
@@ -55,6 +57,16 @@ def make_sampler(corpus: Corpus, config: ConversionTraining, seed: int) -> Conve
         moved = (largest, -largest) if config.batch.other_voice else ()
         voices = {octaves: clip_embeddings(corpus, config.speaker_encoder, octaves) for octaves in (0.0, *moved)}
     return ConversionSampler(corpus, config.batch, seed, voices)
+
+
+def make_input(
+    corpus: Corpus, config: ConversionTraining, device: torch.device
+) -> tuple[ConversionSampler, DeviceFeatures | None]:
+    """What draws the training's batches and, for features made on the device, what makes them."""
+    if config.corpus.features != "device":
+        return make_sampler(corpus, config, config.seed), None
+    speaker_encoder = config.speaker_encoder if config.model.speaker == "pretrained" else ""
+    return device_input(corpus, config.batch, config.seed, config.corpus.asr_encoder, speaker_encoder, device)
 
 
 def give_denoiser(model: ConversionModel, path: Path) -> None:
@@ -103,7 +115,7 @@ def build(config: ConversionTraining, resume: bool) -> tuple[Run, PerceptualLoss
     config = replace(config, model=complete_model(config, corpus, state))
     with accelerator.main_process_first():  # the others then find the embeddings on the disk
         voices = speaker_embeddings(corpus, config.speaker_encoder) if config.losses.needs_speaker_encoder else None
-        sampler = make_sampler(corpus, config, config.seed)
+        sampler, features = make_input(corpus, config, accelerator.device)
         validation = make_sampler(start.validation, config, config.seed + 1) if start.validation.items else None
     torch.manual_seed(config.seed)
     sizes = len(corpus.speakers), len(corpus.phone_set), len(corpus.label_set), corpus.pseudo_label_count
@@ -121,7 +133,9 @@ def build(config: ConversionTraining, resume: bool) -> tuple[Run, PerceptualLoss
     vocoder = load_vocoder(Path(config.vocoder)).to(accelerator.device) if config.vocoder else None
     held_out = make_held_out(config, start, vocoder)
     measures = ("validation", *(held_out.names(learner.model) if held_out else ()))
-    run = Run(config, start, modules, optimizers, learner.model, sampler, measures, config.losses.complete_from)
+    run = Run(
+        config, start, modules, optimizers, learner.model, sampler, measures, config.losses.complete_from, features
+    )
     perceptual = load_perceptual(config, vocoder, accelerator.device) if config.losses.has_perceptual else None
     return run, perceptual, partial(validate, learner.model, vocoder, validation, held_out, run.journal.monitor)
 
@@ -154,11 +168,14 @@ def initialize(
         parts = {"learner": modules["learner"], "ema": model, "discriminator": modules["discriminator"]}
         start_from(Path(config.start_from), config.task, parts)
         if isinstance(model.speaker, SpeakerProjection):
-            fit_projection(model.speaker, Path(config.start_from), corpus, sampler.voices[0.0])
+            fit_projection(
+                model.speaker, Path(config.start_from), corpus, clip_embeddings(corpus, config.speaker_encoder)
+            )
     if config.robust_frontend:
         give_denoiser(model, Path(config.robust_frontend))
     if config.pretrain.steps:
-        pretrain_content(model.content, sampler, config, tell)
+        plain = ConversionSampler(corpus, config.batch, config.seed) if isinstance(sampler, DeviceSampler) else sampler
+        pretrain_content(model.content, plain, config, tell)
 
 
 def load_perceptual(config: ConversionTraining, vocoder: Vocoder, device: torch.device) -> PerceptualLosses:

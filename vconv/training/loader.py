@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from vconv.processes import die_with_parent
 
+Finish = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
 
 class Sampler(Protocol):
     seed: int
 
     def batch(self, step: int, rank: int) -> Any:
-        """A dataclass of arrays, which depends on the seed and the two numbers alone."""
+        """A dataclass or a dictionary of arrays, which depends on the seed and the two numbers alone."""
 
 
 class _Batches(Dataset):
@@ -31,7 +33,13 @@ class _Batches(Dataset):
         return place, to_tensors(self.sampler.batch(*place), torch.device("cpu"))
 
 
-def draw(sampler: Sampler, steps: range, accelerator: Accelerator, workers: int) -> Iterator[dict[str, Tensor]]:
+def draw(
+    sampler: Sampler,
+    steps: range,
+    accelerator: Accelerator,
+    workers: int,
+    finish: Finish | None = None,
+) -> Iterator[dict[str, Tensor]]:
     """This process's batches, as many a step as are accumulated; torch's random numbers are seeded for each.
 
     The batches of a step are numbered over all processes: two processes, one that accumulates two batches,
@@ -39,6 +47,7 @@ def draw(sampler: Sampler, steps: range, accelerator: Accelerator, workers: int)
 
     Args:
         workers: processes that make batches ahead of their use.
+        finish: makes on the device what the learner gets, of what the sampler has drawn.
     """
     processes, device = accelerator.num_processes, accelerator.device
     ranks = range(accelerator.process_index, processes * accelerator.gradient_accumulation_steps, processes)
@@ -53,12 +62,13 @@ def draw(sampler: Sampler, steps: range, accelerator: Accelerator, workers: int)
     )
     for place, batch in loader:
         torch.manual_seed(int(np.random.SeedSequence([sampler.seed, *place]).generate_state(1)[0]))
-        yield {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+        batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+        yield finish(batch) if finish else batch
 
 
 def to_tensors(batch: Any, device: torch.device) -> dict[str, Tensor]:
-    """A batch's arrays by field name, on the device."""
+    """A batch's arrays by field name, or by key, on the device."""
     return {
         name: torch.from_numpy(np.ascontiguousarray(value)).to(device, non_blocking=True)
-        for name, value in vars(batch).items()
+        for name, value in (batch if isinstance(batch, dict) else vars(batch)).items()
     }

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from vconv.training.checkpoint import CHECKPOINT
 from vconv.training.guard import StepGuard
 from vconv.training.journal import Journal
-from vconv.training.loader import Sampler, draw
+from vconv.training.loader import Finish, Sampler, draw
 from vconv.training.optimizer import Ema
 from vconv.training.settings import Training
 from vconv.training.start import Start, check_agreement, leave
@@ -33,6 +33,7 @@ class Run:
         exported: the module of which moving averages are kept: what comes out of the training.
         measures: names of what validation returns.
         complete_from: step from which all losses are on.
+        finish: makes a batch of what the sampler has drawn, on the device.
 
     Raises:
         InputError: the checkpoint is of other networks, or other processes found another one.
@@ -48,6 +49,7 @@ class Run:
         sampler: Sampler,
         measures: Collection[str] = ("validation",),
         complete_from: int = 0,
+        finish: Finish | None = None,
     ) -> None:
         parts: dict[str, Any] = {**modules, **optimizers}
         self.config, self.accelerator, self.path = config, start.accelerator, start.folder / CHECKPOINT
@@ -59,7 +61,7 @@ class Run:
         self.modules, self.optimizers = prepared[: len(modules)], prepared[len(modules) :]
         self.journal = Journal(config, start, exported, self.ema, parts, first, measures, complete_from)
         self.guard = StepGuard(start.accelerator, *self.bare)
-        self._batches = draw(sampler, self.journal.steps, start.accelerator, config.corpus.workers)
+        self._batches = draw(sampler, self.journal.steps, start.accelerator, config.corpus.workers, finish)
 
     def __enter__(self) -> Run:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from vconv import audio
 from vconv.data.augmentation.recording import faster
 from vconv.data.corpus import Corpus
+from vconv.data.decoded import Decoded
 from vconv.data.on_the_fly import OnTheFly
 from vconv.data.store import WAVE_SCALE, Entry, Store
 from vconv.errors import InputError
@@ -95,20 +98,25 @@ def content_distance(found: Tensor, source: Tensor) -> Tensor:
 def clip_embeddings(corpus: Corpus, speaker_encoder: str, octaves: float = 0.0) -> np.ndarray:
     """Pretrained embedding of each clip of the corpus, made so much higher: [items, E] of unit length.
 
-    The result is kept beside the feature store's arrays.
+    The result is kept beside the corpus's arrays or shards: of a feature store for all clips, of decoded audio, which
+    may be large, for this part of the corpus.
 
     Raises:
-        InputError: the corpus is not a feature store, or the file no speaker encoder.
+        InputError: features are made on the fly, or the file is no speaker encoder.
     """
-    if not isinstance(corpus.store, Store):
+    if isinstance(corpus.store, OnTheFly):
         raise InputError("speaker_encoder: needs the clips of a feature store; set corpus.features to store")
     moved = f"{octaves:+g}" if octaves else ""
-    path = corpus.store.folder / f"voices-{digest(speaker_encoder)[:16]}{moved}.npy"
+    entries, part = corpus.store.entries, ""
+    if isinstance(corpus.store, Decoded):
+        entries = [item.entry for item in corpus.items]
+        part = f"-{zlib.crc32(' '.join(entry.path for entry in entries).encode('utf-8', 'surrogateescape')):08x}"
+    path = corpus.store.folder / f"voices-{digest(speaker_encoder)[:16]}{moved}{part}.npy"
     if not path.exists():
-        embeddings = _embed_clips(corpus.store, load_campplus(speaker_encoder), octaves)
+        embeddings = _embed_clips(corpus.store, entries, load_campplus(speaker_encoder), octaves)
         with replacing(path) as partial, partial.open("wb") as file:
             np.save(file, embeddings.numpy().astype(np.float16))
-    clips = {entry.path: row for entry, row in zip(corpus.store.entries, np.load(path).astype(np.float32))}
+    clips = {entry.path: row for entry, row in zip(entries, np.load(path).astype(np.float32))}
     return np.stack([clips[item.entry.path] for item in corpus.items])
 
 
@@ -121,15 +129,16 @@ def speaker_embeddings(corpus: Corpus, speaker_encoder: str) -> Tensor:
 
 
 @torch.no_grad()
-def _embed_clips(store: Store, speaker_encoder: CamPlusPlus, octaves: float) -> Tensor:
+def _embed_clips(
+    store: Store | Decoded, entries: Sequence[Entry], speaker_encoder: CamPlusPlus, octaves: float
+) -> Tensor:
     """Of each clip, in order: [clips, E]"""
-    starts = range(0, len(store.entries), CLIPS_AT_A_TIME)
-    groups = (store.entries[start : start + CLIPS_AT_A_TIME] for start in starts)
+    groups = (entries[start : start + CLIPS_AT_A_TIME] for start in range(0, len(entries), CLIPS_AT_A_TIME))
     waves = (np.stack([faster(middle(store, entry), 2**octaves) for entry in group]) for group in groups)
     return torch.cat([speaker_encoder(torch.from_numpy(batch)) for batch in waves])
 
 
-def middle(store: Store | OnTheFly, entry: Entry) -> np.ndarray:
+def middle(store: Store | OnTheFly | Decoded, entry: Entry) -> np.ndarray:
     """``WINDOW_SECONDS`` of a clip at 16 kHz, from its middle; shorter ones are repeated."""
     wave, wanted = store.clip_wave(entry).reshape(-1), round(WINDOW_SECONDS * OUTPUT_RATE)
     at = max(0, len(wave) - wanted) // 2

@@ -13,9 +13,10 @@ class CorpusConfig:
     manifest: str = ""
     store: str = ""  # folder of features; built on the first run. Default: beside the manifest
     processes: int = 2  # that build it
-    features: Literal["store", "on_the_fly"] = (
-        "store"  # on_the_fly: made from the audio when a batch needs them, no store
-    )
+    shards: str = ""  # folder of `vconv prepare --shards`, in place of manifest and store
+    # on_the_fly: made from the audio when a batch needs them, no store; device: on the training device, from the
+    # decoded audio of the store or the shards, augmented anew for each batch (conversion model)
+    features: Literal["store", "on_the_fly", "device"] = "store"
     cache: str = ""  # with on_the_fly: folder that keeps each clip's features once they are made
     asr_encoder: str = ""  # ONNX file, whose features the content encoder gets beside the mel
     workers: int = 0  # processes that make batches ahead, for each training process; 0: made when they are needed

@@ -13,8 +13,10 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from vconv.config import Precision
 from vconv.data.corpus import Corpus, load_corpus, values_of
+from vconv.data.decoded import Decoded
 from vconv.data.manifest import TEST, Clip, read_manifest
 from vconv.data.on_the_fly import OnTheFly
+from vconv.data.shards.store import ShardStore
 from vconv.data.store import build, open_store
 from vconv.errors import InputError
 from vconv.training.settings import CorpusConfig, Training
@@ -25,10 +27,14 @@ def require_corpus(config: CorpusConfig, accelerator: Accelerator, label: str = 
     """Training and validation corpora, with the feature store built first where it is wanted and missing.
 
     The main process builds it while the others wait; then one process on each machine that does not share the disk.
+    With ``config.shards`` the labels in them stand for the manifest, and nothing is built.
     ``label`` is the manifest's column that the clips' labels come from.
     """
+    if config.shards:
+        shards = ShardStore(Path(config.shards))
+        return load_corpus(Decoded(shards, config.asr_encoder), shards.clips, label)
     if not config.manifest:
-        raise InputError("corpus.manifest is not set; make one with vconv prepare")
+        raise InputError("corpus.manifest is not set, nor corpus.shards; make one with vconv prepare")
     manifest = Path(config.manifest)
     clips = [clip for clip in read_manifest(manifest) if clip.split != TEST]
     if label != "speaker":
@@ -36,22 +42,24 @@ def require_corpus(config: CorpusConfig, accelerator: Accelerator, label: str = 
     if config.features == "on_the_fly":
         cache = Path(config.cache) if config.cache else None
         return load_corpus(OnTheFly(clips, cache, config.asr_encoder), clips, label)
+    asr_encoder = "" if config.features == "device" else config.asr_encoder  # the store keeps waves and F0 for it
     store = Path(config.store) if config.store else manifest.with_suffix(".store")
     for my_turn in (accelerator.is_main_process, accelerator.is_local_main_process):
         if my_turn and not (store / "index.json").exists():
-            build_store(clips, store, config)
+            build_store(clips, store, config, asr_encoder)
         accelerator.wait_for_everyone()
-    return load_corpus(open_store(store, config.asr_encoder), clips, label)
+    found = open_store(store, asr_encoder)
+    return load_corpus(Decoded(found, config.asr_encoder) if config.features == "device" else found, clips, label)
 
 
-def build_store(clips: list[Clip], store: Path, config: CorpusConfig) -> None:
+def build_store(clips: list[Clip], store: Path, config: CorpusConfig, asr_encoder: str) -> None:
     """Extract the features of the clips, with a bar, and print what is left out."""
     from rich.progress import Progress
 
     with Progress() as bar:
         task = bar.add_task("features", total=len(clips))
         report = lambda done: bar.update(task, completed=done)  # noqa: E731
-        skipped = build(clips, store, config.processes, report, config.asr_encoder)
+        skipped = build(clips, store, config.processes, report, asr_encoder)
     for line in skipped:
         print(f"left out: {line}")
 

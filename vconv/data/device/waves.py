@@ -22,7 +22,6 @@ from vconv.features import SAMPLE_RATE
 
 CROSSINGS = 24  # zero crossings of the windowed sinc on each side
 ROLL_OFF = 0.93  # of the lower rate's half
-KAISER_BETA = 8.0
 SLOWEST = 2**-recording.VOICE_OCTAVES
 _OFF = 1e9  # dB: a signal-to-noise ratio that leaves nothing of the noise
 
@@ -63,8 +62,8 @@ def faster(wave: Tensor, rate: Tensor) -> Tensor:
     below = place.floor()
     taps = torch.arange(-reach, reach + 1, device=wave.device)
     distance = ((place - below).float().unsqueeze(2) - taps) / stretch
-    window = torch.special.i0(KAISER_BETA * (1 - (distance / CROSSINGS).square()).clamp(min=0).sqrt())
-    kernel = torch.sinc(ROLL_OFF * distance) * window * (distance.abs() < CROSSINGS)
+    window = (distance.clamp(-CROSSINGS, CROSSINGS) * (math.pi / (2 * CROSSINGS))).cos().square()  # Hann
+    kernel = torch.sinc(ROLL_OFF * distance) * window
     kernel = kernel / kernel.sum(dim=2, keepdim=True)  # a constant stays as it is
     index = below.long().clamp(max=wave.shape[1] + reach).unsqueeze(2) + taps + reach
     padded = F.pad(wave.float(), (reach, 3 * reach))

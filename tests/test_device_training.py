@@ -1,0 +1,164 @@
+"""Batches whose features are made on the training device: those of the CPU, and a model learns from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from tests.synthetic import make_corpus, make_speaker_encoder  # noqa: E402
+from tests.test_training import CONVERSION, scalars, train  # noqa: E402
+from vconv import audio  # noqa: E402
+from vconv.data.augmentation.mel import PerturbConfig  # noqa: E402
+from vconv.data.augmentation.recording import DisturbConfig  # noqa: E402
+from vconv.data.batches import BatchConfig, ConversionSampler  # noqa: E402
+from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
+from vconv.data.decoded import Decoded  # noqa: E402
+from vconv.data.device.sampler import DeviceSampler  # noqa: E402
+from vconv.data.device.waves import draw_surroundings  # noqa: E402
+from vconv.data.manifest import prepare, read_manifest  # noqa: E402
+from vconv.data.shards import write_shards  # noqa: E402
+from vconv.data.shards.store import ShardStore  # noqa: E402
+from vconv.data.store import WAVE_SCALE, build, open_store  # noqa: E402
+from vconv.errors import InputError  # noqa: E402
+from vconv.features import N_MELS, OUTPUT_RATE, SAMPLE_RATE, log_mel  # noqa: E402
+from vconv.training.device_batches import DeviceFeatures, device_input  # noqa: E402
+from vconv.training.loader import to_tensors  # noqa: E402
+
+NEVER = PerturbConfig(warp=0, equalizer=0, blur=0, noise=0, reverb=0, band_limit=0)
+PLAIN = BatchConfig(
+    items=6, frames=32, reference_frames=(32, 48), phone_items=2, perturb=NEVER, disturbed_share=0, asr_dropout=0
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = make_corpus(tmp_path_factory.mktemp("corpus"))
+    prepare(table, table.with_name("corpus.tsv"), layout="tsv", jobs=1)
+    build(read_manifest(table.with_name("corpus.tsv")), table.with_name("corpus.store"))
+    write_shards(table.with_name("corpus.tsv"), table.with_name("shards"), minutes=0.2)
+    return table.with_name("corpus.tsv")
+
+
+@pytest.fixture(scope="module")
+def corpus(manifest: Path) -> Corpus:
+    store = Decoded(open_store(manifest.with_suffix(".store")))
+    return load_corpus(store, read_manifest(manifest))[0]
+
+
+def batch_of(corpus: Corpus, config: BatchConfig, step: int = 0, speaker_encoder: str = "") -> dict[str, torch.Tensor]:
+    sampler, features = device_input(corpus, config, 3, "", speaker_encoder, CPU)
+    torch.manual_seed(step)
+    return features(to_tensors(sampler.batch(step), CPU))
+
+
+def test_shards_hold_the_corpus_of_the_manifest(manifest: Path, corpus: Corpus) -> None:
+    shards = ShardStore(manifest.with_name("shards"))
+    own, _ = load_corpus(Decoded(shards), shards.clips)
+    assert (own.speakers, own.phone_set, len(own.items)) == (corpus.speakers, corpus.phone_set, len(corpus.items))
+    clips = read_manifest(manifest)
+    by_path = {item.entry.path: item for item in corpus.items}
+    for item in own.items:
+        other = by_path[str(clips[int(item.entry.path.partition("/")[2])].path)]
+        assert dataclasses.replace(item, entry=None) == dataclasses.replace(other, entry=None)
+        assert item.entry.frames == other.entry.frames
+        np.testing.assert_array_equal(own.store.clip_wave(item.entry), corpus.store.clip_wave(other.entry))
+        np.testing.assert_array_equal(own.store.clip_f0(item.entry), corpus.store.clip_f0(other.entry))
+
+
+def test_a_batch_without_augmentation_has_the_features_of_the_cpu(corpus: Corpus) -> None:
+    """Each crop is found in the mel that the CPU makes of its clip's decoded audio."""
+    wide = [corpus.store.clip_wave(item.entry).reshape(-1) / np.float32(WAVE_SCALE) for item in corpus.items]
+    whole = [log_mel(audio.resample(wave, OUTPUT_RATE, SAMPLE_RATE)).T for wave in wide]
+    for step in range(2):
+        batch = batch_of(corpus, PLAIN, step)
+        assert batch["source"].shape == batch["clean"].shape == (6, N_MELS, 32)
+        assert batch["source_asr_features"].shape == (6, 0, 16) and batch["speaker_embedding"].shape == (6, 0)
+        for mel in (*batch["source"], *batch["clean"]):
+            crop = mel.T.numpy()
+            distances = [
+                np.abs(w[at : at + 32] - crop).max() for w in whole for at in range(0, len(w) - 31, 2) if len(w) >= 32
+            ]
+            assert min(distances) < 1e-4
+        for mel, frames in zip(batch["phone_mel"], batch["phone_frames"]):
+            same = [w[:frames] for w in whole if len(w) // 2 * 2 == frames]
+            assert min(np.abs(w - mel.T.numpy()[:frames]).max() for w in same) < 1e-4
+
+
+def test_pairs_and_labels_are_those_of_the_sampler(corpus: Corpus) -> None:
+    """Without augmentation both samplers draw the same clips."""
+    a, b = DeviceSampler(corpus, PLAIN, 3), ConversionSampler(corpus, PLAIN, 3)
+    one, other = a.batch(0), vars(b.batch(0))
+    for name in ("speaker", "source_speaker", "label"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert one["pitch"].shape == other["pitch"].shape and one["pseudo_labels"].shape == other["pseudo_labels"].shape
+
+
+def test_batches_depend_on_seed_step_and_rank_only(corpus: Corpus) -> None:
+    config = BatchConfig(
+        items=6, frames=32, reference_frames=(32, 48), phone_items=2, other_voice=0.5, false_voicing=0.5
+    )
+    a, b = (DeviceSampler(corpus, config, seed=3) for _ in range(2))
+    b.batch(0)
+    for name, value in a.batch(5).items():
+        np.testing.assert_array_equal(value, b.batch(5)[name])
+    assert not np.array_equal(a.batch(5)["source_wave"], a.batch(5, rank=1)["source_wave"])
+    one, other = batch_of(corpus, config, 5), batch_of(corpus, config, 5)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=0)
+        assert torch.isfinite(value.float()).all()
+
+
+def test_moved_sources_stay_aligned(corpus: Corpus) -> None:
+    """Faster and slower speech is read at the places of the clean one: as loud and as quiet at the same frames."""
+    config = dataclasses.replace(PLAIN, disturbed_share=1.0, parallel_perturb=1.0, phone_items=0)
+    sampler, features = device_input(corpus, config, 3, "", "", CPU)
+    drawn = sampler.batch(0) | {
+        f"source_surround.{name}": value
+        for name, value in draw_surroundings(np.random.default_rng(0), 6, DisturbConfig(clean=1.0)).items()
+    }
+    drawn |= {f"source_{name}": drawn[f"clean_{name}"] for name in ("wave", "inside")}
+    batch = features(to_tensors(drawn, CPU))
+    assert len(drawn["source_moved"]) == 6 and np.abs(np.log2(drawn["source_rate"])).max() > 0.1
+    assert (batch["source"] - batch["clean"]).abs().mean() > 0.1
+    for source, clean in zip(batch["source"].mean(dim=1), batch["clean"].mean(dim=1)):
+        likeness = [np.corrcoef(source[4 + lag : 28 + lag], clean[4:28])[0, 1] for lag in range(-4, 5)]
+        assert abs(np.argmax(likeness) - 4) <= 1 and max(likeness) > 0.7
+
+
+def test_the_speaker_embedding_is_that_of_the_reference(corpus: Corpus, tmp_path: Path) -> None:
+    encoder = make_speaker_encoder(tmp_path / "speaker_encoder.safetensors")
+    batch = batch_of(corpus, dataclasses.replace(PLAIN, other_voice=0.5), speaker_encoder=str(encoder))
+    norms = batch["speaker_embedding"].norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    still = batch_of(corpus, PLAIN, speaker_encoder=str(encoder))["speaker_embedding"]
+    assert still.shape == batch["speaker_embedding"].shape
+
+
+@pytest.mark.parametrize("place", ["store", "shards"])
+def test_a_model_learns_from_features_made_on_the_device(manifest: Path, tmp_path: Path, place: str) -> None:
+    steps = 20 if place == "store" else 2
+    settings = ["corpus.features=device", f"optimizer.steps={steps}", "log.every=5", "batch.disturbed_share=0.3"]
+    if place == "shards":
+        settings += [f"corpus.shards={manifest.with_name('shards')}", "log.every=1", "log.validate_every=2"]
+    train(tmp_path, CONVERSION, manifest, *settings)
+    losses = scalars(tmp_path, "reconstruction")
+    assert losses[-1] < (0.9 if place == "store" else 1.0) * losses[0]
+    assert np.isfinite(scalars(tmp_path, "validation")).all()
+
+
+def test_shards_without_a_finished_index_are_refused(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no finished shards"):
+        train(tmp_path, CONVERSION, manifest, f"corpus.shards={tmp_path}")
+
+
+def test_device_features_without_phones(corpus: Corpus) -> None:
+    batch = batch_of(corpus, dataclasses.replace(PLAIN, phone_items=0))
+    assert batch["phone_mel"].shape == (0, N_MELS, 0) and batch["phones"].shape[0] == 0
+    assert DeviceFeatures(4, 0.0).asr_encoder is None
