@@ -376,7 +376,7 @@ class Converter:
                 gain=gain,
                 loudness=loudness,
                 output_samples=audio.scaled_length(reader.source_samples, reader.source_rate, OUTPUT_RATE),
-                f0=streaming.f0_curve(wave, gain, self._tracker.track),
+                f0=streaming.f0_curve(wave, gain, self._tracker),
             )
 
     def _hear(self, analysis: Analysis, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:

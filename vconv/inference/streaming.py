@@ -22,15 +22,13 @@ from vconv.errors import VconvError
 from vconv.excitation import PulseTrain
 from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
 from vconv.frontends.asr_encoder import AsrFrontend
-from vconv.frontends.pitch import f0_of
+from vconv.frontends.pitch import PitchTracker
 from vconv.opening import temporary_space
 
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
 OVERLAP_FRAMES = 124  # about 2 s, where two of its results are cross-faded
 VOCODER_FRAMES = 1024  # fresh frames in one run of the vocoder
-VOCODER_CONTEXT = 64  # frames on each side of them, more than its receptive field
-PITCH_FRAMES = 1875  # fresh frames in one run of the pitch tracker
-PITCH_CONTEXT = 12  # frames on each side: swift-f0 sees 2815 samples each way
+VOCODER_CONTEXT = 32  # frames on each side of them, more than its receptive field: 7 layers of kernel 7, and the STFT
 MEL_CONTEXT = N_FFT // 2 // HOP_LENGTH  # frames on each side that the analysis window covers
 
 _MEMORY_BYTES = 32 << 20  # a spool longer than this moves to disk
@@ -103,19 +101,12 @@ def asr_frames(wave: Spool, gain: float, start: int, end: int, asr_frontend: Asr
     return np.pad(found, ((0, 0), (0, rows - found.shape[1])), mode="edge")
 
 
-def f0_curve(wave: Spool, gain: float, track: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """F0 in Hz of the whole 16 kHz ``wave`` times ``gain``, 0 where unvoiced: [T]. Few numbers for 16 ms are small.
-
-    ``track`` is ``PitchTracker.track``.
-    """
-    frames = features.frame_count(len(wave))
-    parts = []
-    for start in range(0, frames, PITCH_FRAMES):
-        end = min(start + PITCH_FRAMES, frames)
-        left = max(start - PITCH_CONTEXT, 0)
-        samples = wave.read(left * HOP_LENGTH, (end + PITCH_CONTEXT) * HOP_LENGTH)
-        parts.append(track(samples * np.float32(gain))[:, start - left : end - left])
-    return f0_of(np.concatenate(parts, axis=1))
+def f0_curve(wave: Spool, gain: float, tracker: PitchTracker) -> np.ndarray:
+    """F0 in Hz of the whole 16 kHz ``wave`` times ``gain``, 0 where unvoiced: [T]. Few numbers for 16 ms are small."""
+    return tracker.f0(
+        lambda start, end: wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain),
+        features.frame_count(len(wave)),
+    )
 
 
 # ---------------------------------------------------------------- conversion in overlapping chunks

@@ -245,7 +245,7 @@ class Level:
             self.loudness = _glide(self.loudness, goal, len(wave) / SAMPLE_RATE)
 
     def f0_of(self, track: np.ndarray) -> np.ndarray:
-        """As ``features.f0_of``, the background being that of the last half minute: [3, T] -> [T] Hz"""
+        """As ``PitchTracker.f0``, the background being that of the last half minute: [3, T] -> [T] Hz"""
         return f0_above(track, voicing_threshold(np.array(self._levels)))
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from vconv import features
 from vconv.features import FRAME_RATE, HOP_LENGTH, N_FFT, OUTPUT_HOP
-from vconv.frontends.pitch import LEVEL_FRAMES, PitchTracker, low_level
+from vconv.frontends.pitch import LEVEL_FRAMES, PITCH_CONTEXT, PitchTracker, low_level
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
-from vconv.inference.streaming import MEL_CONTEXT, PITCH_CONTEXT
+from vconv.inference.streaming import MEL_CONTEXT
 from vconv.live.gate import Gate
 from vconv.live.joins import OverlapAdd
 from vconv.live.melody import Melody, bridged, into_register
