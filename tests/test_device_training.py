@@ -14,6 +14,7 @@ pytest.importorskip("accelerate")
 from tests.synthetic import make_corpus, make_speaker_encoder  # noqa: E402
 from tests.test_training import CONVERSION, scalars, train  # noqa: E402
 from vconv import audio  # noqa: E402
+from vconv.benchmarks.input import rows  # noqa: E402
 from vconv.data.augmentation.mel import PerturbConfig  # noqa: E402
 from vconv.data.augmentation.recording import DisturbConfig  # noqa: E402
 from vconv.data.batches import BatchConfig, ConversionSampler  # noqa: E402
@@ -22,13 +23,14 @@ from vconv.data.decoded import Decoded  # noqa: E402
 from vconv.data.device.sampler import DeviceSampler  # noqa: E402
 from vconv.data.device.waves import draw_surroundings  # noqa: E402
 from vconv.data.manifest import prepare, read_manifest  # noqa: E402
-from vconv.data.shards import write_shards  # noqa: E402
+from vconv.data.shards import Sample, stream, write_shards  # noqa: E402
 from vconv.data.shards.store import ShardStore  # noqa: E402
 from vconv.data.store import WAVE_SCALE, build, open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.features import N_MELS, OUTPUT_RATE, SAMPLE_RATE, log_mel  # noqa: E402
 from vconv.training.device_batches import DeviceFeatures, device_input  # noqa: E402
 from vconv.training.loader import to_tensors  # noqa: E402
+from vconv.training.shard_stream import ShardStream  # noqa: E402
 
 NEVER = PerturbConfig(warp=0, equalizer=0, blur=0, noise=0, reverb=0, band_limit=0)
 PLAIN = BatchConfig(
@@ -162,3 +164,25 @@ def test_device_features_without_phones(corpus: Corpus) -> None:
     batch = batch_of(corpus, dataclasses.replace(PLAIN, phone_items=0))
     assert batch["phone_mel"].shape == (0, N_MELS, 0) and batch["phones"].shape[0] == 0
     assert DeviceFeatures(4, 0.0).asr_encoder is None
+
+
+def frames_of(sample: Sample) -> tuple[str, int]:
+    return sample.key, len(sample.steps())
+
+
+def test_workers_divide_the_shards(manifest: Path) -> None:
+    folder = manifest.with_name("shards")
+    everything = dict(map(frames_of, stream(folder, epochs=1)))
+    found = []
+    for rank in range(2):
+        stream_of = ShardStream(folder, frames_of, epochs=1, rank=rank, ranks=2)
+        found += torch.utils.data.DataLoader(stream_of, batch_size=None, num_workers=1)
+    assert len(found) == len(everything) and dict(found) == everything
+    with pytest.raises(InputError, match="readers; use fewer workers"):
+        list(ShardStream(folder, frames_of, ranks=50))
+
+
+def test_the_benchmark_of_input_counts_clips(manifest: Path) -> None:
+    printed = list(rows(manifest.with_name("shards"), [0], 4, "", dataclasses.replace(PLAIN, items=2, phone_items=0)))
+    assert len(printed) == 3
+    assert all(float(cell) > 0 for cell in printed[2].split("|")[2:-1])

@@ -14,11 +14,12 @@ in one shard. Nothing here needs torch.
 """
 
 from vconv.data.shards.format import INDEX, Sample, Shard, ShardIndex, open_index
-from vconv.data.shards.reading import Consumer, shards_of, stream
+from vconv.data.shards.reading import BUFFER, Consumer, shards_of, stream
 from vconv.data.shards.tar import read_samples
 from vconv.data.shards.writing import write_shards
 
 __all__ = [
+    "BUFFER",
     "INDEX",
     "Consumer",
     "Sample",
