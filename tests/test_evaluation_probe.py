@@ -17,7 +17,7 @@ from vconv import audio, features
 from vconv.config import BottleneckConfig
 from vconv.data.manifest import Clip, read_manifest
 from vconv.errors import InputError
-from vconv.evaluation import phones, probe
+from vconv.evaluation import phones, probe, probe_figures
 from vconv.evaluation.probe import Choice, Seen
 from vconv.evaluation.seen import hear, look, mel_of
 from vconv.evaluation.seen import spectra as spectra_of
@@ -158,8 +158,8 @@ def test_verification_error() -> None:
     rng = np.random.default_rng(0)
     speakers = np.repeat(np.arange(5), 6)
     known, unknown = np.eye(5)[speakers] + 0.05 * rng.normal(size=(30, 5)), rng.normal(size=(30, 5))
-    assert probe.verification(known, speakers).value == 0
-    chance = probe.verification(unknown, speakers)
+    assert probe_figures.verification(known, speakers).value == 0
+    chance = probe_figures.verification(unknown, speakers)
     assert chance.value == pytest.approx(0.5, abs=0.12)
     assert 0.35 < chance.low < chance.value < chance.high < 0.65
 

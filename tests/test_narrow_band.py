@@ -10,10 +10,10 @@ import soundfile
 torch = pytest.importorskip("torch")
 
 from tests.synthetic import make_corpus  # noqa: E402
-from vconv.data.batches import WaveBatchConfig, WaveSampler, full_band_items, narrow_items  # noqa: E402
 from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
 from vconv.data.manifest import read_manifest  # noqa: E402
 from vconv.data.on_the_fly import OnTheFly  # noqa: E402
+from vconv.data.wave_batches import WaveBatchConfig, WaveSampler, full_band_items, narrow_items  # noqa: E402
 from vconv.features import OUTPUT_RATE  # noqa: E402
 from vconv.training.vocoder import with_upper_band  # noqa: E402
 

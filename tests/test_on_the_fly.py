@@ -17,11 +17,11 @@ from tests.test_cli import files_in  # noqa: E402
 from tests.test_training import CONVERSION, EVERYTHING, VOCODER, train  # noqa: E402
 from vconv import audio  # noqa: E402
 from vconv.data import on_the_fly as live  # noqa: E402
-from vconv.data.batches import WaveBatchConfig, WaveSampler  # noqa: E402
 from vconv.data.corpus import load_corpus  # noqa: E402
 from vconv.data.manifest import prepare, read_manifest  # noqa: E402
 from vconv.data.on_the_fly import OnTheFly  # noqa: E402
 from vconv.data.store import build, open_store  # noqa: E402
+from vconv.data.wave_batches import WaveBatchConfig, WaveSampler  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 
 pytestmark = pytest.mark.slow  # trains, or runs whole recipes

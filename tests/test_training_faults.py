@@ -12,7 +12,8 @@ pytest.importorskip("accelerate")
 
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
-from vconv.data.batches import ConversionSampler, WaveSampler  # noqa: E402
+from vconv.data.batches import ConversionSampler  # noqa: E402
+from vconv.data.wave_batches import WaveSampler  # noqa: E402
 from vconv.errors import VconvError  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
 from vconv.training.guard import MAX_SKIPPED  # noqa: E402

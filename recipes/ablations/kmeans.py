@@ -18,6 +18,7 @@ import numpy as np
 from vconv.data.manifest import TRAIN, Clip, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.evaluation import probe, statistics
+from vconv.evaluation.probe_figures import CODE_RATE, Figure
 from vconv.evaluation.seen import hear, look, mel_of
 from vconv.features import N_MELS
 from vconv.frontends.asr_encoder import no_asr_features
@@ -81,8 +82,8 @@ def measure(manifest: Path, choice: probe.Choice) -> probe.Probe:
     chosen = probe.choose(clips, choice)
     seen = look(chosen, KMeansCode(training_mels(clips, TRAINING_CLIPS)), hears=False)
     figures, notes = probe.ask(seen, CODES)
-    bits = statistics.Estimate(GROUPS * math.log2(CODES) * probe.CODE_RATE, math.nan, math.nan, 1)
-    figures.append(probe.Figure("bits_at_most", "bits a second at most", bits))
+    bits = statistics.Estimate(GROUPS * math.log2(CODES) * CODE_RATE, math.nan, math.nan, 1)
+    figures.append(Figure("bits_at_most", "bits a second at most", bits))
     return probe.Probe(figures, len(seen.clips), len({clip.speaker for clip in seen.clips}), [*seen.bad, *notes], seen)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vconv.config import ConversionConfig
-from vconv.evaluation.probe import CODE_RATE
+from vconv.evaluation.probe_figures import CODE_RATE
 from vconv.evaluation.results import p_value
 from vconv.evaluation.statistics import Estimate, compare
 from vconv.evaluation.tables import to_csv

@@ -1,4 +1,4 @@
-"""Random batches from a corpus. A batch is a function of (seed, step, rank) alone.
+"""Random batches for the conversion model. A batch is a function of (seed, step, rank) alone.
 
 So a resumed run sees exactly what an uninterrupted one would have, without any state to save, and
 several processes never draw the same batch.
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vconv.data.augmentation.mel import PerturbConfig, perturb, warp
-from vconv.data.corpus import Corpus, Item, by_length
-from vconv.data.store import WAVE_SCALE, Entry
+from vconv.data.augmentation.mel import PerturbConfig, perturb
+from vconv.data.corpus import Corpus
+from vconv.data.crops import Speech, crop_frames, in_voice, part_of, stack
+from vconv.data.store import Entry
 from vconv.errors import InputError
-from vconv.excitation import PulseTrain
-from vconv.features import N_MELS, SAMPLE_RATE, code_frames, continuous_log_f0
+from vconv.features import N_MELS, code_frames, continuous_log_f0
 
 REFERENCE_CLIPS = 3  # at most, of one reference in training
 
@@ -64,43 +63,6 @@ class ConversionBatch:
     phone_frames: np.ndarray  # [P]
     phones: np.ndarray  # [P, M]
     phone_counts: np.ndarray  # [P]
-
-
-@dataclass(frozen=True)
-class Speech:
-    """The content encoder's input for a clip or a part of it: mel [T, N_MELS] and ASR features [T / 2, R]."""
-
-    mel: np.ndarray
-    asr_features: np.ndarray
-
-    def crop(self, start: int, frames: int) -> Speech:
-        """Frames from ``start`` on, both even, in float32; see ``_crop``."""
-        asr_features = _crop(self.asr_features, start // 2, frames // 2)
-        return Speech(_crop(self.mel, start, frames).astype(np.float32), asr_features.astype(np.float32))
-
-
-def stack(speeches: Sequence[Speech]) -> tuple[np.ndarray, np.ndarray]:
-    """Speeches of one length: mel [B, N_MELS, T] and features [B, R, T / 2]"""
-    mels, asr_features = ([getattr(speech, name) for speech in speeches] for name in ("mel", "asr_features"))
-    return np.stack(mels).transpose(0, 2, 1), np.stack(asr_features).transpose(0, 2, 1)
-
-
-def _crop(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
-    """Frames from ``start`` on; a clip that is too short is repeated, which keeps its statistics."""
-    if len(mel) >= start + frames:
-        return mel[start : start + frames]
-    return np.take(mel, np.arange(start, start + frames), axis=0, mode="wrap")
-
-
-def _part(speech: Speech, start: int, end: int) -> Speech:
-    """An even number of frames, from ``start`` (even) to ``end`` at most."""
-    end = start + max(0, min(end, len(speech.mel)) - start) // 2 * 2
-    return Speech(speech.mel[start:end], speech.asr_features[start // 2 : end // 2])
-
-
-def _in_voice(speech: Speech, octaves: float) -> Speech:
-    """The speech in a voice so much higher."""
-    return dataclasses.replace(speech, mel=warp(speech.mel, 2**octaves)) if octaves else speech
 
 
 class ConversionSampler:
@@ -153,7 +115,7 @@ class ConversionSampler:
             start = int(rng.integers(0, max(1, len(whole.mel) - config.frames + 1))) // 2 * 2
             octaves = self._other_voice(rng)
             own = whole.crop(start, config.frames)
-            clean.append(_in_voice(own, octaves))
+            clean.append(in_voice(own, octaves))
             disturb = a == b or rng.random() < config.parallel_perturb
             source.append(self._source(rng, items[a].entry, start, config.frames, disturb))
             f0 = store.clip_f0(entry)
@@ -161,7 +123,7 @@ class ConversionSampler:
             clean_pitch.append(self._pitch(f0, start, octaves))
             pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves))
             clips, other = self._reference(rng, b, start, reference_frames)
-            reference.append(_in_voice(other, octaves))
+            reference.append(in_voice(other, octaves))
             voice.append(self._voice(clips, octaves))
             pseudo_labels.append(self._pseudo_labels(b, start))
             names.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
@@ -198,7 +160,7 @@ class ConversionSampler:
         """A crop of a clip's curve, so much higher, and of its voiced flags: [2, frames]"""
         curve, voiced = continuous_log_f0(f0)
         curve = curve + np.float32(octaves)
-        return np.stack([_crop(x, start, self.config.frames) for x in (curve, voiced)])
+        return np.stack([crop_frames(x, start, self.config.frames) for x in (curve, voiced)])
 
     def _as_tracked(self, rng: np.random.Generator, f0: np.ndarray) -> np.ndarray:
         """F0 of a clip [T] in Hz; if this one is drawn, with what is found of others where the clip is unvoiced."""
@@ -225,7 +187,7 @@ class ConversionSampler:
         store, has_asr_features = self.corpus.store, bool(self.corpus.store.asr_channels)
         before = has_asr_features and disturb and rng.random() < self.config.disturbed_share
         speech = Speech(*store.clip_disturbed(entry)) if before else self._speech(entry)
-        speech = _part(speech, 0, len(speech.mel)) if frames is None else speech.crop(start, frames)
+        speech = part_of(speech, 0, len(speech.mel)) if frames is None else speech.crop(start, frames)
         mel, asr_features = speech.mel.astype(np.float32), speech.asr_features.astype(np.float32)
         if disturb:
             mel = perturb(mel, rng, self._milder if before else self.config.perturb, self._somebody)
@@ -253,14 +215,14 @@ class ConversionSampler:
                 clips.append(int(i))
                 other = self._speech(self.corpus.items[i].entry)
                 at = int(rng.integers(0, max(1, len(other.mel) - missing + 1))) // 2 * 2
-                parts.append(_part(other, at, at + missing))
+                parts.append(part_of(other, at, at + missing))
                 missing -= len(parts[-1].mel)
                 if not missing:
                     break
             joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mel", "asr_features"))
             return clips, Speech(*joined).crop(0, frames)
         whole = self._speech(item.entry)
-        before, after = _part(whole, 0, start), _part(whole, start + self.config.frames, len(whole.mel))
+        before, after = part_of(whole, 0, start), part_of(whole, start + self.config.frames, len(whole.mel))
         rest = after if len(after.mel) >= len(before.mel) else before
         return [index], (rest if len(rest.mel) >= 24 else whole).crop(0, frames)
 
@@ -277,13 +239,13 @@ class ConversionSampler:
         count, pseudo_labels = self.config.frames // 2, self.corpus.items[index].pseudo_labels
         if pseudo_labels is None:
             return np.full(count, -1)
-        return _crop(pseudo_labels, start // 2, count).astype(np.int64)
+        return crop_frames(pseudo_labels, start // 2, count).astype(np.int64)
 
     def _somebody(self, rng: np.random.Generator, frames: int) -> np.ndarray:
         """Some speech of anybody in the corpus: [frames, N_MELS]"""
         mel = self.corpus.store.clip_mel(self.corpus.items[int(rng.integers(len(self.corpus.items)))].entry)
         start = int(rng.integers(0, max(1, len(mel) - frames + 1)))
-        return _crop(mel, start, frames).astype(np.float32)
+        return crop_frames(mel, start, frames).astype(np.float32)
 
     def _phone_part(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The fields of a batch that hold clips with phones."""
@@ -308,100 +270,3 @@ class ConversionSampler:
             "phones": phones,
             "phone_counts": counts,
         }
-
-
-@dataclass(frozen=True)
-class WaveBatchConfig:
-    items: int = 8
-    frames: int = 24  # of a crop whose wave is judged
-    context_frames: int = 8  # more on each side, so that edges do not count
-    full_band_rate: int = 22000  # Hz; clips recorded below it have no upper band to learn
-    narrow_share: float = 0.0  # of the crops, from those: more speakers, judged where they have a band
-    predicted_share: float = 0.75  # of the crops, where there are predicted mels
-
-
-@dataclass
-class WaveBatch:
-    mel: np.ndarray  # [B, N_MELS, T]
-    pitch: np.ndarray  # [B, 2, T]
-    source: np.ndarray  # [B, T * OUTPUT_HOP]
-    noise: np.ndarray  # [B, T * OUTPUT_HOP]
-    wave: np.ndarray  # [B, T * OUTPUT_HOP]
-    narrow: np.ndarray  # [B] whether the recording ends at 8 kHz
-
-
-def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
-    """Indices of the clips that a vocoder can learn from: long enough, and with an upper band."""
-    return [i for i in _long_enough(corpus, config) if _has_upper_band(corpus.items[i], config)]
-
-
-def narrow_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
-    """Indices of those that are long enough and end at 8 kHz, if the config asks for any."""
-    if not config.narrow_share:
-        return []
-    wide_enough = (i for i in _long_enough(corpus, config) if corpus.items[i].sample_rate >= SAMPLE_RATE)
-    return [i for i in wide_enough if not _has_upper_band(corpus.items[i], config)]
-
-
-def _long_enough(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
-    length = config.frames + 2 * config.context_frames
-    return [index for index, item in enumerate(corpus.items) if item.entry.frames > length]
-
-
-def _has_upper_band(item: Item, config: WaveBatchConfig) -> bool:
-    return not item.sample_rate or item.sample_rate >= config.full_band_rate
-
-
-class WaveSampler:
-    """Crops for the vocoder.
-
-    ``predicted`` may hold, by an item's index, the mel [frames, N_MELS] that a conversion model makes of it;
-    it then replaces the true one in ``predicted_share`` of the crops.
-    """
-
-    def __init__(
-        self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: dict[int, np.ndarray] | None = None
-    ) -> None:
-        self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted or {}
-        self.length = config.frames + 2 * config.context_frames
-        self._items = full_band_items(corpus, config)
-        if not self._items:
-            raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
-        self._weights = by_length([corpus.items[i] for i in self._items])
-        self._narrow = narrow_items(corpus, config)
-        self._narrow_weights = by_length([corpus.items[i] for i in self._narrow])
-
-    def batch(self, step: int, rank: int = 0) -> WaveBatch:
-        rng = np.random.default_rng([self.seed, step, rank])
-        mels, pitches, sources, waves = [], [], [], []
-        count = round(self.config.items * self.config.narrow_share) if self._narrow else 0
-        chosen = rng.choice(self._items, self.config.items - count, p=self._weights)
-        if count:
-            chosen = np.append(chosen, rng.choice(self._narrow, count, p=self._narrow_weights))
-        for index in chosen:
-            mel, pitch, source, wave = self._crop(rng, int(index))
-            mels.append(mel.T)
-            pitches.append(pitch)
-            sources.append(source)
-            waves.append(wave)
-        noise = rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32)
-        narrow = np.arange(len(waves)) >= len(waves) - count
-        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves), narrow)
-
-    def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Mel [T, N_MELS], pitch [2, T], pulse train [N] and wave [N] of a random place in a clip."""
-        store, entry = self.corpus.store, self.corpus.items[index].entry
-        f0, wave = store.clip_f0(entry), store.clip_wave(entry)
-        at = int(rng.integers(0, max(1, len(f0) - self.length)))
-        crop = slice(at, at + self.length)
-        use_predicted = index in self.predicted and rng.random() < self.config.predicted_share
-        mel = self.predicted[index] if use_predicted else store.clip_mel(entry)
-        # A live clip can turn out shorter than it was thought to be.
-        mel, f0, wave = (_crop(array, 0, max(len(array), self.length)) for array in (mel, f0, wave))
-        curve, voiced = continuous_log_f0(f0)
-        return (
-            mel[crop].astype(np.float32),
-            np.stack([curve[crop], voiced[crop]]),
-            PulseTrain(curve).samples(crop.start, crop.stop),
-            wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE,
-        )

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vconv.config import Precision, VocoderConfig
-from vconv.data.batches import WaveBatchConfig, WaveSampler, full_band_items
 from vconv.data.corpus import Corpus
+from vconv.data.wave_batches import WaveBatchConfig, WaveSampler, full_band_items
 from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.discriminators import WaveDiscriminators

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,29 @@ import numpy as np
 
 from vconv import audio, features
 from vconv.data.augmentation.wave import band_limited, mix, reverberant
-from vconv.data.manifest import TRAIN, Clip, read_manifest
+from vconv.data.manifest import Clip
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, N_MELS, SAMPLE_RATE
 from vconv.inference.converter import Converter, Rebuilt
 from vconv.inference.loading import load
 from vconv.model_folder import read_identity
 from vconv.voices import sounds
-from vconv.voices.check import WINDOW_FRAMES, loudest, measure, read_beginning, stretch
-from vconv.voices.population import Calibration, Density, Population, Scoring, Verification
+from vconv.voices.check import WINDOW_FRAMES, measure
+from vconv.voices.densities import (
+    calibrate,
+    filled_rows,
+    fit_density,
+    joint_covariance,
+    means_by_speaker,
+    principal_axes,
+    unit_rows,
+)
+from vconv.voices.fitting_clips import Disturb, choose_held_out, choose_training, read_clips, speech_window
+from vconv.voices.population import Population, Scoring, Verification
 from vconv.voices.verification import equal_error_point
 
-SPEAKERS = 1000  # of the training part, at most
-Disturb = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # wave [N] -> [N]
-
-CLIPS = 2  # of each, at most: many speakers tell more of voices than many clips
-TRIAL_CLIPS = 12  # of each held-out speaker, at most
 SOUND_SEEDS = 8  # of each kind of music and noise
 DISTURBED = 150  # clips that the check is also fitted to with noise, reverberation and a telephone band
-DIRECTIONS = 64  # of the densities, at most
-AXES = 8  # of the average spectra
 _COUNTED_CODES = 4096  # a code of more values comes up too rarely to be counted
 _LOW_HZ, _HIGH_HZ = (200.0, 1000.0), (2000.0, 5000.0)  # bands whose levels tell dark voices from bright ones
 _DISTURBANCES: tuple[Disturb, ...] = (
@@ -140,9 +142,9 @@ def assemble(
         speech, other: the two classes of the check.
     """
     embeddings, labels = np.stack([one.rebuilt.embedding for one in voices]).astype(np.float64), numbered(voices)
-    speakers = _unit(_by_speaker(embeddings, labels))
-    attributes = _by_speaker(_filled([one.attributes for one in voices]), labels)
-    axes, shares = principal_axes(_by_speaker(_filled([one.spectrum for one in voices]), labels), attributes)
+    speakers = unit_rows(means_by_speaker(embeddings, labels))
+    attributes = means_by_speaker(filled_rows([one.attributes for one in voices]), labels)
+    axes, shares = principal_axes(means_by_speaker(filled_rows([one.spectrum for one in voices]), labels), attributes)
     density = fit_density(speakers)
     clips, code_bits = fit_density(embeddings), surprise([heard.rebuilt.codes for heard in voices])
     scoring = Scoring(clips.mean)
@@ -164,9 +166,6 @@ def assemble(
             np.stack([measure(rebuilt, clips, code_bits) for rebuilt in other]),
         ),
     )
-
-
-# ---------------------------------------------------------------- clips
 
 
 @dataclass(frozen=True)
@@ -210,75 +209,6 @@ def listen(converter: Converter, clips: Sequence[Clip], report: Report = lambda 
     return Trials(used, np.array(embeddings, np.float64), bad)
 
 
-def read_clips(manifest: Path) -> list[Clip]:
-    """The clips of a manifest; those of parallel groups only where there are no others: their melody is borrowed.
-
-    Raises:
-        InputError: the file is missing or no manifest.
-    """
-    clips = read_manifest(manifest)
-    return [clip for clip in clips if not clip.group] or clips
-
-
-def choose_training(clips: Sequence[Clip], manifest: Path) -> list[Clip]:
-    """Some clips of training speakers; which ones depends on names alone.
-
-    Raises:
-        InputError: too few speakers.
-    """
-    by_speaker = _grouped(clip for clip in clips if clip.split == TRAIN)
-    if len(by_speaker) < 4:
-        raise InputError(
-            f"{manifest}: {len(by_speaker)} training speakers are too few to tell how voices differ; use 4 or more"
-        )
-    names = sorted(by_speaker, key=_shuffled)[:SPEAKERS]
-    return [clip for name in names for clip in by_speaker[name][:CLIPS]]
-
-
-def choose_held_out(clips: Sequence[Clip], manifest: Path, split: str = "valid", most: int = TRIAL_CLIPS) -> list[Clip]:
-    """Some clips of speakers of a split that have several and none in the training part.
-
-    Raises:
-        InputError: fewer than two such speakers.
-    """
-    trained = {clip.speaker for clip in clips if clip.split == TRAIN}
-    by_speaker = _grouped(clip for clip in clips if clip.split == split and clip.speaker not in trained)
-    able = {name: found for name, found in by_speaker.items() if len(found) >= 2}
-    if len(able) < 2:
-        raise InputError(
-            f"{manifest}: {len(able)} speakers of the split '{split}' have 2 clips or more and none to train on; "
-            "2 are needed to see how well voices are told apart"
-        )
-    return [clip for name in sorted(by_speaker, key=_shuffled) for clip in by_speaker[name][:most]]
-
-
-def _grouped(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
-    by_speaker: dict[str, list[Clip]] = {}
-    for clip in sorted(clips, key=lambda clip: _shuffled(clip.path.name)):
-        by_speaker.setdefault(clip.speaker, []).append(clip)
-    return by_speaker
-
-
-def _shuffled(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
-
-
-def speech_window(clip: Clip, disturb: Disturb | None = None) -> np.ndarray:
-    """The loudest seconds of a clip, as the check takes them, at the reference loudness: 16 kHz [N].
-
-    Raises:
-        InputError: the clip cannot be read, is too short or silent.
-    """
-    wave = read_beginning(clip.path)
-    wave = stretch(wave, loudest(wave))
-    if audio.is_silent(audio.loudness(wave, SAMPLE_RATE)):
-        raise InputError(f"{clip.path}: only silence")
-    if disturb:
-        rng = np.random.default_rng(int(_shuffled(clip.path.name)[:8], 16))
-        wave = disturb(wave, rng).astype(np.float32)
-    return audio.normalize(wave, SAMPLE_RATE)
-
-
 def brightness(mel: np.ndarray, voiced: np.ndarray) -> float | None:
     """How far the level above 2 kHz lies over that below 1 kHz in voiced frames, nepers; None without any.
 
@@ -290,45 +220,6 @@ def brightness(mel: np.ndarray, voiced: np.ndarray) -> float | None:
     assert len(centres) == N_MELS
     levels = [mel[(centres >= low) & (centres < high)][:, voiced].mean() for low, high in (_HIGH_HZ, _LOW_HZ)]
     return float(levels[0] - levels[1])
-
-
-# ---------------------------------------------------------------- how voices differ
-
-
-def fit_density(points: np.ndarray, most: int = DIRECTIONS) -> Density:
-    """Probabilistic PCA of points [N, D], by its maximum likelihood (Tipping and Bishop 1999, equation 8).
-
-    It keeps no more directions than an eighth of the points, so that each is known from several.
-    """
-    count, size = points.shape
-    mean = points.mean(axis=0)
-    _, values, basis = np.linalg.svd(points - mean, full_matrices=False)
-    variances = values**2 / max(count - 1, 1)
-    kept = max(1, min(most, count // 8, size - 1))
-    floor = max(variances.sum() / size * 1e-3, 1e-12)
-    rest = max(variances[kept:].sum() / (size - kept), floor)
-    return Density(mean, basis[:kept], np.sqrt(np.maximum(variances[:kept], floor)), float(np.sqrt(rest)))
-
-
-def principal_axes(rows: np.ndarray, attributes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of rows [N, V] along their first principal axes [N, P], and the axes' shares of the variance [P].
-
-    Each is turned so that the attribute [N, A] that it goes along with most grows in it.
-    """
-    left, values, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    count = min(AXES, len(rows) - 1)
-    places = left[:, :count] * values[:count]
-    along = places.T @ ((attributes - attributes.mean(axis=0)) / (attributes.std(axis=0) + 1e-9))
-    signs = np.sign(along[np.arange(count), np.abs(along).argmax(axis=1)])
-    return places * np.where(signs == 0, 1, signs), values[:count] ** 2 / max(np.sum(values**2), 1e-12)
-
-
-def joint_covariance(scores: np.ndarray, attributes: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Of the columns of all three: [N, K], [N, A], [N, P] -> [K + A + P, K + A + P]."""
-    covariance = np.cov(np.concatenate([scores, attributes, axes], axis=1), rowvar=False)
-    floor = np.full(len(covariance), 1e-9)
-    floor[scores.shape[1] :] = 1e-4  # for what does not vary at all
-    return covariance + np.diag(floor)
 
 
 def verification(scoring: Scoring, trials: Trials) -> Verification:
@@ -343,26 +234,6 @@ def numbered(heard: Sequence[Heard]) -> np.ndarray:
     return np.unique([one.clip.speaker for one in heard], return_inverse=True)[1]
 
 
-def _filled(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows as [N, V]; the mean of the others in place of NaN."""
-    values = np.stack(rows)
-    known = np.isfinite(values)
-    means = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    return np.where(known, values, means)
-
-
-def _by_speaker(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Means over each speaker's clips: [N, V] -> [S, V]."""
-    return np.stack([values[labels == label].mean(axis=0) for label in np.unique(labels)])
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-# ---------------------------------------------------------------- the check
-
-
 def surprise(codes: Sequence[np.ndarray]) -> np.ndarray:
     """How many bits each code is worth, by how often speech has it: codes [G, n] of clips -> [G, K], or [0, 0]."""
     together = np.concatenate(codes, axis=1)
@@ -371,26 +242,3 @@ def surprise(codes: Sequence[np.ndarray]) -> np.ndarray:
     size = int(together.max()) + 2  # one more stands for those that never came up
     counts = np.stack([np.bincount(row, minlength=size) for row in together]) + 0.5  # none is impossible
     return -np.log2(counts / counts.sum(axis=1, keepdims=True))
-
-
-def calibrate(speech: np.ndarray, other: np.ndarray, penalty: float = 1.0, rounds: int = 50) -> Calibration:
-    """Logistic regression of speech [N, M] against all else [N', M], as if both were as frequent.
-
-    By Newton's method on the likelihood less ``penalty / 2`` times the squared weights.
-    """
-    measures = np.concatenate([speech, other])
-    mean, deviation = speech.mean(axis=0), np.maximum(speech.std(axis=0), 1e-3)
-    inputs = np.column_stack([np.clip((measures - mean) / deviation, -6, 6), np.ones(len(measures))])
-    truth = np.r_[np.ones(len(speech)), np.zeros(len(other))]
-    share = np.where(truth > 0, 0.5 / len(speech), 0.5 / len(other)) * len(measures)
-    ridge = np.diag([penalty] * measures.shape[1] + [1e-6])
-    weights = np.zeros(inputs.shape[1])
-    for _ in range(rounds):
-        chance = 1 / (1 + np.exp(-inputs @ weights))
-        slope = inputs.T @ (share * (truth - chance)) - ridge @ weights
-        curve = (inputs * (share * chance * (1 - chance))[:, None]).T @ inputs + ridge
-        step = np.linalg.solve(curve, slope)
-        weights = weights + step
-        if np.abs(step).max() < 1e-6:
-            break
-    return Calibration(mean, deviation, weights[:-1], float(weights[-1]))

@@ -1,0 +1,111 @@
+"""Random batches for the vocoder: waves, and the mels and pulse trains that it gets. See ``batches``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vconv.data.corpus import Corpus, Item, by_length
+from vconv.data.crops import crop_frames
+from vconv.data.store import WAVE_SCALE
+from vconv.errors import InputError
+from vconv.excitation import PulseTrain
+from vconv.features import SAMPLE_RATE, continuous_log_f0
+
+
+@dataclass(frozen=True)
+class WaveBatchConfig:
+    items: int = 8
+    frames: int = 24  # of a crop whose wave is judged
+    context_frames: int = 8  # more on each side, so that edges do not count
+    full_band_rate: int = 22000  # Hz; clips recorded below it have no upper band to learn
+    narrow_share: float = 0.0  # of the crops, from those: more speakers, judged where they have a band
+    predicted_share: float = 0.75  # of the crops, where there are predicted mels
+
+
+@dataclass
+class WaveBatch:
+    mel: np.ndarray  # [B, N_MELS, T]
+    pitch: np.ndarray  # [B, 2, T]
+    source: np.ndarray  # [B, T * OUTPUT_HOP]
+    noise: np.ndarray  # [B, T * OUTPUT_HOP]
+    wave: np.ndarray  # [B, T * OUTPUT_HOP]
+    narrow: np.ndarray  # [B] whether the recording ends at 8 kHz
+
+
+def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of the clips that a vocoder can learn from: long enough, and with an upper band."""
+    return [i for i in _long_enough(corpus, config) if _has_upper_band(corpus.items[i], config)]
+
+
+def narrow_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of those that are long enough and end at 8 kHz, if the config asks for any."""
+    if not config.narrow_share:
+        return []
+    wide_enough = (i for i in _long_enough(corpus, config) if corpus.items[i].sample_rate >= SAMPLE_RATE)
+    return [i for i in wide_enough if not _has_upper_band(corpus.items[i], config)]
+
+
+def _long_enough(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    length = config.frames + 2 * config.context_frames
+    return [index for index, item in enumerate(corpus.items) if item.entry.frames > length]
+
+
+def _has_upper_band(item: Item, config: WaveBatchConfig) -> bool:
+    return not item.sample_rate or item.sample_rate >= config.full_band_rate
+
+
+class WaveSampler:
+    """Crops for the vocoder.
+
+    ``predicted`` may hold, by an item's index, the mel [frames, N_MELS] that a conversion model makes of it;
+    it then replaces the true one in ``predicted_share`` of the crops.
+    """
+
+    def __init__(
+        self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: dict[int, np.ndarray] | None = None
+    ) -> None:
+        self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted or {}
+        self.length = config.frames + 2 * config.context_frames
+        self._items = full_band_items(corpus, config)
+        if not self._items:
+            raise InputError(f"no clip recorded at {config.full_band_rate} Hz or more to train a vocoder on")
+        self._weights = by_length([corpus.items[i] for i in self._items])
+        self._narrow = narrow_items(corpus, config)
+        self._narrow_weights = by_length([corpus.items[i] for i in self._narrow])
+
+    def batch(self, step: int, rank: int = 0) -> WaveBatch:
+        rng = np.random.default_rng([self.seed, step, rank])
+        mels, pitches, sources, waves = [], [], [], []
+        count = round(self.config.items * self.config.narrow_share) if self._narrow else 0
+        chosen = rng.choice(self._items, self.config.items - count, p=self._weights)
+        if count:
+            chosen = np.append(chosen, rng.choice(self._narrow, count, p=self._narrow_weights))
+        for index in chosen:
+            mel, pitch, source, wave = self._crop(rng, int(index))
+            mels.append(mel.T)
+            pitches.append(pitch)
+            sources.append(source)
+            waves.append(wave)
+        noise = rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32)
+        narrow = np.arange(len(waves)) >= len(waves) - count
+        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves), narrow)
+
+    def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Mel [T, N_MELS], pitch [2, T], pulse train [N] and wave [N] of a random place in a clip."""
+        store, entry = self.corpus.store, self.corpus.items[index].entry
+        f0, wave = store.clip_f0(entry), store.clip_wave(entry)
+        at = int(rng.integers(0, max(1, len(f0) - self.length)))
+        crop = slice(at, at + self.length)
+        use_predicted = index in self.predicted and rng.random() < self.config.predicted_share
+        mel = self.predicted[index] if use_predicted else store.clip_mel(entry)
+        # A live clip can turn out shorter than it was thought to be.
+        mel, f0, wave = (crop_frames(array, 0, max(len(array), self.length)) for array in (mel, f0, wave))
+        curve, voiced = continuous_log_f0(f0)
+        return (
+            mel[crop].astype(np.float32),
+            np.stack([curve[crop], voiced[crop]]),
+            PulseTrain(curve).samples(crop.start, crop.stop),
+            wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE,
+        )
