@@ -7,7 +7,7 @@
 A function for each command, in ``vconv.api``:
 
     conversion   convert, check, info
-    voices       embed, finetune, verify, identify, new_voice, move_voice, directions, fit_population
+    voices       embed, embed_corpus, finetune, verify, identify, new_voice, move_voice, directions, fit_population
     tokens       encode, decode, extract
     training     prepare, train, training_config, training_costs, export_model
     evaluation   evaluate, probe, ladder, stress, measure_verification
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         decode,
         directions,
         embed,
+        embed_corpus,
         encode,
         evaluate,
         export_model,
@@ -59,6 +60,7 @@ __all__ = [
     "check",
     "info",
     "embed",
+    "embed_corpus",
     "finetune",
     "verify",
     "identify",

@@ -22,8 +22,9 @@ from vconv.inference.loading import available_cores, describe, load
 from vconv.inference.targets import clips_in, speech_of
 from vconv.tokens import Tokens
 from vconv.voice import Voice
-from vconv.voices import mixing, sampling
+from vconv.voices import corpus, mixing, sampling
 from vconv.voices.check import Checker, Verdict, files_in
+from vconv.voices.corpus import By, Embedded
 from vconv.voices.population import people_of, population_of
 from vconv.voices.sampling import Decision, Direction, Invented
 
@@ -80,6 +81,28 @@ def embed(
     """
     clips = clips if isinstance(clips, list) else [clips]
     return mixing.target_voice(_converter(model, device, threads), clips)
+
+
+def embed_corpus(
+    inputs: Sequence[Path | str],
+    output: Path | str,
+    *,
+    by: By = "clip",
+    model: Path | str | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+    report: Report = _silent,
+) -> Embedded:
+    """The embeddings of each clip of manifests, folders and recordings, into an .npz or .parquet.
+
+    See ``vconv.voices.corpus.embed_corpus``.
+
+    Raises:
+        InputError: the inputs, the model or the output cannot be used, or no clip could be embedded.
+    """
+    folder = None if model is None else Path(model)
+    places = [Path(place) for place in inputs]
+    return corpus.embed_corpus(places, Path(output), by=by, model=folder, device=device, jobs=jobs, report=report)
 
 
 def extract(source: Source, *, model: Model = None, device: str = "cpu", threads: int | None = None) -> Extraction:

@@ -133,7 +133,7 @@ def is_saved_voice(target: object) -> bool:
     return isinstance(target, str | os.PathLike) and Path(target).suffix.lower() == VOICE_SUFFIX
 
 
-def save_arrays(path: str | os.PathLike[str], overwrite: bool = True, **arrays: np.ndarray) -> None:
+def save_arrays(path: str | os.PathLike[str], /, overwrite: bool = True, **arrays: np.ndarray) -> None:
     """Write a .npz file that appears whole or not at all; see ``save_file``."""
     save_file(path, lambda file: np.savez(file, **arrays), overwrite)
 

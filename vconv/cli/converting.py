@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -122,6 +122,13 @@ def embed(
         Path | None,
         typer.Option("--me", metavar="FILE.npz", help="Save an enrolment instead: of who speaks into vconv live."),
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Embed each clip by itself, of manifests (.tsv), folders and recordings.")
+    ] = False,
+    by: Annotated[
+        Literal["clip", "speaker"], typer.Option("--by", help="With --each: a row for each of them.")
+    ] = "clip",
+    jobs: Annotated[int, typer.Option(min=1, help="With --each: processes.")] = 1,
     model: Model = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -139,6 +146,10 @@ def embed(
       vconv convert speech.wav --target speaker.npz
       vconv embed anna.wav:0.7 bert.wav:0.3 -o between.npz
       vconv embed --me me.npz my_speech.wav
+      vconv embed --each corpus.tsv -o embeddings.npz
+
+    With --each, a table instead (.npz or .parquet): path, speaker, seconds of speech and vector of each clip. An
+    interrupted run goes on when it is started again.
 
     With --me, ten seconds of your own speech give vconv live your register, your loudness and the statistics of your
     speech. Without CLIP they are recorded from the default microphone, which needs vconv[live].
@@ -150,6 +161,9 @@ def embed(
         return
     if not clips:
         raise InputError("vconv embed needs CLIP, a recording of the speaker; only with --me it records one")
+    if each:
+        _embed_each(clips, output, by, model, device, jobs, overwrite, quiet)
+        return
     with silent_libraries():
         from vconv import api
         from vconv.voices.mixing import parse_weight
@@ -160,6 +174,29 @@ def embed(
         save_voice(api.embed(clips, model=model, device=device, threads=threads), place)
     if not quiet:
         print(f"wrote {place}")
+
+
+def _embed_each(
+    clips: list[Path],
+    output: Path | None,
+    by: Literal["clip", "speaker"],
+    model: Path | None,
+    device: str,
+    jobs: int,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    if output is None:
+        raise InputError("vconv embed --each needs -o, a name such as embeddings.npz or embeddings.parquet")
+    check_arrays_file(output, overwrite, ".parquet" if output.suffix.lower() == ".parquet" else ".npz")
+    with silent_libraries():
+        from vconv import api
+
+        with progress(None, quiet) as shown:
+            done = api.embed_corpus(clips, output, by=by, model=model, device=device, jobs=jobs, report=shown.count)
+    if not quiet:
+        print(f"{output}: {done.rows} rows of {done.seconds:.1f} s of speech")
+    finish(done.errors)
 
 
 def _load(model: Path | None, device: str, threads: int | None) -> Converter:

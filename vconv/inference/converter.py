@@ -20,14 +20,14 @@ from vconv.audio import Source
 from vconv.config import ConversionConfig
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
-from vconv.frontends.asr_encoder import encoder_input
+from vconv.frontends.asr_encoder import encoder_input, no_asr_features
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
 from vconv.inference.output import Progress, finished, not_finite, write
 from vconv.inference.register import check_pitch, moved_pitch
 from vconv.inference.streaming import Spool
-from vconv.inference.targets import check_length, clips_in, make_voice, speech_features
+from vconv.inference.targets import check_length, clips_in, make_voice, speech_features, speech_of
 from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
 from vconv.untrusted import all_finite
 from vconv.voice import Reference, Voice, is_saved_voice
@@ -288,6 +288,21 @@ class Converter:
     def embed(self, wave: Source | list[Source]) -> np.ndarray:
         """Speaker embedding [E] of unit length, of one recording, a folder, or several of one speaker."""
         return self.voice(wave).embedding
+
+    def embed_clip(self, clip: Source) -> tuple[np.ndarray, float]:
+        """Speaker embedding [E] of unit length of one recording, and the seconds of speech in it.
+
+        The same as ``embed`` gives, in less time: neither F0 nor content is computed.
+
+        Raises:
+            InputError: the clip cannot be read, is silent or too short.
+        """
+        wave = speech_of(clip)
+        mel, _ = encoder_input(wave, no_asr_features)
+        embedding = self._engine.speaker(wave, mel).astype(np.float64)
+        if not all_finite(embedding):
+            raise not_finite()
+        return embedding / np.linalg.norm(embedding), len(wave) / features.SAMPLE_RATE
 
     def voice(self, target: Target | list[Target]) -> Voice:
         """The voice of a target. ``convert`` takes it too, and so it is computed once for many sources.

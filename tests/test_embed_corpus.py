@@ -1,0 +1,110 @@
+"""vconv embed --each: a row for each clip or speaker, the same as embedding them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vconv
+from tests.conftest import Outcome, speech
+from vconv import audio
+from vconv.errors import InputError
+from vconv.voices import corpus
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two speakers with two clips each, of different lengths."""
+    root = tmp_path_factory.mktemp("clips")
+    for speaker, pitch in (("anna", 210.0), ("bert", 110.0)):
+        (root / speaker).mkdir()
+        for number, seconds in enumerate((1.0, 1.6)):
+            audio.write(root / speaker / f"{number}.wav", speech(seconds, 16000, pitch, number), 16000)
+    return root
+
+
+def test_each_row_is_the_embedding_of_its_clip(folders: Path, tmp_path: Path) -> None:
+    done = vconv.embed_corpus([folders], tmp_path / "all.npz")
+    converter = vconv.load()
+    with np.load(tmp_path / "all.npz", allow_pickle=False) as rows:
+        assert list(rows["speaker"]) == ["anna", "anna", "bert", "bert"]
+        assert done.rows == len(rows["path"]) == 4 and not done.errors
+        assert np.isclose(done.seconds, rows["seconds"].sum())
+        for path, vector in zip(rows["path"], rows["vector"]):
+            np.testing.assert_allclose(vector, converter.embed(str(path)), atol=1e-6)
+
+
+def test_a_speaker_is_what_embed_makes_of_its_clips(vconv_cli: Cli, folders: Path, tmp_path: Path) -> None:
+    done = vconv_cli("embed", "--each", folders, "-o", tmp_path / "speakers.npz", "--by", "speaker")
+    assert done.code == 0 and "2 rows" in done.out
+    with np.load(tmp_path / "speakers.npz") as rows:
+        assert list(rows["speaker"]) == ["anna", "bert"] and set(rows["path"]) == {""}
+        for name, vector in zip(rows["speaker"], rows["vector"]):
+            np.testing.assert_allclose(vector, vconv.load().embed(folders / str(name)), atol=1e-3)
+
+
+def test_manifests_and_two_processes_give_the_same(folders: Path, tmp_path: Path) -> None:
+    clips = sorted(folders.rglob("*.wav"))
+    lines = ["path\tspeaker", *(f"{clip}\tsomebody" for clip in clips)]
+    (tmp_path / "corpus.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    vconv.embed_corpus([folders], tmp_path / "one.npz")
+    vconv.embed_corpus([tmp_path / "corpus.tsv"], tmp_path / "two.npz", jobs=2)
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert set(two["speaker"]) == {"somebody"}
+        np.testing.assert_array_equal(one["path"], two["path"])
+        np.testing.assert_allclose(one["vector"], two["vector"], atol=1e-6)
+
+
+def test_a_bad_clip_is_told_and_left_out(vconv_cli: Cli, folders: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no sound")
+    done = vconv_cli("embed", "--each", folders / "anna", bad, "-o", tmp_path / "some.npz")
+    assert done.code == InputError.exit_code and "bad.wav" in done.err and len(done.err.splitlines()) == 1
+    with np.load(tmp_path / "some.npz") as rows:
+        assert len(rows["path"]) == 2
+    done = vconv_cli("embed", "--each", bad, "-o", tmp_path / "none.npz")
+    assert done.code == InputError.exit_code
+    assert not (tmp_path / "none.npz").exists()
+
+
+def test_an_interrupted_run_goes_on(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PART_CLIPS", 1)
+    real, seen = corpus._embedded, []
+
+    def stops(item: corpus.Item, **options: object) -> object:
+        seen.append(item.path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(item, **options)
+
+    monkeypatch.setattr(corpus, "_embedded", stops)
+    output = tmp_path / "all.npz"
+    with pytest.raises(KeyboardInterrupt):
+        vconv.embed_corpus([folders], output)
+    assert not output.exists()
+    vconv.embed_corpus([folders], output)
+    assert len(seen) == 5 and seen[2] == seen[3]  # the first two were not embedded again
+    with np.load(output) as rows:
+        assert len(rows["path"]) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["all.npz"]
+
+
+def test_parquet_holds_the_same(folders: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    vconv.embed_corpus([folders], tmp_path / "all.parquet")
+    vconv.embed_corpus([folders], tmp_path / "all.npz")
+    table = parquet.read_table(tmp_path / "all.parquet").to_pydict()
+    with np.load(tmp_path / "all.npz") as rows:
+        assert table["path"] == list(rows["path"])
+        np.testing.assert_array_equal(np.array(table["vector"], np.float32), rows["vector"])
+
+
+def test_the_output_must_have_a_suffix_that_is_known(vconv_cli: Cli, folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.npz or \.parquet"):
+        vconv.embed_corpus([folders], tmp_path / "all.csv")
+    assert "needs -o" in vconv_cli("embed", "--each", folders).err
