@@ -231,7 +231,7 @@ class TestVq:
 
     def test_the_loss_is_the_distance_to_the_code_of_each_stage(self) -> None:
         bottleneck, z = make("residual"), torch.randn(2, CHANNELS, 50, requires_grad=True)
-        books = [stage._codebook.embed.clone() for stage in bottleneck.stages]
+        books = [stage["_codebook"].embed.clone() for stage in bottleneck.stages]
         code = bottleneck(z)
         rest, loss = z, 0.0
         for stage, entries in enumerate(books):

@@ -109,7 +109,7 @@ def batches() -> torch.Tensor:
 
 def begin(quantizer: VectorQuantizer) -> None:
     """The same codes everywhere, which k-means would otherwise draw at random."""
-    book = quantizer.quantizer._codebook
+    book = quantizer.quantizer["_codebook"]
     book.embed.copy_(torch.randn(book.embed.shape, generator=torch.Generator().manual_seed(1)))
     book.embed_avg.copy_(book.embed)
     book.initted.fill_(True)
@@ -120,9 +120,7 @@ def in_one_of_two(rank: int, folder: str) -> None:
     torch.manual_seed(rank)
     shared, fresh, dying = (VectorQuantizer(CHANNELS, VQ) for _ in range(3))
     begin(shared)
-    dying.quantizer._codebook.threshold_ema_dead_code = 30.0
-    dying.quantizer._codebook.reset_cluster_size = 30.0
-    dying.quantizer._codebook.has_dead_code_replacement = True
+    dying.quantizer["_codebook"].dead_code_threshold = 30.0
     for step in batches():
         for quantizer in (shared, fresh, dying):
             quantizer(step[rank])

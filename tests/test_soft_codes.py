@@ -80,7 +80,7 @@ def test_a_share_of_the_items_is_trained_on_what_is_heard_in_use() -> None:
     nearest, heard = hard.encode(z).z_q, all_soft.encode(z).z_q
     for bottleneck in (all_soft, some):  # as long as they are trained, the codebooks follow
         for stage in bottleneck.stages:
-            stage._codebook.decay = 1.0
+            stage["_codebook"].decay = 1.0
     trained = all_soft.train()(z)
     torch.testing.assert_close(trained.z_q, heard, rtol=0, atol=1e-4)
     assert torch.equal(trained.codes, hard.encode(z).codes)

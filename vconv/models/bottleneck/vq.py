@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from vconv.config import BottleneckConfig
+from vconv.models.bottleneck.codebook import Codebook, rotated
 from vconv.models.bottleneck.interface import Bottleneck, Code
 
 
@@ -19,8 +20,7 @@ class VectorQuantizer(Bottleneck):
     before it have left over, z_q is the sum and every stage has its commitment: Zeghidour et al. 2021, "SoundStream",
     algorithm 1. The gradient passes from z_q to z by rotation rather than straight through
     (Fifty et al. 2024, "Restructuring Vector Quantization with the Rotation Trick", section 4), which keeps
-    its angle to the code. The codebooks are vector-quantize-pytorch's, the stages are not its ResidualVQ's: there
-    each passes on the whole gradient, so that of several the encoder gets a multiple.
+    its angle to the code.
 
     For a model in use, ``soft_temperature`` s > 0 makes z_q the mean of all entries of the first stage, weighted by
     softmax(-||z - e||^2 / (s m)) with the entries' mean square m: the expected entry, had z come from one of them by
@@ -47,30 +47,28 @@ class VectorQuantizer(Bottleneck):
     @property
     def codebooks(self) -> Tensor:
         """Of the first stage: [G, K, C / G]"""
-        return self.quantizer._codebook.embed
+        return self.quantizer["_codebook"].embed
 
     def _learn(self, z: Tensor) -> Code:
-        from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
-
         rest, z_q, loss, codes = z, torch.zeros_like(z), z.new_zeros(()), []
         for stage in self.stages:
-            chosen, index, _ = stage(rest.detach().transpose(1, 2))
-            chosen = chosen.detach().transpose(1, 2)
+            vectors = self._parts(rest.detach().float()).transpose(0, 1)
+            nearest, index = stage["_codebook"](vectors.flatten(1, 2))
+            chosen = nearest.view_as(vectors).transpose(0, 1).transpose(2, 3).flatten(1, 2)
             rest, z_q = rest - chosen, z_q + chosen
             loss = loss + rest.square().mean()
-            # The library drops the axis of a single group.
-            codes.append(index.reshape(len(z), z.shape[2], self.groups).transpose(1, 2))
-        rotated = rotate_to(self._parts(z), self._parts(z_q)).transpose(2, 3).flatten(1, 2)
+            codes.append(index.view(self.groups, len(z), -1).transpose(0, 1))
+        learned = rotated(self._parts(z), self._parts(z_q)).transpose(2, 3).flatten(1, 2)
         if self.soft_probability:
             soft = torch.rand(len(z), 1, 1, device=z.device) < self.soft_probability
-            rotated = torch.where(soft, self._heard(z, z_q), rotated)
-        return Code(rotated, loss, torch.cat(codes, dim=1))
+            learned = torch.where(soft, self._heard(z, z_q), learned)
+        return Code(learned, loss, torch.cat(codes, dim=1))
 
     def _encode(self, z: Tensor) -> Code:
         """The nearest entries, in plain operations."""
         rest, codes = self._parts(z), []
         for stage in self.stages:
-            books = stage._codebook.embed
+            books = stage["_codebook"].embed
             score = torch.einsum("bgtc,gkc->bgtk", rest, books) - books.square().sum(2)[:, None] / 2
             codes.append(score.argmax(dim=3))
             rest = rest - self._parts(self._look_up(stage, codes[-1]))
@@ -84,10 +82,13 @@ class VectorQuantizer(Bottleneck):
 
     def _expected(self, z: Tensor) -> Tensor:
         """The weighted mean of the first stage's entries: [B, C, T]"""
-        squares = self.codebooks.square().sum(2)
-        score = 2 * torch.einsum("bgtc,gkc->bgtk", self._parts(z), self.codebooks) - squares[:, None]
+        books = self.codebooks
+        if z.requires_grad:
+            books = books.clone()  # which training may change before the gradient is taken
+        squares = books.square().sum(2)
+        score = 2 * torch.einsum("bgtc,gkc->bgtk", self._parts(z), books) - squares[:, None]
         weight = (score / (self.soft_temperature * squares.mean()).clamp(min=1e-8)).softmax(dim=3)
-        return torch.einsum("bgtk,gkc->bgtc", weight, self.codebooks).transpose(2, 3).flatten(1, 2)
+        return torch.einsum("bgtk,gkc->bgtc", weight, books).transpose(2, 3).flatten(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
         """[B, G, T] -> [B, C, T]; the codes of the first stages alone, or -1 for the others, give the coarser code."""
@@ -97,7 +98,7 @@ class VectorQuantizer(Bottleneck):
 
     def _look_up(self, stage: nn.Module, codes: Tensor) -> Tensor:
         """Codes of one stage [B, groups, T] -> [B, C, T]"""
-        books = stage._codebook.embed
+        books = stage["_codebook"].embed
         parts = [nn.functional.embedding(codes[:, g].clamp(min=0), book) for g, book in enumerate(books)]
         return (torch.stack(parts, dim=1) * (codes >= 0)[..., None]).transpose(2, 3).flatten(1, 2)
 
@@ -106,44 +107,9 @@ class VectorQuantizer(Bottleneck):
         return z.unflatten(1, (self.groups, -1)).transpose(2, 3)
 
 
-def _stage(channels: int, config: BottleneckConfig) -> nn.Module:
-    """A codebook for each group, which learns from what it is shown; commitment and gradient are ours."""
-    from vector_quantize_pytorch import VectorQuantize
-
-    stage = VectorQuantize(
-        dim=channels,
-        codebook_dim=channels // config.groups,
-        heads=config.groups,
-        separate_codebook_per_head=True,
-        codebook_size=config.codes,
-        decay=config.decay,
-        kmeans_init=True,
-        kmeans_iters=5,
-        threshold_ema_dead_code=config.dead_code_threshold,
-        commitment_weight=0.0,
-        sync_codebook=False,  # it would, but for a single group only
+def _stage(channels: int, config: BottleneckConfig) -> nn.ModuleDict:
+    """A codebook for each group, under the name that it has in the weights."""
+    size = channels // config.groups
+    return nn.ModuleDict(
+        {"_codebook": Codebook(config.groups, config.codes, size, config.decay, config.dead_code_threshold)}
     )
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        _share_statistics(stage._codebook)
-    stage.project_in, stage.project_out = nn.Identity(), nn.Identity()
-    return stage
-
-
-def _share_statistics(codebook: nn.Module) -> None:
-    """Let the training processes average over all of their batches, and begin and replace codes alike.
-
-    These are the places where vector-quantize-pytorch does so itself for one group; its sampling cannot do several.
-    """
-    codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = distributed.all_reduce
-    codebook.sample_fn = codebook.replace_sample_fn = _sample_everywhere
-
-
-def _sample_everywhere(samples: Tensor, count: int) -> Tensor:
-    """Random ones of all processes' vectors [G, n, C], the same in each process: [G, count, C]"""
-    from vector_quantize_pytorch.vector_quantize_pytorch import batched_sample_vectors
-
-    own = batched_sample_vectors(samples, count).contiguous()
-    gathered = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(gathered, own)
-    turn = torch.arange(count, device=own.device)  # the processes give one vector each in turn
-    return torch.stack(gathered)[turn % len(gathered), :, turn].transpose(0, 1)
