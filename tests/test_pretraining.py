@@ -126,5 +126,8 @@ def test_both_train_in_miniature(corpus: Path, tmp_path: Path, capfd: pytest.Cap
     assert lines == [f"pre-trained {name}" for name in ("input", "fine.0", "halve", "coarse.0", "output")]
     train(tmp_path, CONVERSION, corpus, *switches, "optimizer.steps=3", resume=True)
     assert "pre-trained" not in capfd.readouterr().out
+    on_device = ("corpus.features=device", f"corpus.store={tmp_path / 'device.store'}", f"output={tmp_path / 'device'}")
+    train(tmp_path, CONVERSION, corpus, *switches, *on_device, "optimizer.steps=1")
+    assert capfd.readouterr().out.count("pre-trained") == 5
     with pytest.raises(InputError, match=r"pretrain\.steps: would overwrite"):
         train(tmp_path, CONVERSION, corpus, *switches, "start_from=pretrained/base", resume=True)
