@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "vconv").rglob("*.py"))
 TORCH_PACKAGES = {"torch", "accelerate", "safetensors", "onnx", "onnxscript", "librosa", "tensorboard"}
 TORCH_PLACES = (
+    "benchmarks/input.py",
     "data/device/",
     "models/",
     "training/",
