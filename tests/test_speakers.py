@@ -17,7 +17,7 @@ from vconv.evaluation import verification
 from vconv.evaluation.statistics import equal_error_rate
 from vconv.features import N_MELS
 from vconv.inference import Converter
-from vconv.inference.converter import Rebuilt
+from vconv.inference.analysis import Rebuilt
 from vconv.model_folder import POPULATION
 from vconv.voice import REFERENCE_FRAMES, Reference, Voice
 from vconv.voices import fitting

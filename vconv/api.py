@@ -17,7 +17,8 @@ import numpy as np
 from vconv import model_folder
 from vconv.audio import Source
 from vconv.errors import VconvError
-from vconv.inference.converter import Converter, Extraction, Target
+from vconv.inference.analysis import Extraction
+from vconv.inference.converter import Converter, Target
 from vconv.inference.loading import available_cores, describe, load
 from vconv.inference.targets import clips_in, speech_of
 from vconv.tokens import Tokens

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +15,17 @@ import numpy as np
 from vconv import audio, features
 from vconv.audio import Source
 from vconv.config import ConversionConfig
-from vconv.errors import InputError
-from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
-from vconv.frontends.asr_encoder import encoder_input, no_asr_features
+from vconv.features import OUTPUT_HOP, OUTPUT_RATE
+from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
+from vconv.inference.analysis import Analysis, Extraction, Rebuilt, analyse, codes_of, content_and_codes, embedding_of
+from vconv.inference.checks import check_has_codes, check_tokens, checked
 from vconv.inference.engine import Engine
-from vconv.inference.output import Progress, finished, not_finite, write
+from vconv.inference.output import Progress, finished, write
 from vconv.inference.register import check_pitch, moved_pitch
-from vconv.inference.streaming import Spool
-from vconv.inference.targets import check_length, clips_in, make_voice, speech_features, speech_of
+from vconv.inference.targets import clips_in, embed_clip, make_voice, speech_features
 from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
-from vconv.untrusted import all_finite
 from vconv.voice import Reference, Voice, is_saved_voice
 
 if TYPE_CHECKING:
@@ -37,51 +33,8 @@ if TYPE_CHECKING:
 
 
 Target = Source | np.ndarray | Voice  # a clip, a folder or a saved voice; an embedding [E]; a voice
-Inspect = Callable[["Analysis"], None]  # is shown the source, measured, before it is converted
+Inspect = Callable[[Analysis], None]  # is shown the source, measured, before it is converted
 ContentOf = Callable[[int, int], np.ndarray]  # frames from, to -> content [C, (to - from) / 2]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """A source, read and measured."""
-
-    wave: Spool  # 16 kHz mono, as loud as the source
-    gain: float  # brings it to the reference loudness
-    loudness: float  # dBFS
-    output_samples: int  # its length at 24 kHz
-    f0: np.ndarray  # [T] Hz, 0 where unvoiced
-
-    @property
-    def frames(self) -> int:
-        """T, made even."""
-        return len(self.f0) + len(self.f0) % 2
-
-    @property
-    def even_f0(self) -> np.ndarray:
-        """[frames]"""
-        return np.pad(self.f0, (0, self.frames - len(self.f0)))
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What the model takes from a recording: codes [G, T / 2], f0 [T] in Hz (0 where unvoiced), T even.
-
-    G is 0 where the model's bottleneck has no codes.
-    """
-
-    codes: np.ndarray
-    f0: np.ndarray
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    """A stretch of sound through the networks and back, in its own voice. T frames, even."""
-
-    mel: np.ndarray  # [N_MELS, T] log-mel
-    f0: np.ndarray  # [T] Hz, 0 where unvoiced
-    embedding: np.ndarray  # [E] of unit length
-    codes: np.ndarray  # [G, T / 2]; no rows where the model has no codes
-    again: np.ndarray  # [N_MELS, T], what the decoder makes of these
 
 
 class Converter:
@@ -161,12 +114,12 @@ class Converter:
         """
         check_pitch(pitch)
         voice = self.voice(target)
-        with self._analyse(source) as analysis:
+        with analyse(source, self._tracker) as analysis:
             if inspect:
                 inspect(analysis)
 
             def content(start: int, end: int) -> np.ndarray:
-                return self._hear(analysis, start, end)[0]
+                return content_and_codes(self._engine, analysis, start, end)[0]
 
             melody = moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
             blocks = self._blocks(content, melody, voice)
@@ -183,16 +136,18 @@ class Converter:
         Raises:
             InputError: the source cannot be used, or the model's bottleneck has no codes, or not so many stages.
         """
-        self._check_has_codes()
+        check_has_codes(self._config)
         bottleneck = self._config.bottleneck
         rows = bottleneck.codes_of(stages)
-        with self._analyse(source) as analysis:
+        with analyse(source, self._tracker) as analysis:
             return Tokens(
-                codes=self._codes(analysis)[:rows],
+                codes=codes_of(self._engine, analysis)[:rows],
                 melody=Melody.of(analysis.even_f0),
                 samples=analysis.output_samples,
                 loudness=round(analysis.loudness, 2),
-                embedding=coarse_embedding(self._own_embedding(analysis)) if self._config.embeds_speakers else None,
+                embedding=coarse_embedding(embedding_of(self._engine, analysis))
+                if self._config.embeds_speakers
+                else None,
                 model=self.model,
                 bits=(bottleneck.code_values - 1).bit_length(),
             )
@@ -244,7 +199,7 @@ class Converter:
     ) -> Iterator[np.ndarray]:
         """Like ``decode``, in blocks [n] and in bounded memory, as ``stream`` does."""
         check_pitch(pitch)
-        self._check_tokens(tokens)
+        check_tokens(tokens, self._config, self.model)
         voice = self.voice(tokens.voice if target is None else target)
         f0 = tokens.melody.f0
         melody = moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
@@ -260,7 +215,7 @@ class Converter:
 
         What the vocoder loses, a conversion cannot have.
         """
-        with self._analyse(source) as analysis:
+        with analyse(source, self._tracker) as analysis:
             pitch = moved_pitch(analysis.f0, analysis.frames, Voice(np.zeros(0), None), 0.0, keep_pitch=True)
             chunks = (
                 (start, streaming.mel_frames(analysis.wave, analysis.gain, start, end))
@@ -297,12 +252,7 @@ class Converter:
         Raises:
             InputError: the clip cannot be read, is silent or too short.
         """
-        wave = speech_of(clip)
-        mel, _ = encoder_input(wave, no_asr_features)
-        embedding = self._engine.speaker(wave, mel).astype(np.float64)
-        if not all_finite(embedding):
-            raise not_finite()
-        return embedding / np.linalg.norm(embedding), len(wave) / features.SAMPLE_RATE
+        return embed_clip(clip, self._engine)
 
     def voice(self, target: Target | list[Target]) -> Voice:
         """The voice of a target. ``convert`` takes it too, and so it is computed once for many sources.
@@ -311,12 +261,12 @@ class Converter:
             InputError: the target cannot be used; the message says which clip and why.
         """
         if isinstance(target, Voice):
-            return self._checked(target, "the voice")
+            return checked(target, "the voice", self._config, self.model)
         if isinstance(target, np.ndarray):
-            return self._checked(Voice(target, None), "the embedding")
+            return checked(Voice(target, None), "the embedding", self._config, self.model)
         targets = target if isinstance(target, list) else [target]
         if len(targets) == 1 and is_saved_voice(targets[0]):
-            return self._checked(Voice.load(targets[0]), str(targets[0]))
+            return checked(Voice.load(targets[0]), str(targets[0]), self._config, self.model)
         return make_voice(list(itertools.chain.from_iterable(map(clips_in, targets))), self._engine, self._tracker)
 
     def speech_features(self, clip: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -333,8 +283,8 @@ class Converter:
         Raises:
             InputError: the source cannot be used.
         """
-        with self._analyse(source) as analysis:
-            return Extraction(self._codes(analysis), analysis.even_f0)
+        with analyse(source, self._tracker) as analysis:
+            return Extraction(codes_of(self._engine, analysis), analysis.even_f0)
 
     def live(
         self, target: Target | list[Target], block: float = 0.096, enrolment: Enrolment | None = None, **options: Any
@@ -371,62 +321,6 @@ class Converter:
         population = Enrolment.load(path)
         return population if population.model == self.model else None
 
-    @contextmanager
-    def _analyse(self, source: Source) -> Iterator[Analysis]:
-        """Read a source once into a spool, which lives as long as the context, and measure it."""
-        reader = audio.BlockReader(source, SAMPLE_RATE)
-        meter = audio.LoudnessMeter(SAMPLE_RATE)
-        with Spool() as wave:
-            for block in reader:
-                meter.add(block)
-                wave.append(block)
-            check_length(reader.name, reader.source_samples, reader.source_rate, "of audio")
-            loudness = meter.loudness()
-            if audio.is_silent(loudness):
-                raise InputError(f"{reader.name}: {reader.why_silent(loudness)}")
-            wave.offset = meter.offset()
-            gain = audio.gain(loudness)
-            yield Analysis(
-                wave=wave,
-                gain=gain,
-                loudness=loudness,
-                output_samples=audio.scaled_length(reader.source_samples, reader.source_rate, OUTPUT_RATE),
-                f0=streaming.f0_curve(wave, gain, self._tracker),
-            )
-
-    def _hear(self, analysis: Analysis, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Content [C, T / 2] and codes [G, T / 2] of a source from one frame to another, both even."""
-        stretch = (analysis.wave, analysis.gain, start, end)
-        asr_features = streaming.asr_frames(*stretch, self._engine.asr_features)
-        return self._engine.content(streaming.mel_frames(*stretch), asr_features)
-
-    def _codes(self, analysis: Analysis) -> np.ndarray:
-        """Content codes of a source [G, frames / 2]."""
-        parts = []
-        done = 0
-        for start, end in streaming.chunk_bounds(analysis.frames):
-            codes = self._hear(analysis, start, end)[1]
-            last = end == analysis.frames
-            until = end if last else end - streaming.OVERLAP_FRAMES // 2  # halfway through the overlap
-            parts.append(codes[:, (done - start) // 2 : (until - start) // 2])
-            done = until
-        return np.concatenate(parts, axis=1)
-
-    def _own_embedding(self, analysis: Analysis) -> np.ndarray:
-        """Speaker embedding [E] of a source: of its stretches, without silence around them, by their voiced frames."""
-        embeddings, voiced = [], []
-        for start, end in streaming.chunk_bounds(analysis.frames):
-            wave = audio.trim_silence(analysis.wave.read(start * HOP_LENGTH, end * HOP_LENGTH), SAMPLE_RATE)
-            if len(wave):
-                wave = wave * np.float32(analysis.gain)
-                mel = features.log_mel(wave)
-                embeddings.append(self._engine.speaker(wave, mel[:, : mel.shape[1] // 2 * 2]))
-                voiced.append(np.count_nonzero(analysis.f0[start:end]))
-        embedding = np.average(embeddings, axis=0, weights=voiced if any(voiced) else None)
-        if not all_finite(embedding):
-            raise not_finite()
-        return embedding
-
     def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice) -> Iterator[np.ndarray]:
         """Wave of content and pitch [2, T] in a voice, whatever its loudness: blocks [n], together [T * OUTPUT_HOP]."""
         reference = voice.reference or Reference.none(self._config.content_channels)
@@ -438,50 +332,3 @@ class Converter:
                 yield start, self._engine.decode(part, pitch[:, start:end], voice.embedding, reference, adapter)
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)
-
-    def _check_has_codes(self) -> None:
-        if not self.has_codes:
-            kind = self._config.bottleneck.kind
-            raise InputError(f"this model has no codes, as its bottleneck is '{kind}'; use another with --model")
-
-    def _check_tokens(self, tokens: Tokens) -> None:
-        """Raise InputError unless they are this model's and long enough to be spoken."""
-        self._check_has_codes()
-        if tokens.model not in (None, self.model):
-            raise InputError(f"{tokens.name}: was encoded with another model; name that one with --model")
-        bottleneck = self._config.bottleneck
-        rows, values = bottleneck.codes_per_frame, bottleneck.code_values
-        if not 0 < len(tokens.codes) <= rows or len(tokens.codes) % bottleneck.codes_of(1):
-            raise InputError(f"{tokens.name}: has {len(tokens.codes)} codes a frame, this model has {rows}")
-        if tokens.codes.min() < 0 or tokens.codes.max() >= values:
-            raise InputError(f"{tokens.name}: has the code {tokens.codes.max()}, this model's end at {values - 1}")
-        check_length(tokens.name, tokens.samples, OUTPUT_RATE, "of tokens")
-
-    def _checked(self, voice: Voice, name: str) -> Voice:
-        """The voice with its embedding at unit length, if it is one of this model's."""
-        voice.check(name)
-        expected, embedding = (self._config.embedding_channels,), np.asarray(voice.embedding, np.float32)
-        length = float(np.linalg.norm(embedding))
-        if embedding.shape != expected or not 0 < length < np.inf:
-            raise InputError(
-                f"{name}: is no embedding of this model ({_why_none(embedding, expected)}); "
-                "make it again with `vconv embed`"
-            )
-        if voice.reference is not None and not self._fits(voice.reference):
-            raise InputError(f"{name}: holds speech for another model; make it again with `vconv embed`")
-        strange = np.shape(voice.adapter) != self._config.adapter_shape or voice.model not in (None, self.model)
-        if voice.adapter is not None and strange:
-            raise InputError(f"{name}: was tuned for another model; make it again with `vconv finetune`")
-        return dataclasses.replace(voice, embedding=embedding / length)
-
-    def _fits(self, reference: Reference) -> bool:
-        content, mel = np.shape(reference.content), np.shape(reference.mel)
-        frames = content[-1]
-        return frames > 0 and content == (self._config.content_channels, frames) and mel == (N_MELS, 2 * frames)
-
-
-def _why_none(embedding: np.ndarray, expected: tuple[int, ...]) -> str:
-    """What is wrong with an embedding that is none of a model's."""
-    if embedding.shape != expected:
-        return f"shape {embedding.shape}, expected {expected}"
-    return "all of it is zero" if not embedding.any() else "its numbers are not finite"

@@ -14,6 +14,8 @@ from vconv.errors import InputError, VconvError
 from vconv.frontends.asr_encoder import AsrFrontend, encoder_input, no_asr_features
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference.engine import Engine
+from vconv.inference.output import not_finite
+from vconv.untrusted import all_finite
 from vconv.voice import REFERENCE_FRAMES, Reference, Voice, is_saved_voice, rounded
 
 CLIP_SECONDS = 120.0  # of one target clip; a voice is known long before, and memory stays bounded
@@ -81,6 +83,16 @@ def speech_of(clip: audio.Source) -> np.ndarray:
         raise InputError(f"{name}: {reader.why_silent(audio.loudness(whole, features.SAMPLE_RATE))}")
     check_length(name, len(wave), features.SAMPLE_RATE, "of speech")
     return audio.normalize(wave, features.SAMPLE_RATE)
+
+
+def embed_clip(clip: audio.Source, engine: Engine) -> tuple[np.ndarray, float]:
+    """Speaker embedding [E] of unit length of one recording, and the seconds of speech in it."""
+    wave = speech_of(clip)
+    mel, _ = encoder_input(wave, no_asr_features)
+    embedding = engine.speaker(wave, mel).astype(np.float64)
+    if not all_finite(embedding):
+        raise not_finite()
+    return embedding / np.linalg.norm(embedding), len(wave) / features.SAMPLE_RATE
 
 
 def _features(

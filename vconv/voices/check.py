@@ -15,7 +15,8 @@ import numpy as np
 
 from vconv import audio
 from vconv.features import HOP_LENGTH, SAMPLE_RATE
-from vconv.inference.converter import Analysis, Converter, Rebuilt
+from vconv.inference.analysis import Analysis, Rebuilt
+from vconv.inference.converter import Converter
 from vconv.inference.targets import check_length
 from vconv.voices.population import Density, Population
 

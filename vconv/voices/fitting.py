@@ -13,7 +13,8 @@ from vconv.data.augmentation.wave import band_limited, mix, reverberant
 from vconv.data.manifest import Clip
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, N_MELS, SAMPLE_RATE
-from vconv.inference.converter import Converter, Rebuilt
+from vconv.inference.analysis import Rebuilt
+from vconv.inference.converter import Converter
 from vconv.inference.loading import load
 from vconv.model_folder import read_identity
 from vconv.voices import sounds

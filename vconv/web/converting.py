@@ -16,7 +16,7 @@ import soundfile
 from vconv import audio
 from vconv.errors import InputError, VconvError
 from vconv.features import OUTPUT_RATE
-from vconv.inference.converter import Analysis
+from vconv.inference.analysis import Analysis
 from vconv.inference.register import MAX_PITCH
 from vconv.voice import Voice
 from vconv.web import pictures

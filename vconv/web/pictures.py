@@ -10,7 +10,7 @@ import numpy as np
 
 from vconv import audio, features
 from vconv.features import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
-from vconv.inference.converter import Analysis
+from vconv.inference.analysis import Analysis
 from vconv.web.uploads import columns
 
 WIDTH = 1200  # columns of a picture, at most
