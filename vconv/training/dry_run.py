@@ -72,16 +72,14 @@ class Cost:
         )
         features = f"; before, about {self.features_hours:.2g} h for the features" if self.store_bytes else ""
         disk = [self.store_bytes / GIGA, self.checkpoint_bytes / GIGA, self.free_bytes / GIGA]
-        basis = (
-            f"extrapolated, not measured: {self.operations / TERA:.3f} T operations a step at {GPU_SHARE:.0%} of peak"
-        )
+        basis = f"from {self.operations / TERA:.3g} T operations a step at {GPU_SHARE:.0%} of the peak rate"
         return [
             f"parameters  {parts}",
             f"memory      {peak}; activations about {self.activation_bytes / GIGA:.2f} GB (estimated)",
             f"step        {self.step_seconds:.3f} s on {self.device} (mean of {STEPS}, all losses on)",
             f"time        {self.hours:.2f} h for {self.steps} steps{features}",
             "disk        {:.2f} GB of features, {:.2f} GB of checkpoints; {:.1f} GB are free".format(*disk),
-            f"GPU         {gpus} (extrapolated, not measured: {basis})",
+            f"GPU         {gpus} (extrapolated, not measured, {basis})",
         ]
 
 
