@@ -2,6 +2,6 @@
 
 from vconv.export.folder import export, write_model
 from vconv.export.traced import networks
-from vconv.export.tracing import SMALLEST_HALF, store_in_half, trace
+from vconv.export.tracing import SMALLEST_HALF, store_in_half, trace, without_lengths
 
-__all__ = ["SMALLEST_HALF", "export", "networks", "store_in_half", "trace", "write_model"]
+__all__ = ["SMALLEST_HALF", "export", "networks", "store_in_half", "trace", "without_lengths", "write_model"]

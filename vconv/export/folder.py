@@ -13,7 +13,7 @@ import torch
 
 from vconv.errors import InputError, VconvError
 from vconv.export.traced import networks, speaker_encoder_network
-from vconv.export.tracing import store_in_half, trace
+from vconv.export.tracing import store_in_half, trace, without_lengths
 from vconv.export.weights import places, refer
 from vconv.frontends.asr_encoder import AsrEncoder
 from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, WEIGHTS, record_digests
@@ -107,7 +107,7 @@ def write_model(
     if asr_encoder is not None and asr_encoder.resolve() != (folder / ASR_ENCODER).resolve():
         saved.replace(folder / ASR_ENCODER, lambda path: path.write_bytes(asr_encoder.read_bytes()))
     for name, network in graphs.items():
-        graph = refer(store_in_half(trace(network)), weights)
+        graph = refer(without_lengths(store_in_half(trace(network))), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))
     record_digests(folder)
     if isinstance(conversion.speaker, SpeakerTable):
