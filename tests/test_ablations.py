@@ -18,7 +18,8 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.synthetic import make_corpus
 from tests.test_recipes import script
-from vconv.config import build, load_yaml
+from vconv.config import build
+from vconv.config_files import load_yaml
 from vconv.errors import InputError, VconvError
 from vconv.evaluation.statistics import Estimate
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build, load_yaml, to_yaml
+from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build
+from vconv.config_files import load_yaml, to_yaml
 from vconv.errors import InputError
 
 pytest.importorskip("yaml")

@@ -34,6 +34,7 @@ LAYERS = (
     (
         "errors.py",
         "config.py",
+        "config_files.py",
         "processes.py",
         "signals.py",
         "files.py",

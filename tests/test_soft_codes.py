@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.test_models import SMALL  # noqa: E402
-from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build, override  # noqa: E402
+from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build  # noqa: E402
+from vconv.config_files import override  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.export import export, write_model  # noqa: E402
 from vconv.inference.engine import OnnxEngine  # noqa: E402

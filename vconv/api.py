@@ -288,7 +288,7 @@ def train(
 
 def training_config(config: Path | str, settings: Sequence[str] = (), *, start_from: Path | str | None = None) -> str:
     """The whole configuration of a training as YAML, defaults included."""
-    from vconv.config import to_yaml
+    from vconv.config_files import to_yaml
     from vconv.training import configuration
 
     return to_yaml(configuration(config, _settings(settings, start_from)))

@@ -1,6 +1,6 @@
-"""Configurations as plain dataclasses, read from YAML or JSON; an unknown key is an error.
+"""Configurations as plain dataclasses; an unknown key is an error.
 
-``build(cls, mapping)`` is the only way in, ``dataclasses.asdict`` the only way out.
+``build(cls, mapping)`` is the only way in, ``dataclasses.asdict`` the only way out. ``config_files`` reads YAML.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from vconv.errors import InputError
 
 T = TypeVar("T")
-
 BottleneckKind = Literal["identity", "sparse", "vae", "vq", "gumbel", "binary", "fsq"]
 ContentNorm = Literal["instance", "channel"]
 Conditioning = Literal["adain", "concat"]
 SpeakerSource = Literal["encoder", "pretrained", "table"]
 Adversary = Literal["reversal", "alternating", "off"]
 Precision = Literal["no", "bf16"]
-
 MAX_CODE_VALUES = 65536  # of one code
 
 
@@ -116,7 +112,7 @@ class BottleneckConfig:
         if self.kind == "binary" and self.codes & (self.codes - 1):
             raise InputError(f"bottleneck.codes: {self.codes} are no signs' combinations; use a power of two")
         if self.kind == "fsq" and (min(self.levels, default=0) < 3 or len(self.levels) > 16):
-            raise InputError(f"bottleneck.levels: {_shown(list(self.levels))}; use one to 16, each 3 or more")
+            raise InputError(f"bottleneck.levels: {shown(list(self.levels))}; use one to 16, each 3 or more")
         if self.codes_per_frame and self.code_values > MAX_CODE_VALUES:
             raise InputError(
                 f"bottleneck: {self.code_values} values a code are too many; use {MAX_CODE_VALUES} and more groups"
@@ -187,13 +183,13 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _within(_convert(kind, value, where), limits, where)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: expected a mapping, got {_shown(value)}")
+            raise InputError(f"{where}: expected a mapping, got {shown(value)}")
         return build(kind, value, where)
     if origin is Literal:
         if value is False:  # YAML 1.1 reads a bare `off` or `no` so
             value = next((word for word in ("off", "no") if word in arguments), value)
         if value not in arguments:
-            raise InputError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {_shown(value)}")
+            raise InputError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {shown(value)}")
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None:
@@ -201,7 +197,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or (arguments[-1] is not ... and len(value) != len(arguments)):
-            raise InputError(f"{where}: expected a list of {len(arguments)}, got {_shown(value)}")
+            raise InputError(f"{where}: expected a list of {len(arguments)}, got {shown(value)}")
         if len(value) > MAX_ENTRIES:
             raise InputError(f"{where}: {len(value)} entries are too many; use {MAX_ENTRIES} at most")
         inner = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
@@ -210,18 +206,18 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         with contextlib.suppress(ValueError, OverflowError):
             value = float(value)  # YAML reads 1e-4 as text
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InputError(f"{where}: expected {kind.__name__}, got {_shown(value)}")
+        raise InputError(f"{where}: expected {kind.__name__}, got {shown(value)}")
     return _within(value, ANY, where) if kind in (int, float) else value
 
 
 def _within(value: Any, limits: Range, where: str) -> Any:
     """The number. Raises InputError if it is out of its range, infinite or NaN."""
     if not limits.low <= value <= limits.high:
-        raise InputError(f"{where}: {_shown(value)} is out of range; use {limits.low:g} to {limits.high:g}")
+        raise InputError(f"{where}: {shown(value)} is out of range; use {limits.low:g} to {limits.high:g}")
     return value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a message, cut where it is long or nested: YAML's aliases can make a short file endless."""
     return reprlib.repr(value)[:80]
 
@@ -233,119 +229,15 @@ def build(cls: type[T], mapping: dict[str, Any], where: str = "config") -> T:
         InputError: an unknown key (with the nearest known one), or a value of the wrong type.
     """
     if not isinstance(mapping, dict):
-        raise InputError(f"{where}: expected a mapping, got {_shown(mapping)}")
+        raise InputError(f"{where}: expected a mapping, got {shown(mapping)}")
     kinds = typing.get_type_hints(cls, include_extras=True)
     for key in mapping:
         if key not in kinds:
             near = difflib.get_close_matches(str(key), kinds, 1)
             hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(kinds)}"
-            raise InputError(f"{where}: unknown key {_shown(str(key))}{hint}")
+            raise InputError(f"{where}: unknown key {shown(str(key))}{hint}")
     values = {key: _convert(kinds[key], value, f"{where}: {key}") for key, value in mapping.items()}
     try:
         return cls(**values)
     except (TypeError, InputError) as error:
         raise InputError(f"{where}: {error}") from None
-
-
-def assign(mapping: dict[str, Any], assignment: str) -> None:
-    """Apply one ``a.b=value`` to nested mappings, in place."""
-    import yaml
-
-    path, separator, text = assignment.partition("=")
-    if not separator or not path:
-        raise InputError(f"--set {assignment}: expected key=value, for example --set optimizer.steps=1000")
-    *parents, last = path.split(".")
-    for parent in parents:
-        mapping = mapping.setdefault(parent, {})
-        if not isinstance(mapping, dict):
-            raise InputError(f"--set {assignment}: '{parent}' is not a mapping")
-    try:
-        mapping[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, *_TOO_MUCH) as error:
-        raise InputError(f"--set {assignment[:80]}: not a value in YAML ({_line(error)})") from None
-
-
-_TOO_MUCH = (ValueError, OverflowError, RecursionError)  # what a YAML file can ask for, in numbers, dates and depth
-
-
-def load_yaml(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file, with its ``base: other.yaml`` beneath it and ``overrides`` on top.
-
-    Raises:
-        InputError: the file is missing or not a YAML mapping, or an override is malformed.
-    """
-    mapping = _with_base(path, ())
-    for assignment in overrides:
-        assign(mapping, assignment)
-    return mapping
-
-
-def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The mapping in a YAML file over that of its base; ``above`` are the files that it is a base of."""
-    mapping = _read_yaml(path)
-    base = mapping.pop("base", None)
-    if not base:
-        return mapping
-    if not isinstance(base, str):
-        raise InputError(f"{path}: base: expected a file, got {_shown(base)}")
-    files = (*above, path.resolve())
-    if (path.parent / base).resolve() in files:
-        raise InputError(f"{path}: base: {base} is a base of itself; take it out")
-    return merge(_with_base(path.parent / base, files), mapping)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
-    except (OSError, yaml.YAMLError, *_TOO_MUCH) as error:
-        raise InputError(f"{path}: not a readable YAML file: {_line(error)}") from None
-    if not isinstance(mapping, dict):
-        raise InputError(f"{path}: expected a mapping of settings")
-    return mapping
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def to_yaml(config: Any) -> str:
-    """A configuration as YAML, defaults included; ``load_yaml`` and ``build`` read it back."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Mappings in blocks, lists in a line."""
-
-    Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, True))
-    return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=Dumper, sort_keys=False, width=110)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML has."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
-
-
-def override(config: T, assignments: Sequence[str]) -> T:
-    """A dataclass with ``a.b=value`` set in it.
-
-    Raises:
-        InputError: an assignment is malformed, of an unknown key, or of a wrong value.
-    """
-    mapping = dataclasses.asdict(config)
-    for assignment in assignments:
-        assign(mapping, assignment)
-    return build(type(config), mapping, "--set")
-
-
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """``above`` laid over ``below``, mapping by mapping."""
-    result = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merge(result[key], value) if both else value
-    return result

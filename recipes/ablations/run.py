@@ -31,7 +31,7 @@ import table
 from make_pairs import make_pairs, write_pairs
 from make_pairs import write_table as write_pair_table
 
-from vconv.config import load_yaml
+from vconv.config_files import load_yaml
 from vconv.data.manifest import VALID, Clip, read_manifest
 from vconv.errors import InputError, VconvError, run_script
 from vconv.evaluation.judges import JUDGES, Settings

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from vconv.config import load_yaml, merge
+from vconv.config_files import load_yaml, merge
 from vconv.data.manifest import TEST, VALID, read_manifest
 from vconv.errors import InputError, VconvError, run_script
 from vconv.files import digest, write_text

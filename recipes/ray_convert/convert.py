@@ -22,7 +22,8 @@ import ray
 from pyarrow import csv
 
 from vconv.batch import Conversion, Folders, Job, Plan, attempt
-from vconv.config import build, load_yaml
+from vconv.config import build
+from vconv.config_files import load_yaml
 from vconv.data.manifest import scan_manifest
 from vconv.errors import InputError, VconvError, run_script
 from vconv.evaluation.tables import harmless

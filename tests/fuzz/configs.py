@@ -12,7 +12,8 @@ import soundfile
 from tests.conftest import REPOSITORY
 from tests.fuzz.kind import base_model, speech
 from tests.fuzz.mutate import damage, damage_text, damage_tree, pick
-from vconv.config import ConversionConfig, VocoderConfig, build, load_yaml
+from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config_files import load_yaml
 from vconv.inference.loading import describe, load
 
 NOTHING = {"format": 2, "conversion": {}, "vocoder": {}}

@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vconv.config import assign, build, load_yaml, merge
+from vconv.config import build
+from vconv.config_files import assign, load_yaml, merge
 from vconv.errors import InputError
 from vconv.model_folder import find_shipped
 

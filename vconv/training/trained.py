@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from vconv.config import ConversionConfig, VocoderConfig, build, override
+from vconv.config import ConversionConfig, VocoderConfig, build
+from vconv.config_files import override
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
 from vconv.model_folder import find_shipped
