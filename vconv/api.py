@@ -1,5 +1,7 @@
 """One function for what each command does, under its name; what the commands do with files is left to them.
 
+It is longer than other modules since it is a list: each function stands alone, and is looked up by its command.
+
 ``model`` is a model folder, None for the included one, or a ``Converter`` that is already loaded: loading takes
 longer than converting a short file. ``report`` is called with the items done and their total.
 """

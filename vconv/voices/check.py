@@ -40,7 +40,7 @@ class Verdict:
         if self.silent:
             return "silence"
         if self.score < UNUSUAL:
-            return "not speech as the model knows it"
+            return "unlike the speech that the model was trained on"
         return "speech" if self.score >= SPEECH else "unusual"
 
 
