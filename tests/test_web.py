@@ -174,7 +174,6 @@ def test_old_results_make_room_for_new_ones(tmp_path: Path) -> None:
         ({"Host": "evil.example"}, 421),
         ({"Host": "evil.example:{port}"}, 421),
         ({"Host": "127.0.0.1:1"}, 421),
-        ({"Host": None}, 400),  # uvicorn's own answer
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
         ({"Origin": "null"}, 403),
@@ -191,6 +190,11 @@ def test_foreign_requests_are_refused(idle: Server, headers: dict[str, str | Non
     answer = idle.request("POST", "/api/jobs", {"kind": "convert"}, headers)
     assert answer.status == status
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_request_without_a_host_is_refused(idle: Server) -> None:
+    """By uvicorn itself, which closes the connection at once: a body might be reset before the answer is read."""
+    assert idle.request("GET", "/api/jobs", headers={"Host": None}).status == 400
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
