@@ -11,6 +11,7 @@ import pytest
 import vconv
 from tests.conftest import Outcome, speech
 from vconv import audio
+from vconv.benchmarks import embeddings
 from vconv.errors import InputError
 from vconv.voices import corpus
 
@@ -108,3 +109,13 @@ def test_the_output_must_have_a_suffix_that_is_known(vconv_cli: Cli, folders: Pa
     with pytest.raises(InputError, match=r"\.npz or \.parquet"):
         vconv.embed_corpus([folders], tmp_path / "all.csv")
     assert "needs -o" in vconv_cli("embed", "--each", folders).err
+
+
+def test_the_benchmark_compares_with_the_speaker_encoder_alone(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings.benchmark([folders], count=20, jobs="1", model=None)
+    printed = capsys.readouterr().out
+    rates = [float(line.split("|")[2]) for line in printed.splitlines() if line.startswith(("| speaker", "| `vconv"))]
+    assert len(rates) == 2 and min(rates) > 0
+    assert float(printed.split()[-1]) < 1e-6

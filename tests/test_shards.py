@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import Outcome
 from tests.synthetic import RATE, make_corpus, speak
 from vconv import audio
+from vconv.benchmarks.shards import read, repeat
 from vconv.data.manifest import prepare, read_manifest
 from vconv.data.shards import INDEX, Consumer, Sample, open_index, read_samples, shards_of, stream, write_shards
 from vconv.data.shards.format import Shard, ShardIndex, index_json
@@ -202,6 +203,12 @@ def test_memory_does_not_grow_with_the_clips(tmp_path: Path, total: int) -> None
     large = peak_of_a_stream(tiny(tmp_path / "large", [total // 2] * 2))
     assert (small[0], large[0]) == (total // 10, total)
     assert large[1] < 1.2 * small[1] + 50_000  # 100 samples in the buffer, whatever their number
+
+
+def test_the_benchmark_streams_a_shard_under_many_names(shards: Path, tmp_path: Path) -> None:
+    repeat(shards, 3, tmp_path / "three")
+    clips, run = read(tmp_path / "three")
+    assert clips == 3 * open_index(shards).shards[0].clips and run.memory > 0
 
 
 # ---------------------------------------------------------------- tars of strangers
