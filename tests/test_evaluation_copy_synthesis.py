@@ -9,6 +9,7 @@ from tests.conftest import speech
 from vconv.evaluation import copy_synthesis, oracles
 from vconv.evaluation.periodicity import BANDS, RATE, key, periodicity
 from vconv.features import FRAME_RATE, OUTPUT_RATE
+from vconv.stft import stft
 
 RNG_SEED = 3
 NAMES = [key(band) for band in BANDS]
@@ -107,11 +108,6 @@ def test_the_mean_is_over_the_copies_that_have_a_figure() -> None:
     assert copy_synthesis.mean([{"a": 1.0, "b": 2.0}, {"a": 3.0}]) == {"a": 2.0, "b": 2.0}
 
 
-def test_an_stft_and_back_is_the_wave() -> None:
-    wave = speech(0.5, OUTPUT_RATE)
-    assert oracles.istft(oracles.stft(wave), len(wave)) == pytest.approx(wave, abs=1e-6)
-
-
 def test_oracles_of_the_recording_itself_change_nothing() -> None:
     wave = speech(0.5, OUTPUT_RATE)
     assert oracles.with_magnitudes(wave, wave) == pytest.approx(wave, abs=1e-5)
@@ -128,8 +124,8 @@ def test_the_oracle_of_the_envelope_undoes_a_filter() -> None:
 
 
 def test_the_oracle_of_magnitudes_has_those_of_the_recording() -> None:
-    recording, copy = speech(0.5, OUTPUT_RATE, seed=1), 0.05 * noise(OUTPUT_RATE // 2)
+    recording, copy = speech(0.48, OUTPUT_RATE, seed=1), 0.05 * noise(90 * oracles.HOP)
     wanted, before, after = (
-        np.abs(oracles.stft(wave)) for wave in (recording, copy, oracles.with_magnitudes(copy, recording))
+        np.abs(stft(wave, oracles.HOP)) for wave in (recording, copy, oracles.with_magnitudes(copy, recording))
     )
     assert np.linalg.norm(after - wanted) < 0.5 * np.linalg.norm(before - wanted)

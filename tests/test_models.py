@@ -24,7 +24,7 @@ from vconv.models.layers import (  # noqa: E402
 )
 from vconv.models.speaker_classifier import PhoneHead, SpeakerClassifier, SpeakerHead  # noqa: E402
 from vconv.models.speaker_table import SpeakerTable  # noqa: E402
-from vconv.models.vocoder import Stft, Vocoder  # noqa: E402
+from vconv.models.vocoder import Vocoder  # noqa: E402
 from vconv.voice import Reference  # noqa: E402
 
 SMALL = ConversionConfig(
@@ -240,20 +240,6 @@ def test_the_margin_only_lowers_the_true_speaker() -> None:
 
 
 class TestVocoder:
-    def test_stft_round_trip(self) -> None:
-        stft = Stft(192)
-        wave = torch.randn(2, 192 * 40)
-        error = stft.inverse(*stft(wave)) - wave
-        assert error.abs().max() < 5e-3 and error.square().mean() < 1e-6  # -60 dB: the basis is in half precision
-
-    def test_stft_is_the_usual_one(self) -> None:
-        stft = Stft(64)
-        wave = torch.randn(1, 64 * 30)
-        real, imaginary = stft(wave)
-        usual = torch.stft(wave, 256, 64, window=torch.hann_window(256), pad_mode="constant", return_complex=True)
-        error = torch.complex(real, imaginary).transpose(1, 2) - usual[..., :30]
-        assert error.abs().square().mean() < 1e-6 * usual.abs().square().mean()  # the basis is in half precision
-
     def test_untrained_it_has_the_pitch_of_the_source_and_the_envelope_of_the_mel(self) -> None:
         from vconv.excitation import PulseTrain
 

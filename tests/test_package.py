@@ -45,7 +45,7 @@ LAYERS = (
     ),
     ("audio/", "model_folder.py"),
     ("features.py",),
-    ("excitation.py", "frontends/", "voice.py", "evaluation/periodicity.py", "evaluation/copy_synthesis.py"),
+    ("excitation.py", "stft.py", "frontends/", "voice.py", "evaluation/periodicity.py", "evaluation/copy_synthesis.py"),
     ("tokens/", "data/"),
     ("models/",),
     ("training/",),

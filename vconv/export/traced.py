@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vconv.features import N_MELS, OUTPUT_HOP
+from vconv.features import N_MELS
 from vconv.frontends.speaker_encoder import WINDOW_SAMPLES
 from vconv.models.conversion import ConversionModel
 from vconv.models.norm_statistics import NormStatistics
@@ -61,6 +61,18 @@ class DecoderGraph(nn.Module):
         return mel, *norms.reported
 
 
+class VocoderGraph(nn.Module):
+    """The network of the vocoder; the STFTs are the engine's. The filter is in two real parts, as ONNX needs it."""
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+
+    def forward(self, mel: Tensor, pitch: Tensor) -> tuple[Tensor, ...]:
+        magnitude, phase, gain = self.vocoder.filters(mel, pitch)
+        return magnitude * phase.cos(), magnitude * phase.sin(), gain
+
+
 class SpeakerEncoderGraph(nn.Module):
     def __init__(self, speaker_encoder: CamPlusPlus) -> None:
         super().__init__()
@@ -111,10 +123,7 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
         content_inputs["asr_features"] = torch.randn(1, config.asr_channels, frames // 2)
         content_shapes["asr_features"] = {2: half}
     content = torch.randn(1, config.content_channels, frames // 2)
-    # Two tensors: the tracer would take one that is passed twice for one input.
-    source, noise = torch.randn(1, frames * OUTPUT_HOP), torch.randn(1, frames * OUTPUT_HOP)
     vocoder_frames = torch.export.Dim("frames", min=4, max=1 << 20)
-    samples = {1: OUTPUT_HOP * vocoder_frames}
     found = {
         "content": Network(ContentGraph(conversion), content_inputs, ["content", "codes"], content_shapes),
         "decoder": Network(
@@ -138,10 +147,10 @@ def networks(conversion: ConversionModel, vocoder: Vocoder) -> dict[str, Network
             },
         ),
         "vocoder": Network(
-            vocoder,
-            {"mel": mel, "pitch": pitch, "source": source, "noise": noise},
-            ["wave"],
-            {"mel": {2: vocoder_frames}, "pitch": {2: vocoder_frames}, "source": samples, "noise": samples},
+            VocoderGraph(vocoder),
+            {"mel": mel, "pitch": pitch},
+            ["filter_real", "filter_imaginary", "noise_gain"],
+            {"mel": {2: vocoder_frames}, "pitch": {2: vocoder_frames}},
         ),
     }
     for name in ("content", "decoder"):

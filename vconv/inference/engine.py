@@ -12,6 +12,7 @@ from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
 from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import WEIGHTS, check_files, check_whole, encoder_files, read_config
+from vconv.stft import istft, stft
 from vconv.voice import Reference
 
 if TYPE_CHECKING:
@@ -149,7 +150,13 @@ class OnnxEngine:
         )[0]
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self._run("vocoder", mel=mel, pitch=pitch, source=source, noise=noise)[0]
+        real, imaginary, noise_gain = self._run("vocoder", mel=mel, pitch=pitch)
+        hop = real.shape[1] // 2
+        spectrum = np.empty(real.shape, np.complex64)
+        spectrum.real, spectrum.imag = real, imaginary
+        spectrum *= stft(source, hop)
+        spectrum += stft(noise, hop) * noise_gain
+        return istft(spectrum, hop)
 
     def _run_with(self, graph: str, statistics: np.ndarray | None, **inputs: np.ndarray) -> list[np.ndarray]:
         """Outputs of a graph, the last the statistics [2, S] of its norms; S is 0 in one without."""

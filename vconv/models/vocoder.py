@@ -14,55 +14,7 @@ from torch import Tensor, nn
 from vconv.config import VocoderConfig
 from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, mel_filterbank
 from vconv.models.layers import ChannelNorm, blocks, normalize_mel
-
-OVERLAP = 4  # hops to a window: Hann squared then adds up to a constant
-
-
-class Stft(nn.Module):
-    """STFT and its inverse with Hann windows of four hops, as matrix products: exports to ONNX as it is.
-
-    Frame k is centred on sample k * hop. Always in float32.
-    """
-
-    def __init__(self, hop: int) -> None:
-        super().__init__()
-        self.hop, self.n_fft = hop, OVERLAP * hop
-        self.bins = self.n_fft // 2 + 1
-        time, frequency = np.arange(self.n_fft)[:, None], np.arange(self.bins)[None]
-        angle = 2 * np.pi * (time * frequency % self.n_fft) / self.n_fft
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * time / self.n_fft)
-        basis = np.concatenate([np.cos(angle), -np.sin(angle)], axis=1) * window
-        # The inverse real DFT counts every bin twice but the first and the last.
-        weight = np.full(self.bins, 2.0 / self.n_fft)
-        weight[[0, -1]] = 1.0 / self.n_fft
-        # Rounded to half precision (an error of -70 dB), which an exported graph can store as such.
-        basis = torch.tensor(basis.astype(np.float16), dtype=torch.float32)
-        self.register_buffer("basis", basis, persistent=False)
-        self.register_buffer("weight", torch.tensor(np.tile(weight, 2), dtype=torch.float32), persistent=False)
-        power = torch.tensor(window[:, 0] ** 2, dtype=torch.float32).view(1, 1, OVERLAP, hop)
-        self.register_buffer("power", power, persistent=False)
-
-    def forward(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, K * hop] -> real and imaginary part, each [B, K, bins]"""
-        pad = self.n_fft // 2
-        rows = nn.functional.pad(wave, (pad, pad - self.hop)).unflatten(1, (-1, self.hop))
-        count = rows.shape[1] - OVERLAP + 1
-        frames = torch.cat([rows[:, i : i + count] for i in range(OVERLAP)], dim=2)
-        return (frames @ self.basis).split(self.bins, dim=2)
-
-    def inverse(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        """Real and imaginary part, each [B, K, bins] -> [B, K * hop]"""
-        frames = (torch.cat([real, imaginary], dim=2) * self.weight) @ self.basis.T
-        frames = frames.unflatten(2, (OVERLAP, self.hop))
-        envelope = self._overlap_add(self.power.expand(1, frames.shape[1], OVERLAP, self.hop))
-        wave = self._overlap_add(frames) / envelope.clamp(min=1e-3)
-        pad = self.n_fft // 2
-        return wave[:, pad : wave.shape[1] - (pad - self.hop)]
-
-    def _overlap_add(self, frames: Tensor) -> Tensor:
-        """[B, K, OVERLAP, hop] -> [B, (K + OVERLAP - 1) * hop]"""
-        shifted = [nn.functional.pad(frames[:, :, i], (0, 0, i, OVERLAP - 1 - i)) for i in range(OVERLAP)]
-        return sum(shifted[1:], shifted[0]).flatten(1)
+from vconv.stft import OVERLAP, window
 
 
 def _envelope_matrix(n_fft: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,17 +43,19 @@ class Vocoder(nn.Module):
         super().__init__()
         self.config = config
         width = config.channels
-        self.stft = Stft(OUTPUT_HOP // config.subframes)
+        self.hop = OUTPUT_HOP // config.subframes
+        self.n_fft, self.bins = OVERLAP * self.hop, 2 * self.hop + 1
         self.input = nn.Conv1d(N_MELS + 2, width, 7, padding=3)
         self.input_norm = ChannelNorm(width)
         self.blocks = blocks(config.blocks, width, config.expansion, lambda: ChannelNorm(width))
         self.norm = ChannelNorm(width)
-        self.head = nn.Linear(width, config.subframes * 3 * self.stft.bins)
+        self.head = nn.Linear(width, config.subframes * 3 * self.bins)
         nn.init.normal_(self.head.weight, std=0.002)
         nn.init.zeros_(self.head.bias)
-        matrix, offset = _envelope_matrix(self.stft.n_fft)
+        matrix, offset = _envelope_matrix(self.n_fft)
         self.register_buffer("envelope", torch.from_numpy(matrix), persistent=False)
         self.register_buffer("offset", torch.from_numpy(offset), persistent=False)
+        self.register_buffer("window", torch.from_numpy(window(self.n_fft)), persistent=False)
 
     @property
     def context_frames(self) -> int:
@@ -113,25 +67,32 @@ class Vocoder(nn.Module):
 
         pitch is log2 F0 relative to F0_REFERENCE and the voiced flag; noise is uniform in -1 to 1.
         """
+        magnitude, phase, gain = self.filters(mel, pitch)
+        with torch.autocast(mel.device.type, enabled=False):
+            harmonic = self._stft(source.float()) * torch.polar(magnitude, phase)
+            return self._istft(harmonic + self._stft(noise.float()) * gain)
+
+    def filters(self, mel: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """mel [B, N_MELS, T], pitch [B, 2, T] -> magnitude and phase of the pulse train's filter, gain of the noise.
+
+        Each is [B, K, bins], for the K = T * subframes frames of the STFT.
+        """
         x = self.input_norm(self.input(torch.cat([normalize_mel(mel), pitch], dim=1)))
         for block in self.blocks:
             x = block(x)
-        filters = self.head(self.norm(x).transpose(1, 2))
+        predicted = self.head(self.norm(x).transpose(1, 2))
         with torch.autocast(mel.device.type, enabled=False):
-            return self._synthesize(filters.float(), mel.float(), source.float(), noise.float())
+            prior = (mel.float().transpose(1, 2) @ self.envelope + self.offset).unsqueeze(2)
+            harmonic, phase, gain = predicted.float().unflatten(2, (self.config.subframes, 3, -1)).unbind(3)
+            magnitude, gain = ((one + prior).clamp(max=4.0).exp().flatten(1, 2) for one in (harmonic, gain))
+            return magnitude, phase.flatten(1, 2), gain
 
-    def _synthesize(self, filters: Tensor, mel: Tensor, source: Tensor, noise: Tensor) -> Tensor:
-        """Filter source and noise: filters [B, T, subframes * 3 * bins] -> [B, N]"""
-        count = self.config.subframes
-        prior = mel.transpose(1, 2) @ self.envelope + self.offset
-        harmonic, phase, breath = filters.unflatten(2, (count, 3, -1)).unbind(3)  # each [B, T, count, bins]
-        harmonic = (harmonic + prior.unsqueeze(2)).clamp(max=4.0).exp().flatten(1, 2)
-        breath = (breath + prior.unsqueeze(2)).clamp(max=4.0).exp().flatten(1, 2)
-        phase = phase.flatten(1, 2)
-        real, imaginary = self.stft(source)
-        noise_real, noise_imaginary = self.stft(noise)
-        cosine, sine = harmonic * phase.cos(), harmonic * phase.sin()
-        return self.stft.inverse(
-            real * cosine - imaginary * sine + noise_real * breath,
-            real * sine + imaginary * cosine + noise_imaginary * breath,
-        )
+    def _stft(self, wave: Tensor) -> Tensor:
+        """[B, K * hop] -> complex [B, K, bins], as ``vconv.stft.stft``"""
+        spectrum = torch.stft(wave, self.n_fft, self.hop, window=self.window, pad_mode="constant", return_complex=True)
+        return spectrum.transpose(1, 2)[:, :-1]
+
+    def _istft(self, spectrum: Tensor) -> Tensor:
+        """Complex [B, K, bins] -> [B, K * hop], as ``vconv.stft.istft``"""
+        samples = spectrum.shape[1] * self.hop
+        return torch.istft(spectrum.transpose(1, 2), self.n_fft, self.hop, window=self.window, length=samples)
