@@ -201,10 +201,10 @@ def test_statistics_converge_and_never_jump() -> None:
     assert np.abs(np.diff(values, axis=0)[:, 0]).max() < 0.25
     register = Register(0.0, 0.2)
     for _ in range(100):
-        register.add(np.full(6, 100.0), 0.1)
+        register.add(np.full(6, 100.0), 0.1, np.zeros(12))
     assert register.log_f0 == pytest.approx(-1.0, abs=0.05)
     frozen = Register(0.0, 0.2, frozen=True)
-    frozen.add(np.full(6, 100.0), 0.1)
+    frozen.add(np.full(6, 100.0), 0.1, np.zeros(12))
     assert frozen.log_f0 == 0.0
 
 

@@ -25,7 +25,7 @@ from vconv.voice import Reference, Voice
 
 BLOCK_SECONDS = 0.096  # of sound converted at once
 LOOKAHEAD_SECONDS = 0.192  # of sound after a block that is known when it is converted
-PAST_SECONDS = 2.0  # of sound before a block that the encoders see
+PAST_SECONDS = 3.0  # of sound before a block that the ASR encoder sees
 GATE_DB = -65.0  # dBFS of a 16 ms frame, with speech at -27: quieter sound is not converted
 BYPASS_FADE_SECONDS = 0.02
 MIN_RATE, MAX_RATE = 8000, 192000  # Hz
@@ -56,7 +56,7 @@ class LiveConverter:
         target: as ``Converter.convert`` takes it.
         block: seconds converted at once, rounded to 32 ms; shorter costs more computing.
         lookahead: seconds known after a block, rounded to 32 ms; shorter costs words.
-        past: seconds known before a block.
+        past: seconds known before a block, which the ASR encoder sees.
         enrolment: statistics of the person at the microphone (``Converter.enrol``), which then are frozen. None begins
             with the population's and gathers that person's while they speak.
         gate: dBFS below which sound is not converted, with speech at -27; None converts all.

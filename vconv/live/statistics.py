@@ -32,7 +32,8 @@ MELODY_SECONDS = 60.0  # of voiced speech, over which F0's median and spread are
 SLOWEST_SECONDS = 30.0  # time constant of statistics that have been gathered for long
 PRIOR_SECONDS = 2.0  # of speech that the population's instance-norm statistics count for
 LOUDNESS_PRIOR_FRAMES = 120  # of speech that the loudness of an enrolment counts for
-MEDIAN_PRIOR_FRAMES, SPREAD_PRIOR_FRAMES = 6, 300  # of voiced speech that the population's F0 counts for
+MEDIAN_PRIOR_FRAMES, SPREAD_PRIOR_FRAMES = 3, 300  # of voiced speech that the population's F0 counts for
+ONSET_OCTAVES, ONSET_FRAMES = 0.16, 60  # the first words lie above a speaker's median: by how much, for how long
 GLIDE_SECONDS = 0.5  # time constant at which register and gain follow what was measured
 
 
@@ -200,20 +201,28 @@ class Register:
         self._prior = self.log_f0, self.spread
         self._heard = deque(maxlen=round(MELODY_SECONDS * FRAME_RATE))
 
-    def add(self, f0: np.ndarray, seconds: float) -> None:
-        """Take in the next frames' F0 [n] in Hz, 0 where unvoiced, ``seconds`` after those before."""
-        voiced = f0[f0 > 0]
-        if self.frozen or not len(voiced):
+    def add(self, f0: np.ndarray, seconds: float, ahead: np.ndarray) -> None:
+        """Take in the next frames' F0 [n] in Hz, 0 where unvoiced, ``seconds`` after those before.
+
+        The frames known after them, ``ahead`` [m], count as well, and come again. Until the first voiced frame is due
+        nothing of the melody has sounded: the register is then set to what is known, and glides from there.
+        """
+        if self.frozen or not (f0.any() or (ahead.any() and not self._heard)):
             return
-        self._heard.extend(np.log2(voiced / features.F0_REFERENCE).tolist())
-        values, (median, spread) = np.array(self._heard), self._prior
-        found = _blend(float(np.median(values)), median, len(values), MEDIAN_PRIOR_FRAMES)
-        # At first, when the population's register may be an octave off, it follows faster.
-        within = min(GLIDE_SECONDS, len(values) / FRAME_RATE)
-        self.log_f0 = _glide(self.log_f0, found, seconds, within)
+        began = bool(self._heard)
+        self._heard.extend(_octaves(f0).tolist())
+        values, (median, spread) = np.concatenate([self._heard, _octaves(ahead)]), self._prior
+        onset = ONSET_OCTAVES * math.exp(-len(values) / ONSET_FRAMES)
+        found = _blend(float(np.median(values)) - onset, median, len(values), MEDIAN_PRIOR_FRAMES)
+        self.log_f0 = _glide(self.log_f0, found, seconds) if began else found
         if len(values) >= SPREAD_PRIOR_FRAMES // 10:
             found = _blend(float(np.std(values)), spread, len(values), SPREAD_PRIOR_FRAMES)
             self.spread = _glide(self.spread, found, seconds)
+
+
+def _octaves(f0: np.ndarray) -> np.ndarray:
+    """log2 F0 of the voiced frames, relative to ``F0_REFERENCE``."""
+    return np.log2(f0[f0 > 0] / features.F0_REFERENCE)
 
 
 class Level:
@@ -253,5 +262,5 @@ def _blend(measured: float, prior: float | None, count: int, weight: int) -> flo
     return measured if prior is None else (count * measured + weight * prior) / (count + weight)
 
 
-def _glide(value: float | None, goal: float, seconds: float, within: float = GLIDE_SECONDS) -> float:
-    return goal if value is None else value + (goal - value) * (1 - math.exp(-seconds / within))
+def _glide(value: float | None, goal: float, seconds: float) -> float:
+    return goal if value is None else value + (goal - value) * (1 - math.exp(-seconds / GLIDE_SECONDS))

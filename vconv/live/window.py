@@ -18,6 +18,8 @@ from vconv.live.melody import Melody, bridged, into_register
 from vconv.live.statistics import Level, NormEstimate, Register
 from vconv.voice import Reference, Voice
 
+CONTENT_PAST = 80  # frames, 1.28 s: its receptive field, and some more to gather statistics from
+MIRRORED = 1600  # samples, 100 ms
 DECODER_PAST = 40  # frames, 640 ms
 VOCODER_PAST = 26  # frames, its receptive field
 MEL_FADE = 2  # frames in which two steps' mels are cross-faded
@@ -28,7 +30,7 @@ UNSETTLED = N_FFT // 2 // HOP_LENGTH  # last frames of a mel, whose window reach
 
 @dataclass(frozen=True)
 class Timing:
-    """Lengths in frames, all even: a step of new sound, what is known after it, and the past of the encoders."""
+    """Lengths in frames, all even: a step of new sound, what is known after it, and the past that is kept."""
 
     step: int
     ahead: int
@@ -143,16 +145,19 @@ class SlidingWindow:
         track = self._tracker.track(heard[left * HOP_LENGTH :])[:, -span - LEVEL_CONTEXT :]
         f0 = self._speaker.level.f0_of(track)[-span:]
         register = self._speaker.register
-        register.add(f0[:step], step / FRAME_RATE)
+        register.add(f0[:step], step / FRAME_RATE, f0[step:])
         before = self._curve if self._curve is not None else register.log_f0 or 0.0
         curve, voiced = bridged(f0, before)
         self._curve = float(curve[step - 1])
         return np.stack([into_register(curve, register, voice, octaves, keep_pitch), voiced])
 
     def _content(self, heard: np.ndarray, speaks: bool) -> np.ndarray:
-        """Content [C, T / 2] of the window's T frames."""
-        asr_features = self._engine.asr_features(heard)[:, : self._mel.shape[1] // 2]
-        content, own = self._engine.content_with(self._mel, asr_features, self._speaker.norms.value)
+        """Content [C, T / 2] of the window's last T frames; the ASR encoder sees all of it."""
+        # A wave that breaks off is unlike the ends of the encoder's training data: some of it goes on mirrored in time.
+        asr_features = self._engine.asr_features(np.concatenate([heard, heard[-MIRRORED:][::-1]]))
+        frames = min(self._mel.shape[1], CONTENT_PAST + self._timing.step + self._timing.ahead)
+        asr_features = asr_features[:, : self._mel.shape[1] // 2][:, -(frames // 2) :]
+        content, own = self._engine.content_with(self._mel[:, -frames:], asr_features, self._speaker.norms.value)
         if speaks:
             self._speaker.norms.add(own, self._timing.step / FRAME_RATE)
         return content
