@@ -208,6 +208,20 @@ def test_statistics_converge_and_never_jump() -> None:
     assert frozen.log_f0 == 0.0
 
 
+def test_the_register_is_set_before_the_first_word_sounds_and_glides_from_there() -> None:
+    register, silence = Register(0.0, 0.2), np.zeros(6)
+    register.add(silence, 0.1, np.zeros(12))
+    assert register.log_f0 == 0.0  # the average speaker's
+    register.add(silence, 0.1, np.append(np.zeros(6), np.full(6, 100.0)))
+    register.add(silence, 0.1, np.full(12, 100.0))
+    assert register.log_f0 == pytest.approx(-1.0, abs=0.2)
+    heard = [register.log_f0]
+    for _ in range(50):
+        register.add(np.full(6, 100.0), 0.1, np.full(12, 100.0))
+        heard.append(register.log_f0)
+    assert np.abs(np.diff(heard)).max() < 0.1 and heard[-1] == pytest.approx(-1.0, abs=0.02)
+
+
 @pytest.mark.skipif(not (BASE_MODEL / ENROLMENT).is_file(), reason="the weights are not in this checkout")
 def test_the_average_speaker_belongs_to_the_weights_beside_it() -> None:
     """Made anew for new weights by `vconv embed --me pretrained/base/enrolment.npz CLIPS`."""
