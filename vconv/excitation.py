@@ -15,10 +15,10 @@ class PulseTrain:
     The sum of K cosines has a closed form, the Dirichlet kernel
     ``1 + 2 Σ cos(kφ) = sin((K + ½)φ) / sin(φ/2)``, so a sample costs two sines whatever F0 is.
     The phase is integrated once for the whole file, in double precision: any stretch of frames can
-    be asked for, in any order, and neighbours fit together without a seam.
+    be computed, in any order, and neighbours fit together without a seam.
 
     It goes on through unvoiced frames, where the curve is bridged: the vocoder decides from the mel
-    how much of it is heard, which forgives the voicing errors of a pitch tracker.
+    its level, which reduces the effect of a pitch tracker's voicing errors.
     """
 
     def __init__(self, curve: np.ndarray, phase: float = 0.0) -> None:

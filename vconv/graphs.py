@@ -32,7 +32,7 @@ def open_graph(path: Path, threads: int, optimize: bool = True) -> InferenceSess
     # The levels above the basic one gain nothing measurable in these graphs, and open the speaker encoder 0.1 s later.
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_BASIC if optimize else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # an error is raised as well, and a warning tells a user nothing
+    options.log_severity_level = 4  # an error is raised as well, and a warning is of no use to users
     # Utterances differ in length: neither the memory of one nor a plan of it is of use to the next.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False

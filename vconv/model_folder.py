@@ -113,7 +113,7 @@ def read_config(folder: Path) -> tuple[ConversionConfig, VocoderConfig]:
 
 
 def read_identity(folder: Path) -> str:
-    """What tells a model from others: the digest of its weights, where its export left one, or of its settings.
+    """What identifies a model: the digest of its weights, where its export left one, or of its settings.
 
     Raises:
         InputError: the folder or its config is missing or wrong.

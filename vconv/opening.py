@@ -19,7 +19,7 @@ STANDARD_STREAM = Path("-")  # as a source standard input, as an output standard
 
 _MEMORY_BYTES = 32 << 20  # a pipe's content longer than this moves to disk
 _MP3_DELAY = 3 * 1152  # sample frames that an encoder's padding may make a header promise too much
-_UNKNOWN_SIZE = 0x7FFFF000  # and above: what programs write into a header before they know the size
+_UNKNOWN_SIZE = 0x7FFFF000  # and above: what programs write into a header before the size is known
 _PROMISED = re.compile(r"(?:data|SSND|Data Size|[Rr]iff size|riff)\s*:\s*(\d+) \(should be (\d+)\)")
 
 

@@ -1,4 +1,4 @@
-"""Files that may come from a stranger, read in bounded memory and depth, with finite numbers only and without code."""
+"""Files from unknown sources, read in bounded memory and depth, with finite numbers only and without code."""
 
 from __future__ import annotations
 

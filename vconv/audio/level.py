@@ -6,7 +6,7 @@ import numpy as np
 
 from vconv.audio.resampling import fit_length
 
-MIN_SECONDS = 0.3  # a shorter clip holds no syllable to convert or to know a voice by
+MIN_SECONDS = 0.3  # a shorter clip holds no syllable to convert or to embed a voice from
 REFERENCE_LOUDNESS_DB = -27.0  # every wave is brought here before its features are taken
 SILENCE_DB = -70.0  # dBFS; a wave whose loud frames stay below this has nothing in it
 ACTIVE_RANGE_DB = 30.0  # a frame this far below the loud frames no longer counts as active

@@ -128,7 +128,7 @@ def write(path: str | os.PathLike[str], wave: np.ndarray, rate: int) -> None:
 def write_to_stdout(blocks: Iterable[np.ndarray], rate: int) -> int:
     """A mono wave in blocks [n] as a wav file on standard output; returns its samples.
 
-    It is complete before its first byte is written: the header tells the length.
+    It is complete before its first byte is written: the header holds the length.
     """
     if sys.stdout is None:
         raise InputError("standard output: is closed; name a file with -o")

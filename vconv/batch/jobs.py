@@ -28,7 +28,7 @@ class Made:
     remark: str = ""
 
 
-# Makes a job's output and tells its progress; returns seconds of audio, or more than that.
+# Makes a job's output and reports its progress; returns seconds of audio, or more than that.
 Make = Callable[[Job, Progress], float | Made]
 Outcome = float | Made | VconvError
 

@@ -110,7 +110,7 @@ def load_corpus(
     known = [(entry, by_path[entry.path]) for entry in store.entries if entry.path in by_path]
     train = [pair for pair in known if pair[1].split == TRAIN]
     if not train:
-        raise InputError("the manifest has no training clip that the feature store knows; delete the store folder")
+        raise InputError("the feature store holds no training clip of the manifest; delete the store folder")
     speakers = sorted({clip.speaker for _, clip in train})
     phone_set = sorted({p for _, clip in train for p in phone_symbols(clip.phones)})
     speaker_number = {name: k for k, name in enumerate(speakers)}

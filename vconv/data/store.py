@@ -42,7 +42,7 @@ from vconv.frontends.pitch import PitchTracker
 from vconv.processes import map_in_order
 
 FORMAT = 2
-MIN_FRAMES = 32  # half a second; shorter clips teach nothing
+MIN_FRAMES = 32  # half a second; shorter clips are of no use in training
 WAVE_SCALE = 16384.0  # int16 steps to 1.0: a clip at the reference loudness may peak above full scale
 
 

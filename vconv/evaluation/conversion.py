@@ -34,7 +34,7 @@ class Speed:
 
     seconds: float
     real_time_factor: float
-    memory: float | None  # peak resident set in MiB of the converting process so far; None where nobody tells
+    memory: float | None  # peak resident set in MiB of the converting process so far; None where it is unknown
 
 
 @dataclass

@@ -97,7 +97,7 @@ class Row:
     pair: Pair
     figures: dict[str, float] = field(default_factory=dict)
     heard: str = ""  # in the conversion
-    expected: str = ""  # the transcript, or what was heard in the source
+    expected: str = ""  # the transcript, or the ASR model's text of the source
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The judges: models of others that listen to one clip, or two, each loaded when it is first asked.
+"""The judges: models of others that measure one clip, or two, each loaded at its first use.
 
 None of them had a part in training vconv. Every judge is a ``Judge``: what it needs installed, which version it is,
 and a function of 16 kHz mono waves to a value that JSON can hold.
@@ -64,11 +64,11 @@ class Judge:
     revision: int = 1  # counted up when the code here changes what it measures
 
     def needs(self, settings: Settings) -> tuple[str, ...]:
-        """Modules without which it cannot be asked."""
+        """Modules without which it cannot run."""
         return self.modules
 
     def missing(self, settings: Settings) -> str | None:
-        """What to say where it cannot be asked; None where it can."""
+        """Why it cannot run; None where it can."""
         absent = [name for name in self.needs(settings) if importlib.util.find_spec(name) is None]
         return f"{self.label} is not measured: no {absent[0]}; {self.install}" if absent else None
 
@@ -111,7 +111,7 @@ def _load_voice(_: Settings) -> Callable[[Wave], list[float]]:
 
 
 def check_languages(languages: Iterable[str], settings: Settings) -> None:
-    """Whether words of these languages can be judged at all, asked before the work.
+    """Whether words of these languages can be judged at all, checked before the work.
 
     Raises:
         InputError: they need a multilingual model, or a package.

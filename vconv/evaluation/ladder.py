@@ -4,9 +4,9 @@
 2. through analysis and vocoder; then this copy with one of its faults taken from the recording (see ``oracles``): fine
    magnitudes, phase, or the smooth spectral envelope. What a rung gains over 2 is what that fault costs
 3. through all of the model into the speaker's own voice, the clip itself as the target: what the code keeps
-4. the same with another clip as the target: what the embedding tells
+4. the same with another clip as the target: what the embedding holds
 5. into another speaker's voice: what conversion adds to that
-6. through a tokens file, decoded in the voice that is in it: what little over 1 kbit/s tells; for models with codes
+6. through a tokens file, decoded in the voice that is in it: what little over 1 kbit/s holds; for models with codes
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def steps(clips: Sequence[Clip], choice: Choice) -> list[Step]:
     Raises:
         InputError: fewer than two speakers with enough clips.
     """
-    # Clips of a parallel group are synthetic as a rule, and share what the judges of speakers hear.
+    # Clips of a parallel group are synthetic as a rule, and share properties that the judges of speakers measure.
     chosen = choose([clip for clip in clips if not clip.group], choice)
     speakers = list(dict.fromkeys(clip.speaker for clip in chosen))
     by_speaker = {name: [clip for clip in chosen if clip.speaker == name] for name in speakers}

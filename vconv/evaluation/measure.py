@@ -74,7 +74,7 @@ class Answers:
         return self._digests[path]
 
     def get(self, judge: str, *paths: Path, language: str = "") -> Any | Failure:
-        """A judge's answer; KeyError where it was not asked."""
+        """A judge's answer; KeyError where the question was not among those of ``ask``."""
         key = self.key(Question(judge, paths, language))
         if key in self.failures:
             return self.failures[key]
@@ -84,7 +84,7 @@ class Answers:
         return value
 
     def ask(self, questions: Iterable[Question], jobs: int, report: Report = lambda done, total: None) -> None:
-        """Have answers to all questions, of which the cache may know some.
+        """Have answers to all questions, some of them perhaps from the cache.
 
         Raises:
             VconvError: a process of the judges died.
@@ -112,7 +112,7 @@ class Answers:
 
 
 def read_wave(path: Path) -> np.ndarray:
-    """A clip as judges hear it: 16 kHz mono, within full scale."""
+    """A clip as input of the judges: 16 kHz mono, within full scale."""
     wave, rate = audio.read(path)
     wave = audio.resample(wave, rate, RATE)
     return np.ascontiguousarray(wave / max(float(np.abs(wave).max(initial=0.0)), 1.0), np.float32)

@@ -1,4 +1,4 @@
-"""What a model's content code and speaker embedding hold, asked of them by fresh classifiers on a labelled corpus."""
+"""What a model's content code and speaker embedding hold, by fresh classifiers on a labelled corpus."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def probe(
 
 
 def ask(seen: Seen, size: int) -> tuple[list[Figure], list[str]]:
-    """Everything that can be asked of codes, each of ``size`` values, and of embeddings; and what could not be."""
+    """Everything that can be measured of codes, each of ``size`` values, and of embeddings; and what could not be."""
     found, notes = speaker_figures(seen), []
     if seen.codes[0].shape[0]:
         found += code_figures(seen, size)

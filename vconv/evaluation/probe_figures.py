@@ -16,7 +16,7 @@ from vconv.evaluation.seen import MIN_CLIPS, Seen, pooled, sentence, shuffled
 from vconv.evaluation.statistics import Estimate, equal_error_rate
 
 CODE_RATE = features.FRAME_RATE / 2  # codes a second
-_FOLDS = 4  # a quarter of the sentences is asked of, the others are learned from
+_FOLDS = 4  # a quarter of the sentences is for testing, the others are for training
 _PHONE_FRAMES = 20_000  # that the phone classifier learns from; more take long and add little
 
 
@@ -66,9 +66,9 @@ def _folds(sentences: Sequence[str]) -> np.ndarray:
 
 
 def _read_off(values: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which clips could be asked for their label, and whether each answer was right.
+    """Which clips could be tested, and whether each prediction was right.
 
-    Every clip is asked by classifiers that learned from the other folds. The answers are those of the better one of
+    Every clip is tested with classifiers trained on the other folds. The predictions are those of the better one of
     a linear and a small neural classifier: what a code hides from one the other may find.
     """
     from sklearn.linear_model import LogisticRegression
@@ -80,7 +80,7 @@ def _read_off(values: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> tupl
     answers: list[list[np.ndarray]] = [[], []]
     for fold in range(_FOLDS):
         learned = folds != fold
-        # Nobody recognizes a voice never heard.
+        # A label without training clips cannot be predicted.
         asked = np.flatnonzero(~learned & np.isin(labels, labels[learned]))
         if not len(asked) or len(np.unique(labels[learned])) < 2:
             continue
@@ -143,7 +143,7 @@ def _counts(clips: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def phone_figures(seen: Seen) -> list[Figure]:
-    """How much the content tells of the phones; empty where too few clips have any."""
+    """How much of the phones the content holds; empty where too few clips have any."""
     said = [phones.split_phones(clip.phones) for clip in seen.clips]
     labels = phones.align(seen.spectra, said)
     known = [n for n, label in enumerate(labels) if label is not None]
@@ -181,7 +181,7 @@ class _Frames:
 
     phones: np.ndarray  # [N]
     clips: np.ndarray  # [N], the number of each one's clip
-    asked: np.ndarray  # [clips], whether a clip is asked of or learned from
+    asked: np.ndarray  # [clips], whether a clip is for testing or for training
 
 
 def _linear() -> Any:

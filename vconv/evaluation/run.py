@@ -39,7 +39,7 @@ class Options:
 
 @dataclass
 class Evaluation:
-    """What came out. ``missing`` says which judges could not be asked and what to install."""
+    """What came out. ``missing``: which judges could not run, and what to install."""
 
     rows: list[Row]
     bad: list[BadRow]
@@ -55,7 +55,7 @@ def evaluate(todo: Pairs, folder: Path, options: Options, report: Report = lambd
     """Convert what is missing, into ``folder``/converted, ask the judges and count.
 
     Raises:
-        InputError: no judge can be asked, or an option, the model or the folder cannot be used.
+        InputError: no judge can run, or an option, the model or the folder cannot be used.
         VconvError: a worker process died.
     """
     if folder.exists() and not folder.is_dir():  # seen before the work
@@ -118,10 +118,10 @@ def write(evaluation: Evaluation, folder: Path, report: Report = lambda done, to
 
 
 def available_judges(todo: Pairs, options: Options) -> tuple[list[str], list[str]]:
-    """Judges that can be asked about these pairs, and what to say of the others.
+    """Judges that can run on these pairs, and a note on each of the others.
 
     Raises:
-        InputError: a metric asked for by name is not there, or a language needs another ASR model.
+        InputError: a requested metric is missing, or a language needs another ASR model.
     """
     wanted = GROUPS if options.metrics is None else options.metrics
     unknown = [name for name in wanted if name not in GROUPS]

@@ -20,7 +20,7 @@ from vconv.frontends.asr_encoder import encoder_input
 if TYPE_CHECKING:
     from vconv.inference.engine import Engine
 
-MIN_CLIPS = 4  # of a speaker, to learn from some and be asked of others
+MIN_CLIPS = 4  # of a speaker, some for training the classifiers and some for testing them
 MAX_SECONDS = 20.0  # of a clip: what the model takes at once
 Report = Callable[[int, int], None]
 
@@ -70,7 +70,7 @@ def choose(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
 
 
 def sentence(clip: Clip) -> str:
-    """What is said: clips of a parallel group are one sentence, and are learned from or asked of together."""
+    """What is said: clips of a parallel group are one sentence, and lie in one fold."""
     return clip.group or clip.path.name
 
 
@@ -79,7 +79,7 @@ def shuffled(name: str) -> str:
 
 
 def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None, hears: bool = True) -> Seen:
-    """What the model makes of every clip; those that cannot be used are listed. It may not hear speakers."""
+    """Codes and embeddings of every clip; unusable clips are listed. ``hears``: the model embeds speakers."""
     seen = Seen()
     for done, clip in enumerate(clips, 1):
         try:

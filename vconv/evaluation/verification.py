@@ -1,4 +1,4 @@
-"""How well a model tells voices apart, beside a judge, and how well its check tells speech from all else."""
+"""How well a model separates speakers, beside a judge, and how well its check separates speech from other sounds."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def write_voices(folder: Path, names: Sequence[str], table: SpeakerTable) -> Non
     taken: set[str] = set()
     for name, embedding, log_f0, spread in rows:
         stem = re.sub(r"[^\w.-]+", "_", name)
-        while stem.lower() in taken:  # some file systems know no case
+        while stem.lower() in taken:  # some file systems ignore case
             stem += "_"
         taken.add(stem.lower())
         register, swing = (None if math.isnan(value) else value for value in (log_f0, spread))

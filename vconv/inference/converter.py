@@ -228,7 +228,7 @@ class Converter:
     def rebuild(self, wave: np.ndarray, f0: np.ndarray | None = None) -> Rebuilt:
         """What the networks make of a few seconds [N] at 16 kHz and the reference loudness; F0 [T] is tracked if None.
 
-        Nothing is refused: the error tells how similar the sound is to the training data.
+        Nothing is refused: the error measures how similar the sound is to the training data.
         """
         mel, asr_features = encoder_input(wave, self._engine.asr_features)
         f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]

@@ -1,4 +1,4 @@
-"""What a file conversion measures over the whole file, and live conversion has to know before: statistics of a speaker.
+"""What a file conversion measures over the whole file, and live conversion needs beforehand: statistics of a speaker.
 
 They come from an *enrolment*, ten seconds of the person at the microphone, and are then frozen; or they are gathered
 while that person speaks, beginning with the population's.

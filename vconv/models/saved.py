@@ -89,7 +89,7 @@ def save(folder: Path, conversion: ConversionModel, vocoder: Vocoder) -> None:
 
 
 def digest(module: nn.Module) -> str:
-    """Of the weights as they are saved: it tells a model from others of its shape, however often it is exported."""
+    """Of the weights as they are saved: identifies a model among others of its shape, however often it is exported."""
     found = hashlib.sha256()
     for name, tensor in sorted(stored(module).items()):
         found.update(name.encode())

@@ -84,7 +84,7 @@ class Tokens:
 
     @property
     def voice(self) -> Voice:
-        """The voice of the recording, as far as the tokens know it.
+        """The voice of the recording, as far as the tokens hold it.
 
         Raises:
             InputError: they do not.

@@ -1,7 +1,7 @@
 """Training of the conversion model: one loop, read from top to bottom.
 
 A step: draw a batch (or several, whose gradients add up), run the encoders and the decoder, add up the
-losses that the config asks for, step the optimizer; once it is switched on, the mel discriminator as well.
+losses of the config, step the optimizer; once it is switched on, the mel discriminator as well.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from vconv.training.perceptual import Converted, PerceptualLosses
 from vconv.training.trained import load_vocoder
 
 MIN_SECONDS = 20.0  # of speech: less gives little more than a single clip
-PIECE_FRAMES = 240  # 3.8 s: what clips are cut into, to be spoken or listened to
+PIECE_FRAMES = 240  # 3.8 s: what clips are cut into, as sources or targets of conversions
 HELD_OUT = 0.1  # share of the pieces, for early stopping
 REFERENCE_PIECES = 16  # at most, of the reference: a minute, as at inference
 PROBES = 4  # batches of held-out crops, always the same

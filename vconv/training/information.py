@@ -1,11 +1,11 @@
-"""Bounds on mutual information, each by a critic that tells matching pairs from mismatched ones.
+"""Bounds on mutual information, each by a critic that separates matching pairs from mismatched ones.
 
 The critics exist in training only. What a module here returns is *minus* its bound, in nats: about zero where
 nothing is known, the lower, the more is. All scores are in float32, whatever the networks run in.
 
-What is to rise (how much speech and code, or code and its own future, know of each other) is bounded by InfoNCE:
+What is to rise (the information shared by speech and code, or by a code and its own future) is bounded by InfoNCE:
 a true lower bound of the mutual information with little variance, which needs many mismatched pairs, and every
-other frame makes one for nothing. What is to fall (how much the code knows of the speaker) is played as a game
+other frame makes one for nothing. What is to fall (the speaker information in the code) is played as a game
 instead, on the Jensen-Shannon divergence: pushing down a lower bound proves nothing, but against a critic that
 goes on learning, the gradient ends only where it finds no difference. An upper bound such as vCLUB (Cheng et al.
 2020, used by Wang et al. 2021, "VQMIVC") would need a model of the code given the speaker, and the usual Gaussian
@@ -39,7 +39,7 @@ def jensen_shannon(scores: Tensor, matching: Tensor) -> Tensor:
     """What a critic's scores tell of whether pairs match, in nats: scores [M, N], matching [M, N] bool.
 
     Hjelm et al. 2019, "Learning deep representations by mutual information estimation and maximization", eq. 4: a
-    discriminator's log-likelihood. The 2 log 2 of one that knows nothing are added, so that independence is zero and
+    discriminator's log-likelihood. The 2 log 2 of one at chance are added, so that independence is zero and
     certainty 2 log 2, and a perfect critic gives twice the Jensen-Shannon divergence of matching and mismatched
     pairs. Zero, too, where there are no pairs of both kinds to compare.
     """
@@ -57,7 +57,7 @@ class FuturePrediction(nn.Module):
     Eq. 3 and 4 of van den Oord et al. 2018: a recurrent network sums up the code so far as c_t, and
     z_{t+k} W_k c_t (over the root of C) scores what comes k frames later against all frames of the clip and as
     many of its neighbour in the batch. The encoder sees half a second around a frame, so part of the future is
-    known to it; what the loss asks for is a code in which slow and predictable things, such as phones, are plain.
+    known to it; the loss favours a code with slow and predictable contents, such as phones.
     """
 
     def __init__(self, channels: int, steps: int, width: int = 128) -> None:
@@ -80,7 +80,7 @@ class FuturePrediction(nn.Module):
 
 
 class ContentInformation(nn.Module):
-    """How much the code of a clip tells of its speech: mel [B, N_MELS, T], code [B, C, T / 2] -> minus the bound.
+    """How much the code of a clip holds of its speech: mel [B, N_MELS, T], code [B, C, T / 2] -> minus the bound.
 
     The local objective of Hjelm et al. 2019, section 3.2, with their InfoNCE (eq. 5): a scalar product of what two
     small networks make of 0.1 s of the mel and of a frame of the code tells which frames belong together.
@@ -103,12 +103,12 @@ class ContentInformation(nn.Module):
 
 
 class SpeakerInformation(nn.Module):
-    """How much the code tells of the speaker: code [B, C, T], embedding [B, E], speaker [B] -> minus the bound.
+    """How much the code holds of the speaker: code [B, C, T], embedding [B, E], speaker [B] -> minus the bound.
 
-    The critic learns to tell codes with the embedding of their own speaker from codes with another's
-    (``jensen_shannon``). The code gets the reversed gradient, as from the adversary, and so learns that they
-    cannot be told apart; the embedding gets none. The adversary asks for the speaker's name, the critic for
-    anything of the embedding that shows in the code, likeness to other speakers included.
+    The critic classifies whether a code is paired with the embedding of its own speaker or with another's
+    (``jensen_shannon``). The code gets the reversed gradient, as from the adversary, which makes the pairs
+    indistinguishable; the embedding gets none. The adversary predicts the speaker's name, the critic
+    anything of the embedding that shows in the code, similarity to other speakers included.
     """
 
     def __init__(self, channels: int, embedding_channels: int, width: int = 128) -> None:

@@ -144,7 +144,7 @@ class Journal:
         """Write and save what is due; returns whether the run ends here, in all processes alike.
 
         Args:
-            skipped: steps so far that did not count; the line tells of them where there are any.
+            skipped: steps so far that did not count; named in the line where there are any.
             validate: called with the steps done, while the module has the averages; returns measures by name.
         """
         done, accelerator, log = step + 1, self._start.accelerator, self._config.log

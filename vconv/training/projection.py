@@ -21,7 +21,7 @@ RIDGE = 1.0  # of the least squares; from 0.001 to 10 makes no difference on hel
 def fit_projection(projection: SpeakerProjection, path: Path, corpus: Corpus, voices: np.ndarray) -> None:
     """Have the projection say of voices [items, V] what a checkpoint's speaker encoder says of the clips.
 
-    By least squares, so that the decoder of that checkpoint understands it from the first step on. Nothing is done
+    By least squares, so that it fits the decoder of that checkpoint from the first step on. Nothing is done
     where it has no encoder, or one of other embeddings.
     """
     state = load_start(path, "conversion")

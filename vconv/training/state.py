@@ -18,7 +18,7 @@ from vconv.training.optimizer import Ema
 
 
 def resume_state(folder: Path, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from, if that is asked for and there is one.
+    """The checkpoint to go on from, if ``resume`` is set and there is one.
 
     Raises:
         InputError: a run is there already and was not asked to be resumed, or all of its checkpoints are damaged.

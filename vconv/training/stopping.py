@@ -64,7 +64,7 @@ class Best:
         return {name: getattr(self, name) for name in ("measure", "value", "step", "waited")}
 
     def restore(self, state: Mapping[str, Any] | None) -> Best:
-        """With what a checkpoint's ``state`` tells, unless that was by another measure."""
+        """With the values in a checkpoint's ``state``, unless that was by another measure."""
         if not state or state.get("measure") != self.measure:
             return self
         return dataclasses.replace(self, **{name: state[name] for name in ("value", "step", "waited")})

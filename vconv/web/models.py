@@ -79,7 +79,7 @@ class Models:
         return name
 
     def population(self, name: str) -> Population | None:
-        """What the model knows of voices in general; None where it knows nothing. For any thread."""
+        """The model's population of voices; None where it has none. For any thread."""
         with self._lock:
             if name not in self._populations:
                 try:

@@ -1,4 +1,4 @@
-"""How corpora lie on a disk: each layout walks its folders and tells of every recording that it finds.
+"""How corpora lie on a disk: each layout walks its folders and yields every recording that it finds.
 
 Nothing is decoded here, and nothing kept but the names of one folder at a time.
 """

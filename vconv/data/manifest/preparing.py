@@ -37,7 +37,7 @@ from vconv.errors import InputError
 from vconv.files import remove_leftovers, temporary_beside
 from vconv.processes import map_in_order
 
-MIN_SECONDS = 0.5  # a shorter clip teaches nothing
+MIN_SECONDS = 0.5  # shorter clips are of no use in training
 CHUNK = 32  # files that a process is given at a time
 
 
@@ -106,7 +106,7 @@ def prepare(
 ) -> Prepared:
     """Look at every file of a corpus and write its manifest.
 
-    Every file is decoded once: what is unreadable, silent or too short is left out and told with the
+    Every file is decoded once: what is unreadable, silent or too short is left out and reported with the
     reason, and so is a clip of a parallel group that is not as long as the others of its group.
 
     Args:

@@ -1,4 +1,4 @@
-"""Strict reading of tar files that may come from a stranger: plain files with plain names, one header at a time.
+"""Strict reading of tar files from unknown sources: plain files with plain names, one header at a time.
 
 Python's ``tarfile`` reads extended headers of any length into memory, follows links and keeps a list of all members;
 here only its parser of one header of 512 bytes is used. WebDataset's own writer, GNU tar and ``tarfile`` (USTAR) make
