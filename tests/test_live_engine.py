@@ -222,6 +222,16 @@ def test_the_register_is_set_before_the_first_word_sounds_and_glides_from_there(
     assert np.abs(np.diff(heard)).max() < 0.1 and heard[-1] == pytest.approx(-1.0, abs=0.02)
 
 
+def test_noise_before_the_first_word_does_not_move_the_gain(converter: Converter, target) -> None:
+    live = converter.live(target, past=0.2, gate=None)
+    level = live._window._speaker.level
+    before = level.gain
+    live.process(np.random.default_rng(0).standard_normal(2 * 16000).astype(np.float32) * 1e-3)
+    assert level.gain == pytest.approx(before, rel=0.1)
+    live.process(speech(3.0) * np.float32(0.1))
+    assert audio.gain(audio.loudness(speech(3.0) * np.float32(0.1), 16000)) == pytest.approx(level.gain, rel=0.3)
+
+
 @pytest.mark.skipif(not (BASE_MODEL / ENROLMENT).is_file(), reason="the weights are not in this checkout")
 def test_the_average_speaker_belongs_to_the_weights_beside_it() -> None:
     """Made anew for new weights by `vconv embed --me pretrained/base/enrolment.npz CLIPS`."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from vconv import audio, features
 from vconv.errors import InputError
-from vconv.features import FRAME_RATE, HOP_LENGTH, SAMPLE_RATE
+from vconv.features import FRAME_RATE, HOP_LENGTH
 from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker, f0_above, voicing_threshold
 from vconv.inference.engine import Engine
@@ -32,6 +32,7 @@ MELODY_SECONDS = 60.0  # of voiced speech, over which F0's median and spread are
 SLOWEST_SECONDS = 30.0  # time constant of statistics that have been gathered for long
 PRIOR_SECONDS = 2.0  # of speech that the population's instance-norm statistics count for
 LOUDNESS_PRIOR_FRAMES = 120  # of speech that the loudness of an enrolment counts for
+REFERENCE_PRIOR_FRAMES = 12  # and the reference loudness, where there is none
 MEDIAN_PRIOR_FRAMES, SPREAD_PRIOR_FRAMES = 3, 300  # of voiced speech that the population's F0 counts for
 ONSET_OCTAVES, ONSET_FRAMES = 0.16, 60  # the first words lie above a speaker's median: by how much, for how long
 GLIDE_SECONDS = 0.5  # time constant at which register and gain follow what was measured
@@ -232,7 +233,7 @@ class Level:
         """``loudness`` in dBFS, where the speaker is known."""
         known = loudness is not None
         self.loudness = self._prior = loudness if known else audio.REFERENCE_LOUDNESS_DB
-        self._weight = LOUDNESS_PRIOR_FRAMES if known else 1
+        self._weight = LOUDNESS_PRIOR_FRAMES if known else REFERENCE_PRIOR_FRAMES
         frames = round(LOUDNESS_SECONDS * FRAME_RATE)
         self._powers: deque[float] = deque(maxlen=frames)
         self._levels: deque[float] = deque(maxlen=frames)
@@ -242,16 +243,22 @@ class Level:
         """Brings the speaker to the reference loudness."""
         return audio.gain(self.loudness)
 
-    def add(self, wave: np.ndarray, levels: np.ndarray) -> None:
-        """Take in samples [n * HOP_LENGTH] and the levels [n] below 1 kHz in dB of their frames."""
-        powers = np.square(wave.reshape(-1, HOP_LENGTH), dtype=np.float64).mean(axis=1)
-        self._powers.extend(powers.tolist())
+    def add_background(self, levels: np.ndarray) -> None:
+        """Take in the levels [n] below 1 kHz in dB of the next frames, speech or not."""
         self._levels.extend(levels.tolist())
+
+    def add_speech(self, wave: np.ndarray, fresh: int) -> None:
+        """Take in samples [n * HOP_LENGTH] with voice in them, the last ``fresh`` frames of which are new.
+
+        Without voice there is nothing to add: the gain would rise to that of the noise before the first word.
+        """
+        powers = np.square(wave.reshape(-1, HOP_LENGTH), dtype=np.float64).mean(axis=1)
+        self._powers.extend(powers[-fresh if self._powers else 0 :].tolist())
         heard = np.array(self._powers)
         measured = audio.active_loudness(heard)
         if not audio.is_silent(measured):
             goal = _blend(measured, self._prior, np.count_nonzero(audio.is_active(heard)), self._weight)
-            self.loudness = _glide(self.loudness, goal, len(wave) / SAMPLE_RATE)
+            self.loudness = _glide(self.loudness, goal, fresh / FRAME_RATE)
 
     def f0_of(self, track: np.ndarray) -> np.ndarray:
         """As ``PitchTracker.f0``, the background being that of the last half minute: [3, T] -> [T] Hz"""

@@ -102,7 +102,7 @@ class SlidingWindow:
         self._update_mel(heard, fresh)
         powers = np.square(heard).reshape(-1, HOP_LENGTH).mean(axis=1)
         opened = self._gate.is_open(powers[-timing.step - timing.ahead :], timing.step)
-        level.add(wave, low_level(self._mel)[-fresh - UNSETTLED : -UNSETTLED])
+        level.add_background(low_level(self._mel)[-fresh - UNSETTLED : -UNSETTLED])
         out = self._converted(heard, voice, octaves, keep_pitch) if opened and not muted else self._silent()
         self._due += timing.step
         before, self._gain = self._gain, gain
@@ -123,6 +123,8 @@ class SlidingWindow:
         """Wave of the step and of what is known after it: [(step + ahead) * OUTPUT_HOP]"""
         step, span = self._timing.step, self._timing.step + self._timing.ahead
         pitch = self._pitch(heard, voice.voice, octaves, keep_pitch)
+        if pitch[1].any():
+            self._speaker.level.add_speech(self._wave[-span * HOP_LENGTH :], step)
         speaks = bool(pitch[1, :step].any())
         content = self._content(heard, speaks)
         past = min(self._melody.final.shape[1], DECODER_PAST, self._mel.shape[1] - span)
