@@ -32,7 +32,7 @@ def realism_losses(discriminator: nn.Module, real: Tensor, fakes: Fakes, weights
 def critic_loss(discriminator: nn.Module, real: Tensor, fakes: Fakes) -> Tensor:
     """The discriminator's side: real speech against fakes, and against real speech with another speaker's embedding.
 
-    The latter make it depend on the voice (matching-aware, Reed et al. 2016, section 4.2).
+    The latter makes it depend on the voice (matching-aware, Reed et al. 2016, section 4.2).
     """
     items, embedding = len(real), fakes.embedding
     mels = torch.cat([real, fakes.mel.detach(), real])
