@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vconv.errors import InputError
-from vconv.features import SAMPLE_RATE, log_mel
+from vconv.features import N_MELS, SAMPLE_RATE, log_mel
 from vconv.frontends.fbank import fbank
 from vconv.frontends.speaker_encoder import WINDOW_SAMPLES, FolderSpeakerEncoder, windows
 
@@ -35,6 +35,7 @@ from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus, save_ca
 from vconv.training import finetune as tuning  # noqa: E402
 from vconv.training.perceptual import clip_embeddings, speaker_similarity  # noqa: E402
 from vconv.training.projection import fit_projection  # noqa: E402
+from vconv.training.texture import Foreign, texture_distance  # noqa: E402
 from vconv.training.trained import load_conversion  # noqa: E402
 from vconv.voice import Voice  # noqa: E402
 
@@ -195,6 +196,18 @@ def test_a_voice_is_tuned_by_ear(folder: Path, tmp_path: Path, vconv_cli: Callab
     assert tuned.steps > 0 and tuned.after < tuned.before
     again = tuning.finetune(model, features, embedding, config, people=people, perceptual=perceptual)
     np.testing.assert_array_equal(again.adapter, tuned.adapter)
+    # Other people's speech is to keep its texture: the adapter is another one.
+    content = np.random.default_rng(1).standard_normal((model.config.content_channels, 60))
+    foreign = Foreign(content, np.stack([np.zeros(120), np.ones(120)]))
+    natural = tuning.finetune(model, features, embedding, config, people=people, perceptual=perceptual, foreign=foreign)
+    inputs = *foreign.crop(np.random.default_rng(0)), torch.from_numpy(embedding)[None].float()
+    reference = torch.zeros(1, len(content), 2), torch.zeros(1, N_MELS, 4)
+    with torch.no_grad():
+        plain, changed, kept = (
+            model.decoder(*inputs, *reference, adapter)
+            for adapter in (None, *(torch.from_numpy(one.adapter)[None] for one in (tuned, natural)))
+        )
+    assert texture_distance(kept, plain) < texture_distance(changed, plain)
     # From the shell, where there is no population of voices.
     for k, (wave, rate) in enumerate(clips):
         audio.write(tmp_path / f"{k}.wav", wave, rate)

@@ -167,7 +167,7 @@ def info(model: Model = None) -> list[tuple[str, str]]:
 def finetune(
     targets: Sequence[Path | str] | Path | str,
     *,
-    steps: int = 80,
+    steps: int = 120,
     seed: int = 0,
     model: Model = None,
     threads: int | None = None,
@@ -182,6 +182,7 @@ def finetune(
         InputError: a clip or the model cannot be used, or there is too little speech.
     """
     from vconv.training import finetune as tuning
+    from vconv.training.texture import Foreign
 
     folder, threads = _folder(model), threads or available_cores()
     network = tuning.load_model(folder, threads)
@@ -192,7 +193,11 @@ def finetune(
     speech = [converter.speech_features(clip) for clip in clips]
     perceptual = tuning.load_perceptual(folder, network.config, [speech_of(clip) for clip in clips])
     config = tuning.FinetuneConfig(steps=steps, seed=seed)
-    tuned = tuning.finetune(network, speech, voice.embedding, config, report, people_of(folder), perceptual)
+    foreign, population = None, converter.population
+    if population is not None and voice.log_f0 is not None:
+        curve = population.curve - population.log_f0 + voice.log_f0
+        foreign = Foreign(population.content, np.stack([curve, population.voiced]))
+    tuned = tuning.finetune(network, speech, voice.embedding, config, report, people_of(folder), perceptual, foreign)
     return dataclasses.replace(voice, adapter=tuned.adapter, model=converter.model), tuned
 
 

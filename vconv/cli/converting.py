@@ -232,7 +232,7 @@ def finetune(
         Path | None,
         typer.Option("--output", "-o", help="The .npz file; default: TARGET_tuned.npz beside the first target."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="At most; it stops where held-out speech gains no more.")] = 80,
+    steps: Annotated[int, typer.Option(min=1, help="At most; it stops where held-out speech gains no more.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     model: Model = None,
     threads: Threads = None,

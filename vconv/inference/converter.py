@@ -296,7 +296,7 @@ class Converter:
         """
         from vconv.live.engine import LiveConverter, Parts
 
-        parts = Parts(self._engine, self._config, self._tracker, self.model, self.voice, self._population)
+        parts = Parts(self._engine, self._config, self._tracker, self.model, self.voice, self.population)
         return LiveConverter(parts, target, block, enrolment, **options)
 
     def enrol(self, clips: Source | list[Source]) -> Enrolment:
@@ -311,7 +311,7 @@ class Converter:
         return enrol(list(found), self._engine, self._tracker, self.model)
 
     @cached_property
-    def _population(self) -> Enrolment | None:
+    def population(self) -> Enrolment | None:
         """The average speaker, if the model folder has one of these weights."""
         from vconv.live.statistics import ENROLMENT, Enrolment
 

@@ -4,8 +4,8 @@ The networks stay as they are. What is tuned is an adapter: what the decoder add
 layers and, as matrices of low rank, to its MLPs. The model first says the speaker's words in other voices, which
 nobody has; gradient descent on the adapter then learns to turn these back into the recordings
 (the back-translation of Sennrich et al. 2016, section 3, for voices). With a pretrained speaker encoder, perceptual
-losses are added, since the error of the mel alone blurs it. The adapter is a part of a voice: the exported graphs take
-it as an input.
+losses are added, since the error of the mel alone blurs it, and speech of other people is to keep the texture that it
+has without the adapter. The adapter is a part of a voice: the exported graphs take it as an input.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from vconv.models.pretrained.campplus import load_campplus
 from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.training.losses import mel_l1
 from vconv.training.perceptual import Converted, PerceptualLosses
+from vconv.training.texture import Foreign, texture_distance
 from vconv.training.trained import load_vocoder
 
 MIN_SECONDS = 20.0  # of speech: less gives little more than a single clip
@@ -43,12 +44,12 @@ OTHERNESS = 1.0  # how far other voices' embeddings are from the speaker's: a st
 OTHER_OCTAVES = 0.9  # at most, from the speaker's register to theirs
 BETAS = (0.8, 0.98)  # Adam's, as in training
 # Weights with perceptual losses.
-RECONSTRUCTION, SPEAKER_SIMILARITY, CONTENT_CONSISTENCY = 2.0, 2.5, 4.0
+RECONSTRUCTION, SPEAKER_SIMILARITY, CONTENT_CONSISTENCY, TEXTURE = 0.5, 2.5, 4.0, 4.0
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    steps: int = 80  # at most
+    steps: int = 120  # at most
     items: int = 8
     frames: int = 112  # of a crop, even
     voices: int = 5  # other voices for each piece
@@ -83,13 +84,15 @@ class Piece:
 @dataclass(frozen=True)
 class Batch:
     """Codes of other voices [B, C, T / 2] that say what the speaker does, the pitch [B, 2, T] and mel [B, N_MELS, T]
-    of the speaker; content [1, C, K] and mel [1, N_MELS, 2K] of a reference, which all of them share."""
+    of the speaker; content [1, C, K] and mel [1, N_MELS, 2K] of a reference, which all of them share; content
+    [1, C, J] and pitch [1, 2, 2J] of other people."""
 
     content: Tensor
     pitch: Tensor
     clean: Tensor
     reference_content: Tensor
     reference_mel: Tensor
+    foreign: tuple[Tensor, Tensor] | None = None
 
 
 def load_model(folder: Path, threads: int) -> ConversionModel:
@@ -144,6 +147,7 @@ def finetune(
     report: Callable[[int, int], None] = lambda done, steps: None,
     people: np.ndarray | None = None,
     perceptual: PerceptualTarget | None = None,
+    foreign: Foreign | None = None,
 ) -> Tuned:
     """The adapter that goes with a speaker's ``embedding`` [E], from clips.
 
@@ -151,7 +155,8 @@ def finetune(
 
     With it other voices that say the held-out part of the clips are turned into the speaker's no worse than without.
     These are some of ``people``, embeddings [N, E], or without any in random directions from the speaker's. The error
-    is that of the mel, with ``perceptual`` losses added if given. ``report`` gets the steps done and their total.
+    is that of the mel, with ``perceptual`` losses added if given, and with them the change of texture of ``foreign``
+    speech, which keeps conversions natural. ``report`` gets the steps done and their total.
 
     Raises:
         InputError: less than ``MIN_SECONDS`` of speech.
@@ -159,7 +164,7 @@ def finetune(
     speaker = _tensor([embedding])
     rng = np.random.default_rng([config.seed, 1])
     pieces, held_out = _split(_cut(model, clips, speaker, rng, config.voices, people), config.seed)
-    probes = [_batch(held_out, pieces, rng, config) for _ in range(PROBES)]
+    probes = [_batch(held_out, pieces, rng, config, foreign) for _ in range(PROBES)]
     torch.manual_seed(config.seed)
     adapter = _first_adapter(model.config).requires_grad_()
     optimizer = torch.optim.Adam([adapter], config.perceptual_rate if perceptual else config.learning_rate, BETAS)
@@ -169,7 +174,7 @@ def finetune(
         rng = np.random.default_rng([config.seed, 2, done])
         order = [pieces[k] for k in rng.permutation(len(pieces))]
         spoken, reference = order[: len(order) // 2], order[len(order) // 2 :]
-        batch = _batch(spoken, reference, rng, config)
+        batch = _batch(spoken, reference, rng, config, foreign)
 
         loss = _loss(model, batch, speaker, adapter, perceptual)
         optimizer.zero_grad()
@@ -264,7 +269,13 @@ def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:
     return [pieces[k] for k in order[count:]], [pieces[k] for k in order[:count]]
 
 
-def _batch(spoken: list[Piece], reference: list[Piece], rng: np.random.Generator, config: FinetuneConfig) -> Batch:
+def _batch(
+    spoken: list[Piece],
+    reference: list[Piece],
+    rng: np.random.Generator,
+    config: FinetuneConfig,
+    foreign: Foreign | None = None,
+) -> Batch:
     """Random crops of the pieces ``spoken``, all in turn, each from one of the other voices, with other
     pieces as the ``reference``: from a reference with the crop itself the decoder could copy.
     """
@@ -284,6 +295,7 @@ def _batch(spoken: list[Piece], reference: list[Piece], rng: np.random.Generator
         _tensor(clean),
         _tensor([np.concatenate([piece.content for piece in reference[:REFERENCE_PIECES]], axis=1)]),
         _tensor([np.concatenate([piece.mel for piece in reference[:REFERENCE_PIECES]], axis=1)]),
+        foreign and foreign.crop(rng),
     )
 
 
@@ -301,7 +313,18 @@ def _loss(
         RECONSTRUCTION * error
         + SPEAKER_SIMILARITY * found["speaker_similarity"]
         + CONTENT_CONSISTENCY * found.get("content_consistency", 0.0)
+        + TEXTURE * _change_of_texture(model, batch, speaker, adapter)
     )
+
+
+def _change_of_texture(model: ConversionModel, batch: Batch, speaker: Tensor, adapter: Tensor) -> Tensor | float:
+    """What the adapter does to the texture of other people's speech in the speaker's voice."""
+    if batch.foreign is None:
+        return 0.0
+    inputs = *batch.foreign, speaker, batch.reference_content, batch.reference_mel
+    with torch.no_grad():
+        plain = model.decoder(*inputs)
+    return texture_distance(model.decoder(*inputs, adapter), plain)
 
 
 def _rebuild(model: ConversionModel, batch: Batch, speaker: Tensor, adapter: Tensor) -> Tensor:
