@@ -241,7 +241,7 @@ def finetune(
 ) -> None:
     """Fine-tune a voice on a minute of speech; needs vconv[train].
 
-    Takes half a minute to two on a CPU. The .npz file is used as one by `embed` is, and fits this model only.
+    Takes about five minutes on one CPU core. The .npz file is used as one by `embed` is, and fits this model only.
 
     \b
     Examples:
