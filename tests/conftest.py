@@ -14,11 +14,11 @@ from tests.synthetic import make_speaker_encoder
 from vconv import audio, cli, features
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig
 from vconv.features import OUTPUT_HOP
-from vconv.frontends.asr_encoder import encoder_input, no_asr_features
 from vconv.inference import Converter
-from vconv.inference.engine import Engine
+from vconv.inference.engine import Decoded, Encoded
+from vconv.inference.utterance import Utterance
 from vconv.model_folder import POPULATION
-from vconv.voice import Reference
+from vconv.voice import Reference, Voice
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE_MODEL = REPOSITORY / "pretrained" / "base"
@@ -40,11 +40,6 @@ def speech(seconds: float, rate: int = 16000, f0: float = 120.0, seed: int = 0) 
     return (0.1 * wave / np.abs(wave).max(initial=1e-9) * 3).astype(np.float32)
 
 
-def heard(engine: Engine, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the content encoder hears of a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
-    return encoder_input(wave, engine.asr_features)
-
-
 class ToyEngine:
     """Stands for the networks: its content depends on the whole chunk, its vocoder on a few frames around."""
 
@@ -54,29 +49,29 @@ class ToyEngine:
 
     def __init__(self) -> None:
         self.pitch: list[np.ndarray] = []  # what decode() was given
-        self.references: list[Reference] = []
+        self.references: list[Reference | None] = []
 
-    asr_features = staticmethod(no_asr_features)
+    def asr_features(self, utterance: Utterance) -> None:
+        return None
 
-    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert asr_features.shape == (0, mel.shape[1] // 2)
-        pairs = mel.reshape(len(mel), -1, 2).mean(axis=2)
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+        pairs = utterance.mel.reshape(len(utterance.mel), -1, 2).mean(axis=2)
         content = pairs - pairs.mean(axis=1, keepdims=True)
-        return content, np.stack([content[:40].argmax(axis=0), content[40:].argmax(axis=0)])
+        return Encoded(content, np.stack([content[:40].argmax(axis=0), content[40:].argmax(axis=0)]), None)
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         return np.concatenate([np.eye(40, dtype=np.float32)[row].T for row in codes])
 
-    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
-        bands = mel.mean(axis=1).reshape(4, -1).mean(axis=1)
+    def speaker(self, utterance: Utterance) -> np.ndarray:
+        bands = utterance.mel.mean(axis=1).reshape(4, -1).mean(axis=1)
         return (bands / np.linalg.norm(bands)).astype(np.float32)
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
-    ) -> np.ndarray:
+        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+    ) -> Decoded:
         self.pitch.append(pitch)
-        self.references.append(reference)
-        return np.repeat(content, 2, axis=1) - 4 + np.repeat(embedding, 20)[:, None]
+        self.references.append(voice.reference)
+        return Decoded(np.repeat(content, 2, axis=1) - 4 + np.repeat(voice.embedding, 20)[:, None], None)
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         level = np.convolve(np.exp(mel.mean(axis=0)), np.ones(9) / 9, mode="same")

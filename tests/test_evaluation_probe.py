@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tests.conftest import Outcome, ToyEngine
-from tests.conftest import heard as heard_by
 from tests.synthetic import FORMANTS, RATE, VOWEL_SECONDS, make_corpus, speak
 from vconv import audio, features
 from vconv.config import BottleneckConfig
@@ -19,8 +18,10 @@ from vconv.data.manifest import Clip, read_manifest
 from vconv.errors import InputError
 from vconv.evaluation import phones, probe, probe_figures
 from vconv.evaluation.probe import Choice, Seen
-from vconv.evaluation.seen import hear, look, mel_of
+from vconv.evaluation.seen import hear, look
 from vconv.evaluation.seen import spectra as spectra_of
+from vconv.inference.utterance import Utterance
+from vconv.voice import Voice
 
 Cli = Callable[..., Outcome]
 
@@ -216,20 +217,20 @@ def test_phones_are_read_off_the_code(toy_engine: ToyEngine, tmp_path: Path) -> 
 
 def test_a_mel_is_rebuilt_from_the_voice_of_another_clip(toy_engine: ToyEngine, tmp_path: Path) -> None:
     clips = read_manifest(make_corpus(tmp_path, 2))
-    (figure,) = probe.rebuilt_figures(clips, toy_engine, (0, 0))
+    (figure,) = probe.rebuilt_figures(clips, toy_engine)
     assert figure.estimate.count == len(clips) == 8
     errors = []
     for clip in clips:
         other = next(c for c in clips if c.speaker == clip.speaker and c != clip)
-        mel, heard = (mel_of(hear(c.path)) for c in (clip, other))
-        content = toy_engine.content(*heard_by(toy_engine, hear(clip.path)))[0]
-        made = toy_engine.decode(content, np.zeros((2, mel.shape[1])), toy_engine.speaker(None, heard), None, None)
-        errors.append(np.abs(made - mel).mean() * 20 / np.log(10))
+        said, heard = (Utterance.of(hear(c.path)) for c in (clip, other))
+        content, voice = toy_engine.content(said).content, Voice(toy_engine.speaker(heard), None)
+        made = toy_engine.decode(content, np.zeros((2, said.frames)), voice).mel
+        errors.append(np.abs(made - said.mel).mean() * 20 / np.log(10))
     assert figure.value == pytest.approx(np.mean(errors), rel=1e-5)
     assert {reference.mel.shape[1] for reference in toy_engine.references if reference} <= {
-        mel_of(hear(clip.path)).shape[1] for clip in clips
+        Utterance.of(hear(clip.path)).frames for clip in clips
     }
-    assert probe.rebuilt_figures(clips[:4], toy_engine, (0, 0)) == []  # a clip of each speaker
+    assert probe.rebuilt_figures(clips[:4], toy_engine) == []  # a clip of each speaker
 
 
 def test_bad_clips_are_listed(toy_engine: ToyEngine, tmp_path: Path) -> None:

@@ -17,9 +17,6 @@ from tests.conftest import REPOSITORY, Outcome, speech
 from vconv import audio
 from vconv.errors import InputError
 from vconv.features import N_MELS, SAMPLE_RATE, continuous_log_f0
-from vconv.frontends.asr_encoder import no_asr_features
-from vconv.frontends.pitch import PitchTracker
-from vconv.inference.targets import speech_features
 from vconv.voice import Voice
 
 pytestmark = pytest.mark.slow  # trains, or runs whole recipes
@@ -44,9 +41,9 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(speaker: Path) -> list[Clip]:
-    tracker = PitchTracker()
-    return [speech_features(path, tracker, no_asr_features) for path in sorted(speaker.iterdir())]
+def clips(small_model: Path, speaker: Path) -> list[Clip]:
+    converter = vconv.load(small_model, threads=1)
+    return [converter.speech_features(path) for path in sorted(speaker.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +61,8 @@ def test_a_tuned_style_rebuilds_other_speech_of_the_speaker_better(
     assert told[0] == (1, 20) and told[-1][0] >= tuned.steps > 0
     assert tuned.after < 0.97 * tuned.before
 
-    mel, f0, _ = speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE), PitchTracker(), no_asr_features)
+    converter = vconv.load(small_model, threads=1)
+    mel, f0, _ = converter.speech_features((speech(4.0, f0=140, seed=7), SAMPLE_RATE))
     pitch = np.stack(continuous_log_f0(f0))[:, : mel.shape[1]]
     with torch.no_grad():
         heard, pitch, embedding, reference, adapter = (

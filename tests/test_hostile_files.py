@@ -81,7 +81,7 @@ def test_networks_that_give_nan_write_nothing(
 def test_a_network_that_gives_nan_makes_no_voice(
     toy: Converter, toy_engine: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toy_engine, "speaker", lambda wave, mel: np.full(4, np.nan, np.float32))
+    monkeypatch.setattr(toy_engine, "speaker", lambda utterance: np.full(4, np.nan, np.float32))
     audio.write(tmp_path / "a.wav", speech(1.0), 16000)
     with pytest.raises(VconvError, match="not finite"):
         toy.voice(tmp_path / "a.wav")

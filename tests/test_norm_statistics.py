@@ -9,13 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.conftest import heard, speech  # noqa: E402
+from tests.conftest import speech  # noqa: E402
 from vconv.inference.engine import OnnxEngine  # noqa: E402
 from vconv.inference.torch_engine import TorchEngine  # noqa: E402
+from vconv.inference.utterance import Utterance  # noqa: E402
 from vconv.model_folder import read_config  # noqa: E402
 from vconv.models.layers import InstanceNorm  # noqa: E402
 from vconv.models.norm_statistics import NormStatistics  # noqa: E402
-from vconv.voice import Reference  # noqa: E402
+from vconv.voice import Voice  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,14 @@ def test_with_frozen_statistics_a_part_is_encoded_as_within_the_whole(
 ) -> None:
     wave = speech(3.0)
     for engine in engines:
-        mel, asr_features = heard(engine, wave)
-        whole, statistics = engine.content_with(mel, asr_features, None)
-        np.testing.assert_array_equal(whole, engine.content(mel, asr_features)[0])
-        part, own = engine.content_with(mel[:, :100], asr_features[:, :50], statistics)
-        np.testing.assert_allclose(part[:, :35], whole[:, :35], atol=1e-4)
-        assert own.shape == statistics.shape and np.abs(own - statistics).max() > 1e-3
-        alone = engine.content(mel[:, :100], asr_features[:, :50])[0]
-        assert np.abs(alone[:, :35] - whole[:, :35]).max() > 0.01
+        utterance = Utterance.of(wave)
+        whole = engine.content(utterance)
+        part = engine.content(utterance.first(100), whole.statistics)
+        np.testing.assert_allclose(part.content[:, :35], whole.content[:, :35], atol=1e-4)
+        assert part.statistics.shape == whole.statistics.shape
+        assert np.abs(part.statistics - whole.statistics).max() > 1e-3
+        alone = engine.content(utterance.first(100))
+        assert np.abs(alone.content[:, :35] - whole.content[:, :35]).max() > 0.01
 
 
 def test_both_engines_decode_alike_with_given_statistics(
@@ -56,12 +57,12 @@ def test_both_engines_decode_alike_with_given_statistics(
 ) -> None:
     config = read_config(small_model)[0]
     onnx, tor = engines
-    content = onnx.content(*heard(onnx, speech(2.0)))[0]
+    content = onnx.content(Utterance.of(speech(2.0))).content
     pitch = np.zeros((2, 2 * content.shape[1]), np.float32)
     embedding = np.full(config.embedding_channels, config.embedding_channels**-0.5, np.float32)
-    inputs = (content, pitch, embedding, Reference.none(config.content_channels), np.zeros(config.adapter_shape))
-    statistics = onnx.decode_with(*inputs, None)[1] * np.float32(1.5)
-    (mel, own), (mel_torch, own_torch) = (engine.decode_with(*inputs, statistics) for engine in (onnx, tor))
-    np.testing.assert_allclose(mel, mel_torch, atol=1e-3)
-    np.testing.assert_allclose(own, own_torch, atol=1e-3)
-    assert np.abs(mel - onnx.decode(*inputs)).max() > 0.01
+    plain = onnx.decode(content, pitch, Voice(embedding, None))
+    statistics = plain.statistics * np.float32(1.5)
+    first, second = (engine.decode(content, pitch, Voice(embedding, None), statistics) for engine in (onnx, tor))
+    np.testing.assert_allclose(first.mel, second.mel, atol=1e-3)
+    np.testing.assert_allclose(first.statistics, second.statistics, atol=1e-3)
+    assert np.abs(first.mel - plain.mel).max() > 0.01

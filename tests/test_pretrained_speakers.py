@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from vconv.errors import InputError
-from vconv.features import N_MELS, SAMPLE_RATE, log_mel
+from vconv.features import N_MELS, SAMPLE_RATE
 from vconv.frontends.fbank import fbank
 from vconv.frontends.speaker_encoder import WINDOW_SAMPLES, FolderSpeakerEncoder, windows
+from vconv.inference.utterance import Utterance
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -165,7 +166,7 @@ def test_its_embeddings_are_the_verifiers(trained: tuple[Path, Path], speaker_en
         wanted = load_conversion(trained[1]).speaker(torch.from_numpy(heard)[None].float())[0].numpy()
     for device in ("cpu", "torch"):
         engine = vconv.load(folder, device, 1)._engine
-        np.testing.assert_allclose(engine.speaker(wave, log_mel(wave)), wanted, atol=2e-3)
+        np.testing.assert_allclose(engine.speaker(Utterance.of(wave)), wanted, atol=2e-3)
 
 
 def test_both_engines_convert_alike(folder: Path) -> None:

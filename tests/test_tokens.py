@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import vconv
-from tests.conftest import REPOSITORY, Outcome, ToyEngine, heard, speech
+from tests.conftest import REPOSITORY, Outcome, ToyEngine, speech
 from tests.test_cli import files_in
 from vconv import audio, features
 from vconv.config import BottleneckConfig
 from vconv.errors import InputError
 from vconv.features import F0_MIN, FRAME_RATE, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.inference import Converter
+from vconv.inference.utterance import Utterance
 from vconv.tokens import Tokens
 from vconv.tokens.melody import KNOT_FRAMES, STEPS, Melody
 from vconv.tokens.tokens import Size
@@ -360,15 +361,15 @@ def test_a_model_without_codes(toy_engine: ToyEngine, kind: str) -> None:
 def test_codes_stand_for_the_content_in_both_engines(small_model: Path) -> None:
     for device in ("cpu", "torch"):
         engine = vconv.load(small_model, device, threads=1)._engine
-        content, codes = engine.content(*heard(engine, speech(2.0)))
-        np.testing.assert_allclose(engine.content_of(codes), content, atol=1e-6)
+        encoded = engine.content(Utterance.of(speech(2.0)))
+        np.testing.assert_allclose(engine.content_of(encoded.codes), encoded.content, atol=1e-6)
 
 
 def test_the_graph_of_the_units_fits_the_model_that_came_along(model: Path) -> None:
     """Each file of the folder is replaced by itself: here one could be left behind."""
     pytest.importorskip("torch")
     onnx, modules = (vconv.load(model, device, threads=1)._engine for device in ("cpu", "torch"))
-    codes = onnx.content(*heard(onnx, speech(1.0)))[1]
+    codes = onnx.content(Utterance.of(speech(1.0))).codes
     np.testing.assert_allclose(onnx.content_of(codes), modules.content_of(codes), atol=1e-5)
 
 

@@ -37,6 +37,10 @@ class Reference:
     content: np.ndarray
     mel: np.ndarray
 
+    def first(self, frames: int) -> Reference:
+        """The first so many frames of the content."""
+        return Reference(self.content[:, :frames], self.mel[:, : 2 * frames])
+
     @classmethod
     def none(cls, channels: int) -> Reference:
         """What stands for no speech at all, as in training."""

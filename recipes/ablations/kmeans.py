@@ -19,9 +19,10 @@ from vconv.data.manifest import TRAIN, Clip, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.evaluation import probe, statistics
 from vconv.evaluation.probe_figures import CODE_RATE, Figure
-from vconv.evaluation.seen import hear, look, mel_of
+from vconv.evaluation.seen import hear, look
 from vconv.features import N_MELS
-from vconv.frontends.asr_encoder import no_asr_features
+from vconv.inference.engine import Encoded
+from vconv.inference.utterance import Utterance
 
 GROUPS, CODES = 2, 512
 TRAINING_CLIPS = 400
@@ -51,13 +52,11 @@ class KMeansCode:
             MiniBatchKMeans(codes, batch_size=4096, n_init=1, random_state=seed).fit(part) for part in learned
         ]
 
-    asr_features = staticmethod(no_asr_features)
-
-    def content(self, mel: np.ndarray, asr_features: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """mel [N_MELS, T] -> centroids [2 N_MELS, T / 2] and their numbers [GROUPS, T / 2]"""
-        codes = np.stack([book.predict(part) for book, part in zip(self._books, vectors(mel))])
+    def content(self, utterance: Utterance) -> Encoded:
+        """Centroids [2 N_MELS, T / 2] and their numbers [GROUPS, T / 2]."""
+        codes = np.stack([book.predict(part) for book, part in zip(self._books, vectors(utterance.mel))])
         centroids = [book.cluster_centers_[numbers] for book, numbers in zip(self._books, codes)]
-        return np.concatenate(centroids, axis=1).T, codes
+        return Encoded(np.concatenate(centroids, axis=1).T, codes, None)
 
 
 def training_mels(clips: Sequence[Clip], count: int) -> list[np.ndarray]:
@@ -66,7 +65,7 @@ def training_mels(clips: Sequence[Clip], count: int) -> list[np.ndarray]:
     found = []
     for place in np.linspace(0, len(able) - 1, min(count, len(able))).round().astype(int):
         try:
-            found.append(mel_of(hear(able[place].path)))
+            found.append(Utterance.of(hear(able[place].path)).mel)
         except InputError:
             continue
     return found

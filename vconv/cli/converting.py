@@ -299,7 +299,7 @@ def extract(
             def make(job: Job, progress: Progress) -> float:
                 check_arrays_file(job.output, overwrite)
                 extraction = converter.extract(job.source)
-                codes = {"codes": extraction.codes} if len(extraction.codes) else {}
+                codes = {} if extraction.codes is None else {"codes": extraction.codes}
                 save_arrays(job.output, **codes, f0=extraction.f0)
                 return len(extraction.f0) / FRAME_RATE
 

@@ -19,11 +19,11 @@ from vconv.evaluation.judges import EXTRA
 from vconv.evaluation.probe_figures import Figure, code_figures, phone_figures, speaker_figures
 from vconv.evaluation.seen import Choice, Seen, choose, hear, look, shuffled
 from vconv.files import write_text
-from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference.engine import OnnxEngine
+from vconv.inference.utterance import Utterance
 from vconv.model_folder import read_config
-from vconv.voice import Reference
+from vconv.voice import Reference, Voice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,7 +76,7 @@ def probe(
     seen.codes = [codes[:rows] for codes in seen.codes]
     found, notes = ask(seen, config.bottleneck.code_values)
     if hears:
-        found += rebuilt_figures(seen.clips, engine, config.adapter_shape, threads)
+        found += rebuilt_figures(seen.clips, engine, threads)
     else:
         notes.append("no embedding figures: this model has a table of speakers and hears none")
     return Probe(found, len(seen.clips), len({clip.speaker for clip in seen.clips}), [*seen.bad, *notes], seen)
@@ -85,7 +85,7 @@ def probe(
 def ask(seen: Seen, size: int) -> tuple[list[Figure], list[str]]:
     """Everything that can be measured of codes, each of ``size`` values, and of embeddings; and what could not be."""
     found, notes = speaker_figures(seen), []
-    if seen.codes[0].shape[0]:
+    if seen.codes:
         found += code_figures(seen, size)
     else:
         notes.append("no code figures: this model's bottleneck has no codes")
@@ -95,9 +95,7 @@ def ask(seen: Seen, size: int) -> tuple[list[Figure], list[str]]:
     return found + told, notes
 
 
-def rebuilt_figures(
-    clips: Sequence[Clip], engine: Engine, adapter_shape: tuple[int, int], threads: int = 1
-) -> list[Figure]:
+def rebuilt_figures(clips: Sequence[Clip], engine: Engine, threads: int = 1) -> list[Figure]:
     """How far the mel is from a clip's own that is made of its content and F0 and of another clip's voice.
 
     The other clip is the speaker's next one. Nothing where no speaker has two.
@@ -106,19 +104,15 @@ def rebuilt_figures(
     for clip in clips:
         by_speaker.setdefault(clip.speaker, []).append(clip)
     able = [clip for clip in clips if len(by_speaker[clip.speaker]) > 1]
-    tracker, adapter, errors = PitchTracker(threads), np.zeros(adapter_shape, np.float32), []
+    tracker, errors = PitchTracker(threads), []
     for clip in sorted(able, key=lambda clip: shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
-        wave, heard = hear(clip.path), hear(own[(own.index(clip) + 1) % len(own)].path)
-        (mel, asr_features), (voice, voice_asr_features) = (
-            encoder_input(w, engine.asr_features) for w in (wave, heard)
-        )
-        pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : mel.shape[1]]
-        reference = Reference(engine.content(voice, voice_asr_features)[0], voice)
-        made = engine.decode(
-            engine.content(mel, asr_features)[0], pitch, engine.speaker(heard, voice), reference, adapter
-        )
-        errors.append(float(np.abs(made - mel).mean()) * DB_PER_NEPER)
+        wave = hear(clip.path)
+        said, other = Utterance.of(wave), Utterance.of(hear(own[(own.index(clip) + 1) % len(own)].path))
+        pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : said.frames]
+        voice = Voice(engine.speaker(other), None, Reference(engine.content(other).content, other.mel))
+        made = engine.decode(engine.content(said).content, pitch, voice).mel
+        errors.append(float(np.abs(made - said.mel).mean()) * DB_PER_NEPER)
     if not errors:
         return []
     return [Figure("rebuilt_error", "error of a rebuilt mel (dB)", statistics.mean(errors), None, -1, errors)]

@@ -154,7 +154,7 @@ def phone_figures(seen: Seen) -> list[Figure]:
     frames = _Frames(np.concatenate(spoken), np.repeat(np.arange(len(known)), [len(part) for part in spoken]), asked)
     content = np.concatenate([seen.content[n] for n in known], axis=1).T
     out = _phone_classifier("phone_from_code", "phone read off the content code (%)", _linear(), content, frames)
-    if not seen.codes[0].shape[0]:
+    if not seen.codes:
         return out
     codes = np.concatenate([seen.codes[n] for n in known], axis=1)
     out += _phone_classifier(

@@ -15,7 +15,7 @@ from vconv import audio, features
 from vconv.data.manifest import SPLITS, Clip
 from vconv.errors import InputError
 from vconv.evaluation import metrics
-from vconv.frontends.asr_encoder import encoder_input
+from vconv.inference.utterance import Utterance
 
 if TYPE_CHECKING:
     from vconv.inference.engine import Engine
@@ -87,14 +87,15 @@ def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: No
         except InputError as error:
             seen.bad.append(str(error))
             continue
-        mel, asr_features = encoder_input(wave, engine.asr_features)
-        content, codes = engine.content(mel, asr_features)
+        utterance = Utterance.of(wave)
+        encoded = engine.content(utterance)
         seen.clips.append(clip)
-        seen.content.append(content)
-        seen.codes.append(codes)
+        seen.content.append(encoded.content)
+        if encoded.codes is not None:
+            seen.codes.append(encoded.codes)
         if hears:
-            seen.embeddings.append(engine.speaker(wave, mel))
-        seen.spectra.append(spectra(mel))
+            seen.embeddings.append(engine.speaker(utterance))
+        seen.spectra.append(spectra(utterance.mel))
         report(done, len(clips))
     return seen
 
@@ -110,12 +111,6 @@ def hear(path: Path) -> np.ndarray:
     if len(wave) < audio.MIN_SECONDS * features.SAMPLE_RATE:
         raise InputError(f"{path}: too little speech in it")
     return audio.normalize(wave, features.SAMPLE_RATE)
-
-
-def mel_of(wave: np.ndarray) -> np.ndarray:
-    """[N_MELS, T], T even as the model takes it."""
-    mel = features.log_mel(wave)
-    return mel[:, : mel.shape[1] // 2 * 2]
 
 
 def spectra(mel: np.ndarray) -> np.ndarray:

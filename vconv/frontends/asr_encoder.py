@@ -10,27 +10,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vconv.errors import InputError
-from vconv.features import SAMPLE_RATE, code_frames, frame_count, log_mel
+from vconv.features import SAMPLE_RATE, code_frames, frame_count
 from vconv.frontends.grid import CENTRE, CODE_HOP, STRIDE, at_places, places
 from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import ASR_ENCODER
 
-if TYPE_CHECKING:
-    pass
-
 FRESH_FRAMES = 250  # of the code, 8 s: the output of one run
 CONTEXT_FRAMES = 32  # more on each side, about 1 s
 SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
-
-
-AsrFrontend = Callable[[np.ndarray], np.ndarray]  # wave [N] at 16 kHz -> features [R, ceil(T / 2)]
 
 
 class AsrEncoder:
@@ -81,10 +73,10 @@ class AsrEncoder:
 
 
 class FolderAsrEncoder:
-    """The ASR encoder of a model folder, opened when it is first needed; without one there are features of no channels.
+    """The ASR encoder of a model folder, opened when it is first needed.
 
     Args:
-        channels: that the model expects, 0 without an ASR encoder.
+        channels: that the model expects.
 
     Raises:
         InputError: there is none, and there should be.
@@ -93,8 +85,7 @@ class FolderAsrEncoder:
     def __init__(self, folder: Path, channels: int, threads: int) -> None:
         self._path, self._channels, self._threads = folder / ASR_ENCODER, channels, threads
         self._asr_encoder: AsrEncoder | None = None
-        if channels:
-            _check(self._path)
+        _check(self._path)
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """As ``AsrEncoder``: [N] -> [R, ceil(T / 2)] float32
@@ -102,24 +93,11 @@ class FolderAsrEncoder:
         Raises:
             InputError: the file is wrong, or another model's.
         """
-        if not self._channels:
-            return no_asr_features(wave)
         if self._asr_encoder is None:
             self._asr_encoder = AsrEncoder(self._path, self._threads)
             if self._asr_encoder.channels != self._channels:
                 raise InputError(f"{self._path}: belongs to another model; export or download the model again")
         return self._asr_encoder(wave)
-
-
-def no_asr_features(wave: np.ndarray) -> np.ndarray:
-    """In place of an ASR encoder: features without channels, [N] -> [0, ceil(T / 2)]"""
-    return np.zeros((0, code_frames(frame_count(len(wave)))), np.float32)
-
-
-def encoder_input(wave: np.ndarray, asr_frontend: AsrFrontend) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs of the content encoder for a wave [N] at 16 kHz: mel [N_MELS, T], T even, and features [R, T / 2]."""
-    mel, rows = log_mel(wave), frame_count(len(wave)) // 2
-    return mel[:, : 2 * rows], asr_frontend(wave)[:, :rows]
 
 
 def _check(path: Path) -> None:

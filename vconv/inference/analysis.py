@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vconv import audio, features
+from vconv import audio
 from vconv.audio import Source
 from vconv.errors import InputError
 from vconv.features import HOP_LENGTH, OUTPUT_RATE, SAMPLE_RATE
@@ -18,6 +18,7 @@ from vconv.inference.engine import Engine
 from vconv.inference.output import not_finite
 from vconv.inference.streaming import Spool
 from vconv.inference.targets import check_length
+from vconv.inference.utterance import Utterance
 from vconv.untrusted import all_finite
 
 
@@ -41,15 +42,19 @@ class Analysis:
         """[frames]"""
         return np.pad(self.f0, (0, self.frames - len(self.f0)))
 
+    def utterance(self, start: int, end: int) -> Utterance:
+        """From one frame to another, both even."""
+        return streaming.utterance(self.wave, self.gain, start, end)
+
 
 @dataclass(frozen=True)
 class Extraction:
     """What the model takes from a recording: codes [G, T / 2], f0 [T] in Hz (0 where unvoiced), T even.
 
-    G is 0 where the model's bottleneck has no codes.
+    codes is None where the model's bottleneck has none.
     """
 
-    codes: np.ndarray
+    codes: np.ndarray | None
     f0: np.ndarray
 
 
@@ -60,7 +65,7 @@ class Rebuilt:
     mel: np.ndarray  # [N_MELS, T] log-mel
     f0: np.ndarray  # [T] Hz, 0 where unvoiced
     embedding: np.ndarray  # [E] of unit length
-    codes: np.ndarray  # [G, T / 2]; no rows where the model has no codes
+    codes: np.ndarray | None  # [G, T / 2]; None where the model has no codes
     again: np.ndarray  # [N_MELS, T], what the decoder makes of these
 
 
@@ -88,19 +93,14 @@ def analyse(source: Source, tracker: PitchTracker) -> Iterator[Analysis]:
         )
 
 
-def content_and_codes(engine: Engine, analysis: Analysis, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Content [C, T / 2] and codes [G, T / 2] of a source from one frame to another, both even."""
-    stretch = (analysis.wave, analysis.gain, start, end)
-    asr_features = streaming.asr_frames(*stretch, engine.asr_features)
-    return engine.content(streaming.mel_frames(*stretch), asr_features)
-
-
-def codes_of(engine: Engine, analysis: Analysis) -> np.ndarray:
-    """Content codes of a source [G, frames / 2]."""
+def codes_of(engine: Engine, analysis: Analysis) -> np.ndarray | None:
+    """Content codes of a source [G, frames / 2], None where the bottleneck has none."""
     parts = []
     done = 0
     for start, end in streaming.chunk_bounds(analysis.frames):
-        codes = content_and_codes(engine, analysis, start, end)[1]
+        codes = engine.content(analysis.utterance(start, end)).codes
+        if codes is None:
+            return None
         last = end == analysis.frames
         until = end if last else end - streaming.OVERLAP_FRAMES // 2  # halfway through the overlap
         parts.append(codes[:, (done - start) // 2 : (until - start) // 2])
@@ -114,9 +114,7 @@ def embedding_of(engine: Engine, analysis: Analysis) -> np.ndarray:
     for start, end in streaming.chunk_bounds(analysis.frames):
         wave = audio.trim_silence(analysis.wave.read(start * HOP_LENGTH, end * HOP_LENGTH), SAMPLE_RATE)
         if len(wave):
-            wave = wave * np.float32(analysis.gain)
-            mel = features.log_mel(wave)
-            embeddings.append(engine.speaker(wave, mel[:, : mel.shape[1] // 2 * 2]))
+            embeddings.append(engine.speaker(Utterance.of(wave * np.float32(analysis.gain))))
             voiced.append(np.count_nonzero(analysis.f0[start:end]))
     embedding = np.average(embeddings, axis=0, weights=voiced if any(voiced) else None)
     if not all_finite(embedding):

@@ -16,17 +16,17 @@ from vconv import audio, features
 from vconv.audio import Source
 from vconv.config import ConversionConfig
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE
-from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
-from vconv.inference.analysis import Analysis, Extraction, Rebuilt, analyse, codes_of, content_and_codes, embedding_of
+from vconv.inference.analysis import Analysis, Extraction, Rebuilt, analyse, codes_of, embedding_of
 from vconv.inference.checks import check_has_codes, check_tokens, checked
 from vconv.inference.engine import Engine
 from vconv.inference.output import Progress, finished, write
 from vconv.inference.register import check_pitch, moved_pitch
 from vconv.inference.targets import clips_in, embed_clip, make_voice, speech_features
+from vconv.inference.utterance import Utterance
 from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
-from vconv.voice import Reference, Voice, is_saved_voice
+from vconv.voice import Voice, is_saved_voice
 
 if TYPE_CHECKING:
     from vconv.live import Enrolment, LiveConverter
@@ -119,7 +119,7 @@ class Converter:
                 inspect(analysis)
 
             def content(start: int, end: int) -> np.ndarray:
-                return content_and_codes(self._engine, analysis, start, end)[0]
+                return self._engine.content(analysis.utterance(start, end)).content
 
             melody = moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
             blocks = self._blocks(content, melody, voice)
@@ -230,15 +230,13 @@ class Converter:
 
         Nothing is refused: the error measures how similar the sound is to the training data.
         """
-        mel, asr_features = encoder_input(wave, self._engine.asr_features)
-        f0 = (self._tracker(wave) if f0 is None else f0)[: mel.shape[1]]
-        f0 = np.pad(f0, (0, mel.shape[1] - len(f0)))
-        embedding = self._engine.speaker(wave, mel)
-        content, codes = self._engine.content(mel, asr_features)
+        utterance = Utterance.of(wave)
+        f0 = (self._tracker(wave) if f0 is None else f0)[: utterance.frames]
+        f0 = np.pad(f0, (0, utterance.frames - len(f0)))
+        embedding, encoded = self._engine.speaker(utterance), self._engine.content(utterance)
         pitch = np.stack(features.continuous_log_f0(f0))
-        adapter = np.zeros(self._config.adapter_shape, np.float32)
-        again = self._engine.decode(content, pitch, embedding, Reference.none(self._config.content_channels), adapter)
-        return Rebuilt(mel, f0, embedding, codes, again)
+        again = self._engine.decode(encoded.content, pitch, Voice(embedding, None)).mel
+        return Rebuilt(utterance.mel, f0, embedding, encoded.codes, again)
 
     def embed(self, wave: Source | list[Source]) -> np.ndarray:
         """Speaker embedding [E] of unit length, of one recording, a folder, or several of one speaker."""
@@ -269,13 +267,14 @@ class Converter:
             return checked(Voice.load(targets[0]), str(targets[0]), self._config, self.model)
         return make_voice(list(itertools.chain.from_iterable(map(clips_in, targets))), self._engine, self._tracker)
 
-    def speech_features(self, clip: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mel [N_MELS, T], T even, F0 [T'] and ASR features [R, T / 2] of a clip, trimmed of silence.
+    def speech_features(self, clip: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Mel [N_MELS, T], T even, F0 [T'] and, if the model has any, ASR features [R, T / 2] of a clip without the
+        silence around it.
 
         Raises:
             InputError: the clip cannot be used as a target.
         """
-        return speech_features(clip, self._tracker, self._engine.asr_features)
+        return speech_features(clip, self._tracker, self._engine)
 
     def extract(self, source: Source) -> Extraction:
         """Content codes and F0 of a recording.
@@ -323,12 +322,9 @@ class Converter:
 
     def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice) -> Iterator[np.ndarray]:
         """Wave of content and pitch [2, T] in a voice, whatever its loudness: blocks [n], together [T * OUTPUT_HOP]."""
-        reference = voice.reference or Reference.none(self._config.content_channels)
-        adapter = np.zeros(self._config.adapter_shape, np.float32) if voice.adapter is None else voice.adapter
 
         def chunks() -> Iterator[tuple[int, np.ndarray]]:
             for start, end in streaming.chunk_bounds(pitch.shape[1]):
-                part = content(start, end)
-                yield start, self._engine.decode(part, pitch[:, start:end], voice.embedding, reference, adapter)
+                yield start, self._engine.decode(content(start, end), pitch[:, start:end], voice).mel
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)

@@ -2,90 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from vconv.config import ConversionConfig
 from vconv.errors import InputError
 from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
 from vconv.graphs import open_graph, run_graph
+from vconv.inference.utterance import Utterance
 from vconv.model_folder import WEIGHTS, check_files, check_whole, encoder_files, read_config
 from vconv.stft import istft, stft
-from vconv.voice import Reference
+from vconv.voice import Reference, Voice
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 GRAPHS = ("content", "speaker", "decoder", "vocoder")
 STATISTICS = {"statistics", "share"}  # inputs of graphs with instance norms: how to normalize other than by themselves
-OWN_STATISTICS = "own_statistics"  # their last output
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the content encoder makes of T frames."""
+
+    content: np.ndarray  # [C, T / 2]
+    codes: np.ndarray | None  # [G, T / 2], where the bottleneck has codes
+    statistics: np.ndarray | None  # [2, S], the input's own, where there are instance norms; see ``NormStatistics``
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder makes of T frames."""
+
+    mel: np.ndarray  # [N_MELS, T]
+    statistics: np.ndarray | None  # as those of ``Encoded``
 
 
 class Engine(Protocol):
-    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R features."""
+    """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R features.
 
-    def asr_features(self, wave: np.ndarray) -> np.ndarray:
-        """wave [N] at 16 kHz -> ASR features [R, ceil(T / 2)]; R is 0 where there is no ASR encoder"""
+    Where ``statistics`` [2, S] are given, instance norms normalize by them, and else each input by itself.
+    """
 
-    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """mel [N_MELS, T], an ASR encoder's features [R, T / 2] -> content [C, T / 2] and its codes [G, T / 2]
+    def asr_features(self, utterance: Utterance) -> np.ndarray | None:
+        """ASR features [R, T / 2], None where the model has no ASR encoder."""
 
-        There are no rows of codes where the bottleneck has none.
-        """
-
-    def content_with(
-        self, mel: np.ndarray, asr_features: np.ndarray, statistics: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Content [C, T / 2], normalized by given statistics [2, S], and the input's own [2, S]; see ``NormStatistics``
-
-        S is 0 where the network has no instance norms. None normalizes each input by itself.
-        """
-
-    def decode_with(
-        self,
-        content: np.ndarray,
-        pitch: np.ndarray,
-        embedding: np.ndarray,
-        reference: Reference,
-        adapter: np.ndarray,
-        statistics: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As ``decode``: mel [N_MELS, T], normalized by given statistics [2, S], and the input's own [2, S]"""
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+        """Content code of an utterance."""
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         """codes [G, T / 2] -> content [C, T / 2]"""
 
-    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
-        """wave [N] at 16 kHz and its mel [N_MELS, T] -> unit-length embedding [E]
+    def speaker(self, utterance: Utterance) -> np.ndarray:
+        """Embedding [E] of unit length.
 
         Raises:
             InputError: the model has a table of speakers, and no speaker encoder.
         """
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
-    ) -> np.ndarray:
-        """content [C, T / 2], pitch [2, T], embedding [E], reference, adapter [L, S] -> mel [N_MELS, T]"""
+        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+    ) -> Decoded:
+        """content [C, T / 2] and pitch [2, T] in a voice, whatever the voice has."""
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """mel [N_MELS, T], pitch [2, T], source and noise [T * OUTPUT_HOP] -> 24 kHz wave [T * OUTPUT_HOP]"""
+
+
+def conditioning(voice: Voice, config: ConversionConfig) -> dict[str, np.ndarray]:
+    """The decoder's inputs of a voice. For a part that the voice lacks it gets what stands for none in training."""
+    reference = voice.reference or Reference.none(config.content_channels)
+    return {
+        "embedding": voice.embedding,
+        "reference_content": reference.content,
+        "reference_mel": reference.mel,
+        "adapter": np.zeros(config.adapter_shape, np.float32) if voice.adapter is None else voice.adapter,
+    }
 
 
 class OnnxEngine:
     """The exported graphs through onnxruntime on the CPU; each is opened when it is first needed."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        config = read_config(folder)[0]
-        self._embeds_speakers, self._uses_asr_features = config.embeds_speakers, config.asr_channels > 0
-        self.asr_features = FolderAsrEncoder(folder, config.asr_channels, threads)
-        self._pretrained_speaker = (
-            FolderSpeakerEncoder(folder, config.speaker_embedding_channels, threads)
-            if config.speaker == "pretrained"
-            else None
-        )
-        graphs = [f"{graph}.onnx" for graph in GRAPHS if self._embeds_speakers or graph != "speaker"]
+        config = self._config = read_config(folder)[0]
+        self._encoders = FolderEncoders(folder, config, threads)
+        graphs = [f"{graph}.onnx" for graph in GRAPHS if config.embeds_speakers or graph != "speaker"]
         if config.bottleneck.codes_per_frame:
             graphs.append("tokens.onnx")
         check_whole(folder, [*graphs, *WEIGHTS, *encoder_files(config)])
@@ -93,61 +98,30 @@ class OnnxEngine:
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
 
-    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        optional = {"asr_features": asr_features} if self._uses_asr_features else {}
-        content, codes, *_ = self._run("content", mel=mel, **optional)
-        return content, codes
+    def asr_features(self, utterance: Utterance) -> np.ndarray | None:
+        return self._encoders.asr_features(utterance)
 
-    def content_with(
-        self, mel: np.ndarray, asr_features: np.ndarray, statistics: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        optional = {"asr_features": asr_features} if self._uses_asr_features else {}
-        content, _, own = self._run_with("content", statistics, mel=mel, **optional)
-        return content, own
-
-    def decode_with(
-        self,
-        content: np.ndarray,
-        pitch: np.ndarray,
-        embedding: np.ndarray,
-        reference: Reference,
-        adapter: np.ndarray,
-        statistics: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        mel, own = self._run_with(
-            "decoder",
-            statistics,
-            content=content,
-            pitch=pitch,
-            embedding=embedding,
-            reference_content=reference.content,
-            reference_mel=reference.mel,
-            adapter=adapter,
-        )
-        return mel, own
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+        asr_features = self.asr_features(utterance)
+        optional = {} if asr_features is None else {"asr_features": asr_features}
+        content, codes, *own = self._run("content", statistics, mel=utterance.mel, **optional)
+        return Encoded(content, codes if len(codes) else None, *own or [None])
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         check_files(self._folder, ["tokens.onnx"])  # which a model without codes has not
         return self._run("tokens", codes=codes)[0]
 
-    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
-        if not self._embeds_speakers:
-            raise no_encoder()
-        inputs = {"speaker_embedding": self._pretrained_speaker(wave)} if self._pretrained_speaker else {"mel": mel}
+    def speaker(self, utterance: Utterance) -> np.ndarray:
+        pretrained = self._encoders.speaker_embedding(utterance)
+        inputs = {"mel": utterance.mel} if pretrained is None else {"speaker_embedding": pretrained}
         return self._run("speaker", **inputs)[0]
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
-    ) -> np.ndarray:
-        return self._run(
-            "decoder",
-            content=content,
-            pitch=pitch,
-            embedding=embedding,
-            reference_content=reference.content,
-            reference_mel=reference.mel,
-            adapter=adapter,
-        )[0]
+        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+    ) -> Decoded:
+        inputs = conditioning(voice, self._config)
+        mel, *own = self._run("decoder", statistics, content=content, pitch=pitch, **inputs)
+        return Decoded(mel, *own or [None])
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         real, imaginary, noise_gain = self._run("vocoder", mel=mel, pitch=pitch)
@@ -158,15 +132,11 @@ class OnnxEngine:
         spectrum += stft(noise, hop) * noise_gain
         return istft(spectrum, hop)
 
-    def _run_with(self, graph: str, statistics: np.ndarray | None, **inputs: np.ndarray) -> list[np.ndarray]:
-        """Outputs of a graph, the last the statistics [2, S] of its norms; S is 0 in one without."""
-        outputs = self._run(graph, statistics, **inputs)
-        session = self._sessions[graph]
-        has_norms = session.get_outputs()[-1].name == OWN_STATISTICS
-        return outputs if has_norms else [*outputs, np.zeros((2, 0), np.float32)]
-
     def _run(self, graph: str, statistics: np.ndarray | None = None, **inputs: np.ndarray) -> list[np.ndarray]:
-        """Outputs of a graph for one utterance: the batch axis is put on and taken off here."""
+        """Outputs of a graph for one utterance: the batch axis is put on and taken off here.
+
+        With instance norms, the input's own statistics [2, S] are the last.
+        """
         if graph not in self._sessions:
             self._sessions[graph] = self._open(self._folder / f"{graph}.onnx", set(inputs))
         session = self._sessions[graph]
@@ -191,8 +161,35 @@ def _kind(value: np.ndarray) -> type:
     return np.int64 if value.dtype.kind in "iu" else np.float32
 
 
-def no_encoder() -> InputError:
-    return InputError(
-        "this model has a table of its training speakers and no speaker encoder for clips; "
-        "give one of the voices in its folder, voices/NAME.npz"
-    )
+class FolderEncoders:
+    """The frozen encoders of a model folder that take waves: of ASR features and of speaker embeddings.
+
+    Raises:
+        InputError: the folder lacks one that the model takes.
+    """
+
+    def __init__(self, folder: Path, config: ConversionConfig, threads: int) -> None:
+        self._embeds_speakers = config.embeds_speakers
+        self._asr = FolderAsrEncoder(folder, config.asr_channels, threads) if config.asr_channels else None
+        self._speaker = (
+            FolderSpeakerEncoder(folder, config.speaker_embedding_channels, threads)
+            if config.speaker == "pretrained"
+            else None
+        )
+
+    def asr_features(self, utterance: Utterance) -> np.ndarray | None:
+        """[R, T / 2], None without ASR encoder."""
+        return self._asr and utterance.asr_features(self._asr)
+
+    def speaker_embedding(self, utterance: Utterance) -> np.ndarray | None:
+        """The pretrained speaker encoder's embedding [V], None where the model has one of its own.
+
+        Raises:
+            InputError: the model has a table of speakers, and no speaker encoder.
+        """
+        if not self._embeds_speakers:
+            raise InputError(
+                "this model has a table of its training speakers and no speaker encoder for clips; "
+                "give one of the voices in its folder, voices/NAME.npz"
+            )
+        return self._speaker and self._speaker(utterance.wave)

@@ -21,8 +21,8 @@ from vconv import features
 from vconv.errors import VconvError
 from vconv.excitation import PulseTrain
 from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
-from vconv.frontends.asr_encoder import AsrFrontend
 from vconv.frontends.pitch import PitchTracker
+from vconv.inference.utterance import Utterance
 from vconv.opening import temporary_space
 
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
@@ -91,14 +91,10 @@ def mel_frames(wave: Spool, gain: float, start: int, end: int) -> np.ndarray:
     return out
 
 
-def asr_frames(wave: Spool, gain: float, start: int, end: int, asr_frontend: AsrFrontend) -> np.ndarray:
-    """ASR features of the frames ``start`` to ``end``, both even: [R, (end - start) / 2]
-
-    Beyond the end of the wave the last one is repeated.
-    """
-    rows = (end - start) // 2
-    found = asr_frontend(wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain))[:, :rows]
-    return np.pad(found, ((0, 0), (0, rows - found.shape[1])), mode="edge")
+def utterance(wave: Spool, gain: float, start: int, end: int) -> Utterance:
+    """Frames ``start`` to ``end``, both even, of the 16 kHz ``wave`` times ``gain``."""
+    stretch = wave.read(start * HOP_LENGTH, end * HOP_LENGTH) * np.float32(gain)
+    return Utterance(stretch, mel_frames(wave, gain, start, end))
 
 
 def f0_curve(wave: Spool, gain: float, tracker: PitchTracker) -> np.ndarray:

@@ -11,10 +11,10 @@ import numpy as np
 
 from vconv import audio, features
 from vconv.errors import InputError, VconvError
-from vconv.frontends.asr_encoder import AsrFrontend, encoder_input, no_asr_features
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference.engine import Engine
 from vconv.inference.output import not_finite
+from vconv.inference.utterance import Utterance
 from vconv.untrusted import all_finite
 from vconv.voice import REFERENCE_FRAMES, Reference, Voice, is_saved_voice, rounded
 
@@ -46,15 +46,15 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTrac
     missing = REFERENCE_FRAMES
     for clip in clips:
         wave = speech_of(clip)
-        mel, clip_f0, asr_features = _features(clip, wave, tracker, engine.asr_features if missing else no_asr_features)
-        embeddings.append(engine.speaker(wave, mel))
-        frames.append(mel.shape[1])
-        f0.append(clip_f0)
+        f0.append(_melody(clip, wave, tracker))
+        utterance = Utterance.of(wave)
+        embeddings.append(engine.speaker(utterance))
+        frames.append(utterance.frames)
         if missing:
-            part = mel[:, :missing]
-            contents.append(engine.content(part, asr_features[:, : part.shape[1] // 2])[0])
-            mels.append(part)
-            missing -= part.shape[1]
+            part = utterance.first(missing)
+            contents.append(engine.content(part).content)
+            mels.append(part.mel)
+            missing -= part.frames
     if not frames:
         raise InputError("no target given; name at least one clip of the voice to sound like")
     embedding = np.average(embeddings, axis=0, weights=frames)
@@ -67,10 +67,12 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTrac
 
 
 def speech_features(
-    clip: audio.Source, tracker: PitchTracker, asr_frontend: AsrFrontend
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a clip, trimmed of silence: mel [N_MELS, T], T even, F0 [T'], ASR features [R, T / 2]."""
-    return _features(clip, speech_of(clip), tracker, asr_frontend)
+    clip: audio.Source, tracker: PitchTracker, engine: Engine
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Of a clip, trimmed of silence: mel [N_MELS, T], T even, F0 [T'], ASR features [R, T / 2] if the model has any."""
+    wave = speech_of(clip)
+    f0, utterance = _melody(clip, wave, tracker), Utterance.of(wave)
+    return utterance.mel, f0, engine.asr_features(utterance)
 
 
 def speech_of(clip: audio.Source) -> np.ndarray:
@@ -88,22 +90,19 @@ def speech_of(clip: audio.Source) -> np.ndarray:
 def embed_clip(clip: audio.Source, engine: Engine) -> tuple[np.ndarray, float]:
     """Speaker embedding [E] of unit length of one recording, and the seconds of speech in it."""
     wave = speech_of(clip)
-    mel, _ = encoder_input(wave, no_asr_features)
-    embedding = engine.speaker(wave, mel).astype(np.float64)
+    embedding = engine.speaker(Utterance.of(wave)).astype(np.float64)
     if not all_finite(embedding):
         raise not_finite()
     return embedding / np.linalg.norm(embedding), len(wave) / features.SAMPLE_RATE
 
 
-def _features(
-    clip: audio.Source, wave: np.ndarray, tracker: PitchTracker, asr_frontend: AsrFrontend
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _melody(clip: audio.Source, wave: np.ndarray, tracker: PitchTracker) -> np.ndarray:
+    """F0 [T] of a clip's speech, some of it voiced."""
     f0 = tracker(wave)
     if not f0.any():
         name = audio.source_name(clip)
         raise InputError(f"{name}: no voiced speech found; give a clear recording of the target speaking")
-    mel, asr_features = encoder_input(wave, asr_frontend)
-    return mel, f0, asr_features
+    return f0
 
 
 def _beginning(reader: audio.BlockReader) -> Iterator[np.ndarray]:

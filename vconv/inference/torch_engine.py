@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from vconv.errors import InputError
-from vconv.frontends.asr_encoder import FolderAsrEncoder
-from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
-from vconv.inference.engine import no_encoder
+from vconv.inference.engine import Decoded, Encoded, FolderEncoders, conditioning
+from vconv.inference.utterance import Utterance
 from vconv.model_folder import check_whole, encoder_files
 from vconv.models import saved
 from vconv.models.norm_statistics import NormStatistics
-from vconv.voice import Reference
+from vconv.voice import Voice
 
 
 class TorchEngine:
@@ -32,54 +31,35 @@ class TorchEngine:
         self._device = torch.device("cpu" if device == "torch" else device)
         conversion, vocoder = saved.load(folder)
         config = conversion.config
-        self.asr_features = FolderAsrEncoder(folder, config.asr_channels, threads)
-        self._pretrained_speaker = (
-            FolderSpeakerEncoder(folder, config.speaker_embedding_channels, threads)
-            if config.speaker == "pretrained"
-            else None
-        )
+        self._encoders = FolderEncoders(folder, config, threads)
         check_whole(folder, encoder_files(config))
         self._conversion, self._vocoder = conversion.to(self._device), vocoder.to(self._device)
 
-    def content(self, mel: np.ndarray, asr_features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with torch.inference_mode():
-            code = self._conversion.encode(self._tensor(mel), self._tensor(asr_features))
-        codes = np.zeros((0, code.z_q.shape[2]), np.int64) if code.codes is None else _array(code.codes)
-        return _array(code.z_q), codes
+    def asr_features(self, utterance: Utterance) -> np.ndarray | None:
+        return self._encoders.asr_features(utterance)
+
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+        asr_features = self.asr_features(utterance)
+        with torch.inference_mode(), self._normalized(statistics) as norms:
+            optional = [] if asr_features is None else [self._tensor(asr_features)]
+            code = self._conversion.encode(self._tensor(utterance.mel), *optional)
+        return Encoded(_array(code.z_q), None if code.codes is None else _array(code.codes), _reported(norms))
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return _array(self._conversion.bottleneck.decode(torch.from_numpy(codes[None]).to(self._device)))
 
-    def speaker(self, wave: np.ndarray, mel: np.ndarray) -> np.ndarray:
-        if not self._conversion.config.embeds_speakers:
-            raise no_encoder()
-        return self._run(self._conversion.speaker, self._pretrained_speaker(wave) if self._pretrained_speaker else mel)
+    def speaker(self, utterance: Utterance) -> np.ndarray:
+        pretrained = self._encoders.speaker_embedding(utterance)
+        return self._run(self._conversion.speaker, utterance.mel if pretrained is None else pretrained)
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, embedding: np.ndarray, reference: Reference, adapter: np.ndarray
-    ) -> np.ndarray:
-        return self._run(self._conversion.decoder, content, pitch, embedding, reference.content, reference.mel, adapter)
-
-    def content_with(
-        self, mel: np.ndarray, asr_features: np.ndarray, statistics: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+    ) -> Decoded:
+        inputs = conditioning(voice, self._conversion.config).values()
         with self._normalized(statistics) as norms:
-            content = self.content(mel, asr_features)[0]
-        return content, _reported(norms)
-
-    def decode_with(
-        self,
-        content: np.ndarray,
-        pitch: np.ndarray,
-        embedding: np.ndarray,
-        reference: Reference,
-        adapter: np.ndarray,
-        statistics: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        with self._normalized(statistics) as norms:
-            mel = self.decode(content, pitch, embedding, reference, adapter)
-        return mel, _reported(norms)
+            mel = self._run(self._conversion.decoder, content, pitch, *inputs)
+        return Decoded(mel, _reported(norms))
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run(self._vocoder, mel, pitch, source, noise)
@@ -98,8 +78,8 @@ class TorchEngine:
         return torch.from_numpy(np.array(array[None], np.float32)).to(self._device)
 
 
-def _reported(norms: NormStatistics) -> np.ndarray:
-    return next(map(_array, norms.reported), np.zeros((2, 0), np.float32))
+def _reported(norms: NormStatistics) -> np.ndarray | None:
+    return next(map(_array, norms.reported), None)
 
 
 def _array(batch: Tensor) -> np.ndarray:

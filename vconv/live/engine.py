@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from vconv.live.melody import into_register
 from vconv.live.resampling import StreamResampler
 from vconv.live.statistics import Enrolment, Level, NormEstimate, Register
 from vconv.live.window import LiveVoice, SlidingWindow, Speaker, Timing
-from vconv.voice import Reference, Voice
+from vconv.voice import Voice
 
 BLOCK_SECONDS = 0.096  # of sound converted at once
 LOOKAHEAD_SECONDS = 0.192  # of sound after a block that is known when it is converted
@@ -189,19 +189,17 @@ class LiveConverter:
 
     def _prepared(self, voice: Voice) -> LiveVoice:
         """A voice with the statistics that the decoder has when the enrolled speech is converted to it."""
-        config, known = self._parts.config, self._known
-        reference = voice.reference or Reference.none(config.content_channels)
-        # The decoder looks at all of it in every block.
-        reference = Reference(reference.content[:, :REFERENCE_FRAMES], reference.mel[:, : 2 * REFERENCE_FRAMES])
-        adapter = np.zeros(config.adapter_shape, np.float32) if voice.adapter is None else voice.adapter
+        known, shortened = self._known, voice
+        if voice.reference is not None:
+            shortened = replace(voice, reference=voice.reference.first(REFERENCE_FRAMES))
         start, gain = None, 1.0
         if known is not None:
             register = Register(known.log_f0, known.log_f0_spread)
             curve = into_register(known.curve, register, voice, self.pitch / 12, self.keep_pitch)
             pitch = np.stack([curve, known.voiced])
-            mel, start = self._parts.engine.decode_with(known.content, pitch, voice.embedding, reference, adapter, None)
-            gain = self._loudness_gain(mel, pitch)
-        return LiveVoice(voice, reference, adapter, NormEstimate(start, self._enrolment is not None), gain)
+            decoded = self._parts.engine.decode(known.content, pitch, shortened)
+            start, gain = decoded.statistics, self._loudness_gain(decoded.mel, pitch)
+        return LiveVoice(voice, shortened, NormEstimate(start, self._enrolment is not None), gain)
 
     def _loudness_gain(self, mel: np.ndarray, pitch: np.ndarray) -> float:
         """Brings speech in a voice to the reference loudness, by some of it: mel [N_MELS, T], pitch [2, T]"""

@@ -17,10 +17,10 @@ import numpy as np
 from vconv import audio, features
 from vconv.errors import InputError
 from vconv.features import FRAME_RATE, HOP_LENGTH
-from vconv.frontends.asr_encoder import encoder_input
 from vconv.frontends.pitch import PitchTracker, f0_above, voicing_threshold
 from vconv.inference.engine import Engine
 from vconv.inference.targets import speech_of
+from vconv.inference.utterance import Utterance
 from vconv.untrusted import check_finite, load_arrays
 from vconv.voice import save_arrays
 
@@ -55,7 +55,7 @@ _LARGEST = {
 class Enrolment:
     """Statistics of a speaker's speech, and some of it. C channels, S of all instance norms, K frames of the code."""
 
-    statistics: np.ndarray  # [2, S] mean and variance of the content encoder's instance norms
+    statistics: np.ndarray | None  # [2, S] mean and variance of the content encoder's instance norms, if it has any
     content: np.ndarray  # [C, K] content code of the speech
     curve: np.ndarray  # [2K] its log2 F0 relative to F0_REFERENCE, bridged
     voiced: np.ndarray  # [2K] 0 or 1
@@ -68,7 +68,7 @@ class Enrolment:
         """Write it to a .npz file that ``load`` and ``vconv live --me`` take."""
         save_arrays(
             path,
-            norm_statistics=self.statistics.astype(np.float32),
+            norm_statistics=np.zeros((2, 0), np.float32) if self.statistics is None else self.statistics,
             content=self.content.astype(np.float16),
             curve=self.curve.astype(np.float32),
             voiced=self.voiced.astype(np.uint8),
@@ -87,8 +87,9 @@ class Enrolment:
         """
         arrays = load_arrays(path, _LARGEST, "enrolment", "make one with `vconv embed --me`")
         try:
+            statistics = arrays["norm_statistics"].astype(np.float32)
             found = cls(
-                statistics=arrays["norm_statistics"].astype(np.float32),
+                statistics=statistics if statistics.size else None,
                 content=arrays["content"].astype(np.float32),
                 curve=arrays["curve"].astype(np.float32),
                 voiced=arrays["voiced"].astype(np.float32),
@@ -117,33 +118,32 @@ def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: PitchTracker, 
     share = max(-(-SPEECH_FRAMES // max(len(clips), 1)), PIECE_FRAMES) // 2 * 2
     for clip in clips:
         wave = speech_of(clip)
-        mel, asr_features = encoder_input(wave, engine.asr_features)
-        f0 = tracker(wave)[: mel.shape[1]]
+        utterance = Utterance.of(wave)
+        total = utterance.frames
+        f0 = tracker(wave)[:total]
         if not f0.any():
             raise InputError(f"{audio.source_name(clip)}: no voiced speech found; give a clear recording of speech")
-        content, statistics = engine.content_with(mel, asr_features, None)
-        found.append(statistics)
-        frames.append(mel.shape[1])
+        encoded = engine.content(utterance)
+        found.append(encoded.statistics)
+        frames.append(total)
         medians.append(features.median_log_f0(f0))
         spreads.append(features.log_f0_spread(f0))
         raw, rate = audio.read(clip)
         loudnesses.append(audio.loudness(raw, rate))
         if kept < SPEECH_FRAMES:
-            length = min(mel.shape[1], share)
-            start = (mel.shape[1] - length) // 4 * 2  # from the middle: clips begin and end with silence
+            length = min(total, share)
+            start = (total - length) // 4 * 2  # from the middle: clips begin and end with silence
             curve, voiced = features.continuous_log_f0(f0)
-            contents.append(content[:, start // 2 : (start + length) // 2])
-            curves.append(
-                np.pad(curve, (0, mel.shape[1] - len(curve)), mode="edge")[start : start + length] - medians[-1]
-            )
-            flags.append(np.pad(voiced, (0, mel.shape[1] - len(voiced)))[start : start + length])
+            contents.append(encoded.content[:, start // 2 : (start + length) // 2])
+            curves.append(np.pad(curve, (0, total - len(curve)), mode="edge")[start : start + length] - medians[-1])
+            flags.append(np.pad(voiced, (0, total - len(voiced)))[start : start + length])
             kept += length
     if not found:
         raise InputError("no clip given; name ten seconds of your own speech")
     log_f0 = float(np.average(medians, weights=frames))
     known = [spread for spread in spreads if spread]
     return Enrolment(
-        statistics=np.average(found, axis=0, weights=frames).astype(np.float32),
+        statistics=None if found[0] is None else np.average(found, axis=0, weights=frames).astype(np.float32),
         content=np.concatenate(contents, axis=1),
         curve=np.concatenate(curves) + np.float32(log_f0),
         voiced=np.concatenate(flags),
@@ -169,9 +169,9 @@ class NormEstimate:
         """The estimate as it began."""
         return NormEstimate(self._start, self._frozen)
 
-    def add(self, own: np.ndarray, seconds: float) -> None:
+    def add(self, own: np.ndarray | None, seconds: float) -> None:
         """Take in the statistics [2, S] of a window with so much new speech in it."""
-        if self._frozen:
+        if self._frozen or own is None:
             return
         self._seconds = min(self._seconds + seconds, SLOWEST_SECONDS)
         if self.value is None:

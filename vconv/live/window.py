@@ -12,11 +12,12 @@ from vconv.frontends.pitch import LEVEL_FRAMES, PITCH_CONTEXT, PitchTracker, low
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
 from vconv.inference.streaming import MEL_CONTEXT
+from vconv.inference.utterance import Utterance
 from vconv.live.gate import Gate
 from vconv.live.joins import OverlapAdd
 from vconv.live.melody import Melody, bridged, into_register
 from vconv.live.statistics import Level, NormEstimate, Register
-from vconv.voice import Reference, Voice
+from vconv.voice import Voice
 
 CONTENT_PAST = 80  # frames, 1.28 s: its receptive field, and some more to gather statistics from
 MIRRORED = 1600  # samples, 100 ms
@@ -55,8 +56,7 @@ class LiveVoice:
     """A target voice, ready to be decoded to."""
 
     voice: Voice
-    reference: Reference
-    adapter: np.ndarray
+    shortened: Voice  # with less reference speech: the decoder looks at all of it in every block
     norms: NormEstimate  # of the decoder's activations in this voice
     gain: float = 1.0  # brings what comes out to the reference loudness
 
@@ -128,17 +128,15 @@ class SlidingWindow:
         speaks = bool(pitch[1, :step].any())
         content = self._content(heard, speaks)
         past = min(self._melody.final.shape[1], DECODER_PAST, self._mel.shape[1] - span)
-        mel, own = self._engine.decode_with(
+        decoded = self._engine.decode(
             content[:, -(past + span) // 2 :],
             np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1),
-            voice.voice.embedding,
-            voice.reference,
-            voice.adapter,
+            voice.shortened,
             voice.norms.value,
         )
         if speaks:
-            voice.norms.add(own, step / FRAME_RATE)
-        return self._vocoded(mel[:, past:], pitch) * np.float32(voice.gain)
+            voice.norms.add(decoded.statistics, step / FRAME_RATE)
+        return self._vocoded(decoded.mel[:, past:], pitch) * np.float32(voice.gain)
 
     def _pitch(self, heard: np.ndarray, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
         """The networks' pitch input [2, step + ahead] of the frames that are due and of what is known after them."""
@@ -156,13 +154,14 @@ class SlidingWindow:
     def _content(self, heard: np.ndarray, speaks: bool) -> np.ndarray:
         """Content [C, T / 2] of the window's last T frames; the ASR encoder sees all of it."""
         # A wave that breaks off is unlike the ends of the encoder's training data: some of it goes on mirrored in time.
-        asr_features = self._engine.asr_features(np.concatenate([heard, heard[-MIRRORED:][::-1]]))
-        frames = min(self._mel.shape[1], CONTENT_PAST + self._timing.step + self._timing.ahead)
-        asr_features = asr_features[:, : self._mel.shape[1] // 2][:, -(frames // 2) :]
-        content, own = self._engine.content_with(self._mel[:, -frames:], asr_features, self._speaker.norms.value)
+        wave = np.concatenate([heard, heard[-MIRRORED:][::-1]])
+        known = self._mel.shape[1]
+        frames = min(known, CONTENT_PAST + self._timing.step + self._timing.ahead)
+        utterance = Utterance(wave, self._mel[:, -frames:], start=known - frames)
+        encoded = self._engine.content(utterance, self._speaker.norms.value)
         if speaks:
-            self._speaker.norms.add(own, self._timing.step / FRAME_RATE)
-        return content
+            self._speaker.norms.add(encoded.statistics, self._timing.step / FRAME_RATE)
+        return encoded.content
 
     def _vocoded(self, mel: np.ndarray, pitch: np.ndarray) -> np.ndarray:
         """The wave of mel [N_MELS, step + ahead] and pitch [2, step + ahead]."""

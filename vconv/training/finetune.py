@@ -141,7 +141,7 @@ def load_perceptual(folder: Path, config: ConversionConfig, waves: Sequence[np.n
 
 def finetune(
     model: ConversionModel,
-    clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
     embedding: np.ndarray,
     config: FinetuneConfig = FinetuneConfig(),
     report: Callable[[int, int], None] = lambda done, steps: None,
@@ -151,7 +151,7 @@ def finetune(
 ) -> Tuned:
     """The adapter that goes with a speaker's ``embedding`` [E], from clips.
 
-    A clip is its log-mel [N_MELS, T], T even, its F0 [T'] Hz and an ASR encoder's features [R, T / 2].
+    A clip is its log-mel [N_MELS, T], T even, its F0 [T'] Hz and, if the model takes any, ASR features [R, T / 2].
 
     With it other voices that say the held-out part of the clips are turned into the speaker's no worse than without.
     These are some of ``people``, embeddings [N, E], or without any in random directions from the speaker's. The error
@@ -205,7 +205,7 @@ def _first_adapter(config: ConversionConfig) -> Tensor:
 @torch.no_grad()
 def _cut(
     model: ConversionModel,
-    clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    clips: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
     speaker: Tensor,
     rng: np.random.Generator,
     voices: int,
@@ -222,12 +222,12 @@ def _cut(
     for mel, f0, asr_features in clips:
         frames = mel.shape[1]
         pitch = np.stack(continuous_log_f0(f0))[:, :frames]
-        content = model.encode(_tensor(mel[None]), _tensor(asr_features[None])).z_q[0].numpy()
+        content = model.encode(_tensor(mel[None]), _repeated(asr_features, 1)).z_q[0].numpy()
         # Evenly, and at even frames: content has one frame for two of the mel's.
         bounds = np.linspace(0, frames // 2, max(1, round(frames / PIECE_FRAMES)) + 1).astype(int)
         for start, end in itertools.pairwise(bounds):
             both = slice(2 * start, 2 * end)
-            words, features = content[:, start:end], asr_features[:, start:end]
+            words, features = content[:, start:end], None if asr_features is None else asr_features[:, start:end]
             others_embeddings = _other_embeddings(speaker, rng, voices, people)
             others = _in_other_voices(model, words, features, pitch[:, both], others_embeddings, rng)
             pieces.append(Piece(mel[:, both], pitch[:, both], words, others))
@@ -245,7 +245,7 @@ def _other_embeddings(speaker: Tensor, rng: np.random.Generator, count: int, peo
 def _in_other_voices(
     model: ConversionModel,
     content: np.ndarray,
-    asr_features: np.ndarray,
+    asr_features: np.ndarray | None,
     pitch: np.ndarray,
     others_embeddings: Tensor,
     rng: np.random.Generator,
@@ -259,7 +259,12 @@ def _in_other_voices(
     moved[:, :1] += _tensor(rng.uniform(-OTHER_OCTAVES, OTHER_OCTAVES, (count, 1, 1)))
     nothing = torch.zeros(1, len(content), 2), torch.full((1, N_MELS, 4), LOG_MEL_MIDDLE)  # no reference
     mel = model.decoder(_tensor([content] * count), moved, others_embeddings, *nothing)
-    return model.encode(mel, _tensor([asr_features] * count)).z_q.numpy()
+    return model.encode(mel, _repeated(asr_features, count)).z_q.numpy()
+
+
+def _repeated(asr_features: np.ndarray | None, count: int) -> Tensor | None:
+    """[R, T] -> [count, R, T]"""
+    return None if asr_features is None else _tensor([asr_features] * count)
 
 
 def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:

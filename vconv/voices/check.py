@@ -138,8 +138,8 @@ def measure(rebuilt: Rebuilt, clips: Density, code_bits: np.ndarray) -> np.ndarr
     return np.array([error, error / max(moves, 1e-3), density, _surprise(rebuilt.codes, code_bits)])
 
 
-def _surprise(codes: np.ndarray, code_bits: np.ndarray) -> float:
-    if not codes.size or len(codes) != len(code_bits):
+def _surprise(codes: np.ndarray | None, code_bits: np.ndarray) -> float:
+    if codes is None or len(codes) != len(code_bits):
         return 0.0
     last = code_bits.shape[1] - 1  # stands for codes that speech never had
     return float(np.mean([bits[np.minimum(row, last)] for bits, row in zip(code_bits, codes)]))

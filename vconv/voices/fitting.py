@@ -235,9 +235,9 @@ def numbered(heard: Sequence[Heard]) -> np.ndarray:
     return np.unique([one.clip.speaker for one in heard], return_inverse=True)[1]
 
 
-def surprise(codes: Sequence[np.ndarray]) -> np.ndarray:
+def surprise(codes: Sequence[np.ndarray | None]) -> np.ndarray:
     """How many bits each code is worth, by how often speech has it: codes [G, n] of clips -> [G, K], or [0, 0]."""
-    together = np.concatenate(codes, axis=1)
+    together = np.concatenate([one for one in codes if one is not None] or [np.zeros((0, 0), int)], axis=1)
     if not together.size or together.max() >= _COUNTED_CODES:
         return np.zeros((0, 0))
     size = int(together.max()) + 2  # one more stands for those that never came up
