@@ -17,7 +17,7 @@ from vconv import audio  # noqa: E402
 from vconv.benchmarks.input import rows  # noqa: E402
 from vconv.data.augmentation.mel import PerturbConfig  # noqa: E402
 from vconv.data.augmentation.recording import DisturbConfig  # noqa: E402
-from vconv.data.batches import BatchConfig, ConversionSampler  # noqa: E402
+from vconv.data.batches import BatchConfig, ConversionBatch, ConversionSampler  # noqa: E402
 from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
 from vconv.data.decoded import Decoded  # noqa: E402
 from vconv.data.device.sampler import DeviceSampler  # noqa: E402
@@ -54,7 +54,9 @@ def corpus(manifest: Path) -> Corpus:
     return load_corpus(store, read_manifest(manifest))[0]
 
 
-def batch_of(corpus: Corpus, config: BatchConfig, step: int = 0, speaker_encoder: str = "") -> dict[str, torch.Tensor]:
+def batch_of(
+    corpus: Corpus, config: BatchConfig, step: int = 0, speaker_encoder: str = ""
+) -> ConversionBatch[torch.Tensor]:
     sampler, features = device_input(corpus, config, 3, "", speaker_encoder, CPU)
     torch.manual_seed(step)
     return features(to_tensors(sampler.batch(step), CPU))
@@ -80,15 +82,15 @@ def test_a_batch_without_augmentation_has_the_features_of_the_cpu(corpus: Corpus
     whole = [log_mel(audio.resample(wave, OUTPUT_RATE, SAMPLE_RATE)).T for wave in wide]
     for step in range(2):
         batch = batch_of(corpus, PLAIN, step)
-        assert batch["source"].shape == batch["clean"].shape == (6, N_MELS, 32)
-        assert batch["source_asr_features"].shape == (6, 0, 16) and batch["speaker_embedding"].shape == (6, 0)
-        for mel in (*batch["source"], *batch["clean"]):
+        assert batch.source.shape == batch.clean.shape == (6, N_MELS, 32)
+        assert batch.source_asr_features is batch.speaker_embedding is None
+        for mel in (*batch.source, *batch.clean):
             crop = mel.T.numpy()
             distances = [
                 np.abs(w[at : at + 32] - crop).max() for w in whole for at in range(0, len(w) - 31, 2) if len(w) >= 32
             ]
             assert min(distances) < 1e-4
-        for mel, frames in zip(batch["phone_mel"], batch["phone_frames"]):
+        for mel, frames in zip(batch.phone_clips.mel, batch.phone_clips.frames):
             same = [w[:frames] for w in whole if len(w) // 2 * 2 == frames]
             assert min(np.abs(w - mel.T.numpy()[:frames]).max() for w in same) < 1e-4
 
@@ -96,10 +98,10 @@ def test_a_batch_without_augmentation_has_the_features_of_the_cpu(corpus: Corpus
 def test_pairs_and_labels_are_those_of_the_sampler(corpus: Corpus) -> None:
     """Without augmentation both samplers draw the same clips."""
     a, b = DeviceSampler(corpus, PLAIN, 3), ConversionSampler(corpus, PLAIN, 3)
-    one, other = a.batch(0), vars(b.batch(0))
-    for name in ("speaker", "source_speaker", "label"):
-        np.testing.assert_array_equal(one[name], other[name])
-    assert one["pitch"].shape == other["pitch"].shape and one["pseudo_labels"].shape == other["pseudo_labels"].shape
+    one, other = a.batch(0), b.batch(0)
+    np.testing.assert_array_equal(one.speaker, other.speaker)
+    np.testing.assert_array_equal(one.label, other.label)
+    assert one.pitch.shape == other.pitch.shape and one.pseudo_labels.shape == other.pseudo_labels.shape
 
 
 def test_batches_depend_on_seed_step_and_rank_only(corpus: Corpus) -> None:
@@ -108,28 +110,26 @@ def test_batches_depend_on_seed_step_and_rank_only(corpus: Corpus) -> None:
     )
     a, b = (DeviceSampler(corpus, config, seed=3) for _ in range(2))
     b.batch(0)
-    for name, value in a.batch(5).items():
-        np.testing.assert_array_equal(value, b.batch(5)[name])
-    assert not np.array_equal(a.batch(5)["source_wave"], a.batch(5, rank=1)["source_wave"])
+    np.testing.assert_equal(a.batch(5), b.batch(5))
+    assert not np.array_equal(a.batch(5).source.wave, a.batch(5, rank=1).source.wave)
     one, other = batch_of(corpus, config, 5), batch_of(corpus, config, 5)
-    for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=0, atol=0)
-        assert torch.isfinite(value.float()).all()
+    for value, again in zip((*one[:-1], *one.phone_clips), (*other[:-1], *other.phone_clips)):
+        if value is not None:
+            torch.testing.assert_close(again, value, rtol=0, atol=0)
+            assert torch.isfinite(value.float()).all()
 
 
 def test_moved_sources_stay_aligned(corpus: Corpus) -> None:
     """Faster and slower speech is read at the places of the clean one: as loud and as quiet at the same frames."""
     config = dataclasses.replace(PLAIN, disturbed_share=1.0, parallel_perturb=1.0, phone_items=0)
     sampler, features = device_input(corpus, config, 3, "", "", CPU)
-    drawn = sampler.batch(0) | {
-        f"source_surround.{name}": value
-        for name, value in draw_surroundings(np.random.default_rng(0), 6, DisturbConfig(clean=1.0)).items()
-    }
-    drawn |= {f"source_{name}": drawn[f"clean_{name}"] for name in ("wave", "inside")}
+    drawn = sampler.batch(0)
+    quiet = draw_surroundings(np.random.default_rng(0), 6, DisturbConfig(clean=1.0))
+    drawn = drawn._replace(source=drawn.clean, disturbances=drawn.disturbances._replace(surround=quiet))
     batch = features(to_tensors(drawn, CPU))
-    assert len(drawn["source_moved"]) == 6 and np.abs(np.log2(drawn["source_rate"])).max() > 0.1
-    assert (batch["source"] - batch["clean"]).abs().mean() > 0.1
-    for source, clean in zip(batch["source"].mean(dim=1), batch["clean"].mean(dim=1)):
+    assert len(drawn.disturbances.moved) == 6 and np.abs(np.log2(drawn.disturbances.rate)).max() > 0.1
+    assert (batch.source - batch.clean).abs().mean() > 0.1
+    for source, clean in zip(batch.source.mean(dim=1), batch.clean.mean(dim=1)):
         likeness = [np.corrcoef(source[4 + lag : 28 + lag], clean[4:28])[0, 1] for lag in range(-4, 5)]
         assert abs(np.argmax(likeness) - 4) <= 1 and max(likeness) > 0.7
 
@@ -137,10 +137,10 @@ def test_moved_sources_stay_aligned(corpus: Corpus) -> None:
 def test_the_speaker_embedding_is_that_of_the_reference(corpus: Corpus, tmp_path: Path) -> None:
     encoder = make_speaker_encoder(tmp_path / "speaker_encoder.safetensors")
     batch = batch_of(corpus, dataclasses.replace(PLAIN, other_voice=0.5), speaker_encoder=str(encoder))
-    norms = batch["speaker_embedding"].norm(dim=1)
+    norms = batch.speaker_embedding.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
-    still = batch_of(corpus, PLAIN, speaker_encoder=str(encoder))["speaker_embedding"]
-    assert still.shape == batch["speaker_embedding"].shape
+    still = batch_of(corpus, PLAIN, speaker_encoder=str(encoder)).speaker_embedding
+    assert still.shape == batch.speaker_embedding.shape
 
 
 @pytest.mark.parametrize("place", ["store", "shards"])
@@ -162,7 +162,7 @@ def test_shards_without_a_finished_index_are_refused(manifest: Path, tmp_path: P
 
 def test_device_features_without_phones(corpus: Corpus) -> None:
     batch = batch_of(corpus, dataclasses.replace(PLAIN, phone_items=0))
-    assert batch["phone_mel"].shape == (0, N_MELS, 0) and batch["phones"].shape[0] == 0
+    assert batch.phone_clips is None
     assert DeviceFeatures(4, 0.0).asr_encoder is None
 
 

@@ -97,7 +97,7 @@ def test_batches_say_what_is_heard_of_the_reference(training, speaker_encoder_fi
         return bool(np.linalg.norm(rows.T @ share - voice) < 1e-3)
 
     assert all(within(batch.speaker_embedding[k], int(batch.speaker[k]), 0.0) for k in np.flatnonzero(~moved))
-    assert ConversionSampler(training, config, 0).batch(0).speaker_embedding.shape == (12, 0)
+    assert ConversionSampler(training, config, 0).batch(0).speaker_embedding is None
 
 
 def test_a_clip_made_higher_is_heard_as_another(training, speaker_encoder_file: Path) -> None:

@@ -146,7 +146,7 @@ def test_they_learn_to_look_through_noise(corpus: Path, trained: Path) -> None:
         for part, state in (weights or {}).items():
             getattr(robust_frontend, part).load_state_dict(state)
         with torch.no_grad():
-            found.append({k: v.item() for k, v in robust_frontend(batch, teacher(batch["clean"])).items()})
+            found.append({k: v.item() for k, v in robust_frontend(batch, teacher(batch.clean)).items()})
     before, after = found
     assert after["content_consistency"] < 0.9 * before["content_consistency"] and after["mel"] < 0.95 * before["mel"]
     for name in ("validation/content_consistency", "validation/features", "validation/mel", "gradient/denoiser"):

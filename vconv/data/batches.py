@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from vconv.data.augmentation.mel import PerturbConfig, perturb
-from vconv.data.corpus import Corpus
-from vconv.data.crops import Speech, crop_frames, in_voice, part_of, stack
+from vconv.data.corpus import Corpus, Item
+from vconv.data.crops import Speech, crop_frames, in_voice, join, part_of, stack
 from vconv.data.store import Entry
 from vconv.errors import InputError
-from vconv.features import N_MELS, code_frames, continuous_log_f0
+from vconv.features import continuous_log_f0
 
 REFERENCE_CLIPS = 3  # at most, of one reference in training
+
+Array = TypeVar("Array")  # np.ndarray of a sampler, Tensor on the training device
 
 
 @dataclass(frozen=True)
@@ -43,26 +47,30 @@ class BatchConfig:
     other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
 
 
-@dataclass
-class ConversionBatch:
-    source: np.ndarray  # [B, N_MELS, T] input of the content encoder: another voice, or augmented
-    source_asr_features: np.ndarray  # [B, R, T / 2] of an ASR encoder; R is 0 without one
-    clean: np.ndarray  # [B, N_MELS, T] the same words in the target's voice, undisturbed
-    clean_asr_features: np.ndarray  # [B, R, T / 2]
-    pitch: np.ndarray  # [B, 2, T] as it may be found in disturbed speech
-    clean_pitch: np.ndarray  # [B, 2, T]
-    reference: np.ndarray  # [B, N_MELS, 2K] other speech of the target
-    reference_asr_features: np.ndarray  # [B, R, K]
-    speaker_embedding: np.ndarray  # [B, V] of the reference, by a pretrained speaker encoder; V is 0 without one
-    speaker: np.ndarray  # [B] of the target, -1 where the voice was shifted or is unknown
-    source_speaker: np.ndarray  # [B]
-    label: np.ndarray  # [B] of the target's clip, -1 where unknown
-    pseudo_labels: np.ndarray  # [B, T / 2] of each frame of the code, -1 where unknown
-    phone_mel: np.ndarray  # [P, N_MELS, L]
-    phone_asr_features: np.ndarray  # [P, R, L / 2]
-    phone_frames: np.ndarray  # [P]
-    phones: np.ndarray  # [P, M]
-    phone_counts: np.ndarray  # [P]
+class PhoneClips(NamedTuple, Generic[Array]):
+    """Whole clips with known phones."""
+
+    mel: Array  # [P, N_MELS, L] input of the content encoder
+    asr_features: Array | None  # [P, R, L / 2]
+    frames: Array  # [P]
+    phones: Array  # [P, M]
+    counts: Array  # [P] of phones
+
+
+class ConversionBatch(NamedTuple, Generic[Array]):
+    source: Array  # [B, N_MELS, T] input of the content encoder: another voice, or augmented
+    source_asr_features: Array | None  # [B, R, T / 2] of an ASR encoder, if there is one
+    clean: Array  # [B, N_MELS, T] the same words in the target's voice, undisturbed
+    clean_asr_features: Array | None  # [B, R, T / 2]
+    pitch: Array  # [B, 2, T] as it may be found in disturbed speech
+    clean_pitch: Array  # [B, 2, T]
+    reference: Array  # [B, N_MELS, 2K] other speech of the target
+    reference_asr_features: Array | None  # [B, R, K]
+    speaker_embedding: Array | None  # [B, V] of the reference, by a pretrained speaker encoder, if there is one
+    speaker: Array  # [B] of the target, -1 where the voice was shifted or is unknown
+    label: Array  # [B] of the target's clip, -1 where unknown
+    pseudo_labels: Array  # [B, T / 2] of each frame of the code, -1 where unknown
+    phone_clips: PhoneClips[Array] | None  # where the corpus has clips with phones
 
 
 class ConversionSampler:
@@ -102,7 +110,7 @@ class ConversionSampler:
         )
         return weights / weights.sum()
 
-    def batch(self, step: int, rank: int = 0) -> ConversionBatch:
+    def batch(self, step: int, rank: int = 0) -> ConversionBatch[np.ndarray]:
         config = self.config
         rng = np.random.default_rng([self.seed, step, rank])
         pairs = self.draw_pairs(rng)
@@ -124,7 +132,8 @@ class ConversionSampler:
             pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves))
             clips, other = self._reference(rng, b, start, reference_frames)
             reference.append(in_voice(other, octaves))
-            voice.append(self._voice(clips, octaves))
+            if self.voices:
+                voice.append(self._voice(clips, octaves))
             pseudo_labels.append(self._pseudo_labels(b, start))
             names.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
         source_mels, source_features = stack(source)
@@ -139,12 +148,11 @@ class ConversionSampler:
             clean_pitch=np.stack(clean_pitch),
             reference=reference_mels,
             reference_asr_features=reference_features,
-            speaker_embedding=np.stack(voice),
+            speaker_embedding=np.stack(voice) if self.voices else None,
             speaker=np.array([speaker for speaker, _ in names]),
-            source_speaker=np.array([items[a].speaker for a, _ in pairs]),
             label=np.array([label for _, label in names]),
             pseudo_labels=np.stack(pseudo_labels),
-            **self._phone_part(rng),
+            phone_clips=self._phone_clips(rng),
         )
 
     def draw_pairs(self, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -176,11 +184,7 @@ class ConversionSampler:
         return int(a), int(b)
 
     def _speech(self, entry: Entry) -> Speech:
-        store = self.corpus.store
-        mel = store.clip_mel(entry)
-        if store.asr_channels:
-            return Speech(mel, store.clip_asr_features(entry))
-        return Speech(mel, np.zeros((code_frames(len(mel)), 0), np.float16))
+        return Speech(self.corpus.store.clip_mel(entry), self.corpus.store.clip_asr_features(entry))
 
     def _source(self, rng: np.random.Generator, entry: Entry, start: int, frames: int | None, disturb: bool) -> Speech:
         """A clip, or a crop of it, as input of the content encoder."""
@@ -188,7 +192,7 @@ class ConversionSampler:
         before = has_asr_features and disturb and rng.random() < self.config.disturbed_share
         speech = Speech(*store.clip_disturbed(entry)) if before else self._speech(entry)
         speech = part_of(speech, 0, len(speech.mel)) if frames is None else speech.crop(start, frames)
-        mel, asr_features = speech.mel.astype(np.float32), speech.asr_features.astype(np.float32)
+        mel, asr_features = speech.each(lambda rows, _: rows.astype(np.float32))
         if disturb:
             mel = perturb(mel, rng, self._milder if before else self.config.perturb, self._somebody)
         if has_asr_features and rng.random() < self.config.asr_dropout:
@@ -197,8 +201,6 @@ class ConversionSampler:
 
     def _voice(self, clips: list[int], octaves: float) -> np.ndarray:
         """Mean pretrained embedding of clips of one speaker, shifted by so many octaves: [V] of unit length"""
-        if not self.voices:
-            return np.zeros(0, np.float32)
         total = self.voices[octaves][clips].sum(axis=0)
         return total / np.linalg.norm(total)
 
@@ -219,8 +221,7 @@ class ConversionSampler:
                 missing -= len(parts[-1].mel)
                 if not missing:
                     break
-            joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mel", "asr_features"))
-            return clips, Speech(*joined).crop(0, frames)
+            return clips, join(parts, np.concatenate).crop(0, frames)
         whole = self._speech(item.entry)
         before, after = part_of(whole, 0, start), part_of(whole, start + self.config.frames, len(whole.mel))
         rest = after if len(after.mel) >= len(before.mel) else before
@@ -247,26 +248,27 @@ class ConversionSampler:
         start = int(rng.integers(0, max(1, len(mel) - frames + 1)))
         return crop_frames(mel, start, frames).astype(np.float32)
 
-    def _phone_part(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The fields of a batch that hold clips with phones."""
-        count = self.config.phone_items if self._phone_items else 0
-        chosen = [
-            self.corpus.items[self._phone_items[k]] for k in rng.integers(0, max(1, len(self._phone_items)), count)
-        ]
+    def _phone_clips(self, rng: np.random.Generator) -> PhoneClips[np.ndarray] | None:
+        if not (chosen := self._draw_phone_items(rng)):
+            return None
         spoken = [self._source(rng, item.entry, 0, None, rng.random() < self.config.phone_perturb) for item in chosen]
         frames = np.array([len(speech.mel) for speech in spoken], np.int64)
-        longest = int(frames.max(initial=0))
         # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
-        padded = [speech.crop(0, longest) for speech in spoken]
-        mel, asr_features = stack(padded) if padded else 2 * (np.zeros((0, N_MELS, 0), np.float32),)
-        phones = np.zeros((count, max((len(item.phones) for item in chosen), default=0)), np.int64)
-        for k, item in enumerate(chosen):
-            phones[k, : len(item.phones)] = item.phones
-        counts = np.array([len(item.phones) for item in chosen], np.int64)
-        return {
-            "phone_mel": mel,
-            "phone_asr_features": asr_features,
-            "phone_frames": frames,
-            "phones": phones,
-            "phone_counts": counts,
-        }
+        mel, asr_features = stack([speech.crop(0, int(frames.max())) for speech in spoken])
+        phones, counts = phones_of(chosen)
+        return PhoneClips(mel=mel, asr_features=asr_features, frames=frames, phones=phones, counts=counts)
+
+    def _draw_phone_items(self, rng: np.random.Generator) -> list[Item]:
+        """Items with known phones, if there are any."""
+        count = self.config.phone_items if self._phone_items else 0
+        picked = rng.integers(0, max(1, len(self._phone_items)), count)
+        return [self.corpus.items[self._phone_items[k]] for k in picked]
+
+
+def phones_of(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Phones [P, M] of the items, and how many each has [P]"""
+    counts = np.array([len(item.phones) for item in items], np.int64)
+    phones = np.zeros((len(items), counts.max()), np.int64)
+    for row, item in zip(phones, items):
+        row[: len(item.phones)] = item.phones
+    return phones, counts

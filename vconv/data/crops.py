@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from vconv.data.augmentation.mel import warp
 
 
-@dataclass(frozen=True)
-class Speech:
-    """The content encoder's input for a clip or a part of it: mel [T, N_MELS] and ASR features [T / 2, R]."""
+class Speech(NamedTuple):
+    """The content encoder's input for a clip or a part of it."""
 
-    mel: np.ndarray
-    asr_features: np.ndarray
+    mel: np.ndarray  # [T, N_MELS]
+    asr_features: np.ndarray | None  # [T / 2, R] with an ASR encoder
+
+    def each(self, change: Callable[[np.ndarray, int], np.ndarray]) -> Speech:
+        """Both changed by a function of the array and of the mel frames that a row of it spans."""
+        return Speech(change(self.mel, 1), None if self.asr_features is None else change(self.asr_features, 2))
 
     def crop(self, start: int, frames: int) -> Speech:
         """Frames from ``start`` on, both even, in float32; see ``crop_frames``."""
-        asr_features = crop_frames(self.asr_features, start // 2, frames // 2)
-        return Speech(crop_frames(self.mel, start, frames).astype(np.float32), asr_features.astype(np.float32))
+        return self.each(lambda rows, hop: crop_frames(rows, start // hop, frames // hop).astype(np.float32))
 
 
-def stack(speeches: Sequence[Speech]) -> tuple[np.ndarray, np.ndarray]:
+def stack(speeches: Sequence[Speech]) -> tuple[np.ndarray, np.ndarray | None]:
     """Speeches of one length: mel [B, N_MELS, T] and features [B, R, T / 2]"""
-    mels, asr_features = ([getattr(speech, name) for speech in speeches] for name in ("mel", "asr_features"))
-    return np.stack(mels).transpose(0, 2, 1), np.stack(asr_features).transpose(0, 2, 1)
+    return join(speeches, lambda parts: np.ascontiguousarray(np.stack(parts).transpose(0, 2, 1)))
+
+
+def join(speeches: Sequence[Speech], joined: Callable[[Sequence[np.ndarray]], np.ndarray]) -> Speech:
+    mels, asr_features = zip(*speeches)
+    return Speech(joined(mels), None if asr_features[0] is None else joined(asr_features))
 
 
 def crop_frames(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
@@ -40,9 +45,9 @@ def crop_frames(mel: np.ndarray, start: int, frames: int) -> np.ndarray:
 def part_of(speech: Speech, start: int, end: int) -> Speech:
     """An even number of frames, from ``start`` (even) to ``end`` at most."""
     end = start + max(0, min(end, len(speech.mel)) - start) // 2 * 2
-    return Speech(speech.mel[start:end], speech.asr_features[start // 2 : end // 2])
+    return speech.each(lambda rows, hop: rows[start // hop : end // hop])
 
 
 def in_voice(speech: Speech, octaves: float) -> Speech:
     """The speech in a voice so much higher."""
-    return dataclasses.replace(speech, mel=warp(speech.mel, 2**octaves)) if octaves else speech
+    return speech._replace(mel=warp(speech.mel, 2**octaves)) if octaves else speech

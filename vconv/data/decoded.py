@@ -58,9 +58,9 @@ class Decoded:
         """[frames, N_MELS] float16"""
         return self._sound(entry).mel()
 
-    def clip_asr_features(self, entry: Entry) -> np.ndarray:
-        """[ceil(frames / 2), R] float16; there are none without an ASR encoder"""
-        return self._sound(entry).asr_features(self.asr_encoder)
+    def clip_asr_features(self, entry: Entry) -> np.ndarray | None:
+        """[ceil(frames / 2), R] float16, None without an ASR encoder"""
+        return self._sound(entry).asr_features(self.asr_encoder) if self.asr_encoder else None
 
     def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """The clip disturbed, though without a crowd: mel [frames, N_MELS], an ASR encoder's features [rows, R]"""

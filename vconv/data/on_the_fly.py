@@ -88,9 +88,9 @@ class OnTheFly:
         """[frames, OUTPUT_HOP] int16, ``WAVE_SCALE`` steps to 1.0"""
         return self._feature(entry, "wave")
 
-    def clip_asr_features(self, entry: Entry) -> np.ndarray:
-        """[ceil(frames / 2), R] float16; there are none without an ASR encoder"""
-        return self._feature(entry, "asr_features")
+    def clip_asr_features(self, entry: Entry) -> np.ndarray | None:
+        """[ceil(frames / 2), R] float16, None without an ASR encoder"""
+        return self._feature(entry, "asr_features") if self._asr_encoder else None
 
     def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """The clip disturbed, though without a crowd: mel [frames, N_MELS], an ASR encoder's features [rows, R]"""

@@ -68,14 +68,14 @@ class Store:
     mel: np.ndarray
     f0: np.ndarray
     wave: np.ndarray
-    asr_features: np.ndarray  # [rows, R], where R is 0 without an ASR encoder, as are the frames of the two that follow
-    disturbed_mel: np.ndarray
-    disturbed_asr_features: np.ndarray
+    asr_features: np.ndarray | None = None  # [rows, R] with an ASR encoder, as are the two that follow
+    disturbed_mel: np.ndarray | None = None
+    disturbed_asr_features: np.ndarray | None = None
 
     @property
     def asr_channels(self) -> int:
         """R"""
-        return self.asr_features.shape[1]
+        return 0 if self.asr_features is None else self.asr_features.shape[1]
 
     def clip_mel(self, entry: Entry) -> np.ndarray:
         """[frames, N_MELS] float16"""
@@ -89,9 +89,9 @@ class Store:
         """[frames, OUTPUT_HOP] int16, ``WAVE_SCALE`` steps to 1.0"""
         return self.wave[entry.start : entry.start + entry.frames]
 
-    def clip_asr_features(self, entry: Entry) -> np.ndarray:
-        """[rows, R] float16"""
-        return self.asr_features[entry.row : entry.row + entry.rows]
+    def clip_asr_features(self, entry: Entry) -> np.ndarray | None:
+        """[rows, R] float16, None without an ASR encoder"""
+        return None if self.asr_features is None else self.asr_features[entry.row : entry.row + entry.rows]
 
     def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """The clip disturbed, where there is an ASR encoder: mel [frames, N_MELS] and its features [rows, R]"""
@@ -314,11 +314,7 @@ def open_store(folder: Path, asr_encoder: str = "") -> Store:
         entries.append(Entry(path, start, frames, rows))
         rows += code_frames(frames)
     channels = index["asr_channels"] if asr_encoder else 0
-    arrays = {
-        "asr_features": np.zeros((rows, 0), np.float16),
-        "disturbed_mel": np.zeros((0, N_MELS), np.float16),
-        "disturbed_asr_features": np.zeros((0, 0), np.float16),
-    }
+    arrays = {}
     for name, (kind, shape, halved) in _arrays(channels).items():
         shape = (rows if halved else index["frames"], *shape)
         arrays[name] = np.memmap(folder / f"{name}.raw", kind, "r", shape=shape)

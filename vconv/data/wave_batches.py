@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, NamedTuple
 
 import numpy as np
 
+from vconv.data.batches import Array
 from vconv.data.corpus import Corpus, Item, by_length
 from vconv.data.crops import crop_frames
 from vconv.data.store import WAVE_SCALE
@@ -24,14 +26,13 @@ class WaveBatchConfig:
     predicted_share: float = 0.75  # of the crops, where there are predicted mels
 
 
-@dataclass
-class WaveBatch:
-    mel: np.ndarray  # [B, N_MELS, T]
-    pitch: np.ndarray  # [B, 2, T]
-    source: np.ndarray  # [B, T * OUTPUT_HOP]
-    noise: np.ndarray  # [B, T * OUTPUT_HOP]
-    wave: np.ndarray  # [B, T * OUTPUT_HOP]
-    narrow: np.ndarray  # [B] whether the recording ends at 8 kHz
+class WaveBatch(NamedTuple, Generic[Array]):
+    mel: Array  # [B, N_MELS, T]
+    pitch: Array  # [B, 2, T]
+    source: Array  # [B, T * OUTPUT_HOP]
+    noise: Array  # [B, T * OUTPUT_HOP]
+    wave: Array  # [B, T * OUTPUT_HOP]
+    narrow: Array  # [B] whether the recording ends at 8 kHz
 
 
 def full_band_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
@@ -75,7 +76,7 @@ class WaveSampler:
         self._narrow = narrow_items(corpus, config)
         self._narrow_weights = by_length([corpus.items[i] for i in self._narrow])
 
-    def batch(self, step: int, rank: int = 0) -> WaveBatch:
+    def batch(self, step: int, rank: int = 0) -> WaveBatch[np.ndarray]:
         rng = np.random.default_rng([self.seed, step, rank])
         mels, pitches, sources, waves = [], [], [], []
         count = round(self.config.items * self.config.narrow_share) if self._narrow else 0
@@ -88,9 +89,14 @@ class WaveSampler:
             pitches.append(pitch)
             sources.append(source)
             waves.append(wave)
-        noise = rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32)
-        narrow = np.arange(len(waves)) >= len(waves) - count
-        return WaveBatch(np.stack(mels), np.stack(pitches), np.stack(sources), noise, np.stack(waves), narrow)
+        return WaveBatch(
+            mel=np.ascontiguousarray(np.stack(mels)),
+            pitch=np.stack(pitches),
+            source=np.stack(sources),
+            noise=rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32),
+            wave=np.stack(waves),
+            narrow=np.arange(len(waves)) >= len(waves) - count,
+        )
 
     def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Mel [T, N_MELS], pitch [2, T], pulse train [N] and wave [N] of a random place in a clip."""

@@ -100,7 +100,7 @@ def pretrain_content(
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         drawn = to_tensors(sampler.batch(step), device)
-        return drawn["clean"], drawn["clean_asr_features"]
+        return drawn.clean, drawn.clean_asr_features
 
     for layer in pretrain(encoder, batch, config.pretrain):
         if tell:
@@ -207,13 +207,13 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                 with accelerator.autocast():
                     losses, fakes = learner(batch, step)
                     if judged:  # bare: its own gradients are not wanted here, in no process
-                        losses |= realism_losses(bare_discriminator, batch["clean"], fakes, weights)
+                        losses |= realism_losses(bare_discriminator, batch.clean, fakes, weights)
                     if perceptual and fakes and fakes.converted:
                         losses |= perceptual(fakes.converted, bare.voices)
                 accelerator.backward(weigh(losses, weights))
                 if judged:
                     with accelerator.autocast():
-                        losses["critic"] = critic_loss(discriminator, batch["clean"], fakes)
+                        losses["critic"] = critic_loss(discriminator, batch.clean, fakes)
                     accelerator.backward(losses["critic"])
                 found.append(losses)
 
@@ -242,14 +242,14 @@ def validate(
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        features = batch["source_asr_features"], batch["reference_asr_features"]
-        mel = model(batch["source"], batch["pitch"], batch["reference"], who(batch, model.config), *features)
-        total += mel_l1(mel, batch["clean"]).item()
+        features = batch.source_asr_features, batch.reference_asr_features
+        mel = model(batch.source, batch.pitch, batch.reference, who(batch, model.config), *features)
+        total += mel_l1(mel, batch.clean).item()
     found = {"validation": total / rounds} | held_out(model, step)
     monitor.losses(step, found)
     for k in range(2):
-        rows = [batch[name][k].cpu().numpy() for name in ("source", "clean")]
-        result, pitch = mel[k].cpu().numpy(), batch["pitch"][k].cpu().numpy()
+        rows = [mels[k].cpu().numpy() for mels in (batch.source, batch.clean)]
+        result, pitch = mel[k].cpu().numpy(), batch.pitch[k].cpu().numpy()
         monitor.picture(step, f"source, target, result/{k}", [*rows, result])
         if vocoder:
             for name, voice in (("target", rows[1]), ("result", result)):

@@ -295,12 +295,12 @@ def _batch(
         other = piece.others[int(rng.integers(len(piece.others)))]
         content.append(np.take(other, np.arange(start, start + half), axis=1, mode="wrap"))
     return Batch(
-        _tensor(content),
-        _tensor(pitch),
-        _tensor(clean),
-        _tensor([np.concatenate([piece.content for piece in reference[:REFERENCE_PIECES]], axis=1)]),
-        _tensor([np.concatenate([piece.mel for piece in reference[:REFERENCE_PIECES]], axis=1)]),
-        foreign and foreign.crop(rng),
+        content=_tensor(content),
+        pitch=_tensor(pitch),
+        clean=_tensor(clean),
+        reference_content=_tensor([np.concatenate([piece.content for piece in reference[:REFERENCE_PIECES]], axis=1)]),
+        reference_mel=_tensor([np.concatenate([piece.mel for piece in reference[:REFERENCE_PIECES]], axis=1)]),
+        foreign=foreign and foreign.crop(rng),
     )
 
 

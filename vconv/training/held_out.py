@@ -145,10 +145,8 @@ class HeldOut:
 
     def _input(self, item: Item, frames: int) -> tuple[Tensor, Tensor | None]:
         """Mel and ASR features [1, R, T / 2] of a clip's first frames."""
-        if not self._store.asr_channels:
-            return self._mel(item, frames), None
-        rows = self._store.clip_asr_features(item.entry)[: _even(item, frames) // 2]
-        return self._mel(item, frames), self._tensor(rows.T)
+        rows = self._store.clip_asr_features(item.entry)
+        return self._mel(item, frames), None if rows is None else self._tensor(rows[: _even(item, frames) // 2].T)
 
     def _mel(self, item: Item, frames: int) -> Tensor:
         """The first frames of a clip, at most so many and an even number: [1, N_MELS, T]"""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vconv.config import ConversionConfig
+from vconv.data.batches import ConversionBatch
 from vconv.features import LOG_MEL_MIDDLE
 from vconv.models.conversion import ConversionModel
 from vconv.models.layers import GradientReversal
@@ -28,9 +29,9 @@ from vconv.training.optimizer import frozen
 from vconv.training.perceptual import Converted, speaker_similarity
 
 
-def who(batch: dict[str, Tensor], config: ConversionConfig) -> Tensor:
+def who(batch: ConversionBatch[Tensor], config: ConversionConfig) -> Tensor:
     """The speaker input of the model: pretrained embedding [B, V] or number [B]."""
-    return batch["speaker_embedding" if config.speaker == "pretrained" else "speaker"]
+    return batch.speaker_embedding if config.speaker == "pretrained" else batch.speaker
 
 
 class Fakes(NamedTuple):
@@ -72,44 +73,45 @@ class Learner(nn.Module):
         self.content_critic = ContentInformation(channels) if weights.content_information else None
         self.speaker_critic = SpeakerInformation(channels, embedding) if weights.speaker_information else None
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], Fakes | None]:
+    def forward(self, batch: ConversionBatch[Tensor], step: int) -> tuple[dict[str, Tensor], Fakes | None]:
         """Unweighted losses by name, and fakes for the discriminator and the perceptual losses, where these are on."""
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
         # At inference the source is mostly clean: the adversary works on the code of clean speech.
-        asr_features = torch.cat([batch["source_asr_features"], batch["clean_asr_features"]])
-        both = model.content(torch.cat([batch["source"], batch["clean"]]), asr_features)
+        asr_features = None
+        if batch.clean_asr_features is not None:
+            asr_features = torch.cat([batch.source_asr_features, batch.clean_asr_features])
+        both = model.content(torch.cat([batch.source, batch.clean]), asr_features)
         code = model.bottleneck(both)
         (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
-        embedding = model.embed(batch["reference"], who(batch, model.config))
+        embedding = model.embed(batch.reference, who(batch, model.config))
         losses = {}
         if weights.decodes:
-            reference = self._reference(batch["reference"], batch["reference_asr_features"])
-            mel = model.decoder(z_q, batch["pitch"], embedding, *reference)
+            reference = self._reference(batch.reference, batch.reference_asr_features)
+            mel = model.decoder(z_q, batch.pitch, embedding, *reference)
         if weights.reconstruction:
-            losses["reconstruction"] = mel_l1(mel, batch["clean"])
+            losses["reconstruction"] = mel_l1(mel, batch.clean)
         if weights.commitment:
             losses["commitment"] = code.loss
         if weights.code_consistency:
             losses["code_consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
         if weights.contractive:
-            losses["contractive"] = contractive_penalty(model.content, batch["clean"], batch["clean_asr_features"])
+            losses["contractive"] = contractive_penalty(model.content, batch.clean, batch.clean_asr_features)
         if weights.speaker:
-            logits = self.speaker_head(embedding, batch["speaker"].clamp(min=0))
-            losses["speaker"] = label_cross_entropy(logits, batch["speaker"])
+            logits = self.speaker_head(embedding, batch.speaker.clamp(min=0))
+            losses["speaker"] = label_cross_entropy(logits, batch.speaker)
         if self.speaker_embedding_head is not None:
             read = nn.functional.normalize(self.speaker_embedding_head(embedding).float(), dim=1)
-            losses["speaker_embedding"] = speaker_similarity(read, self.voices, batch["speaker"])
+            losses["speaker_embedding"] = speaker_similarity(read, self.voices, batch.speaker)
         if weights.has_adversary and step >= weights.adversary_from:
-            losses |= self._adversary(twin_q, batch["label"])
+            losses |= self._adversary(twin_q, batch.label)
         losses |= self._information(batch, twin_q, embedding, step)
-        if weights.phones and len(batch["phones"]):
-            spoken = model.bottleneck(model.content(batch["phone_mel"], batch["phone_asr_features"])).z_q
-            frames, counts = batch["phone_frames"] // 2, batch["phone_counts"]
-            losses["phones"] = phone_ctc(self.phone_head(spoken), frames, batch["phones"], counts)
+        if weights.phones and (clips := batch.phone_clips) is not None:
+            spoken = model.bottleneck(model.content(clips.mel, clips.asr_features)).z_q
+            losses["phones"] = phone_ctc(self.phone_head(spoken), clips.frames // 2, clips.phones, clips.counts)
         if self.pseudo_label_head is not None:
             losses["pseudo_labels"] = pseudo_label_cross_entropy(
-                self.pseudo_label_head(code.z_q), batch["pseudo_labels"].repeat(2, 1)
+                self.pseudo_label_head(code.z_q), batch.pseudo_labels.repeat(2, 1)
             )
         if not weights.decodes:
             return losses, None
@@ -119,7 +121,7 @@ class Learner(nn.Module):
             some = slice(-weights.cycle_items, None)
             other, *other_reference = (x.roll(1, 0)[some] for x in (embedding, *reference))
             wanted = other.detach()
-            pitch = self._moved_pitch(batch["pitch"])[some]
+            pitch = self._moved_pitch(batch.pitch)[some]
             content = twin_q
             if weights.content_consistency:  # augmented sources too, against the clean clip
                 content = twin_q.clone()
@@ -132,14 +134,21 @@ class Learner(nn.Module):
                         losses["cycle"] = losses["cycle"] + (1 - (model.speaker(converted) * wanted).sum(dim=1)).mean()
             fakes = Fakes(torch.cat([mel, converted]), torch.cat([fakes.embedding, wanted]))
             if weights.has_perceptual:
-                speaker, speaker_embedding = (batch[name].roll(1, 0)[some] for name in ("speaker", "speaker_embedding"))
-                source, source_pitch = batch["clean"][some], batch["clean_pitch"][some]
-                found = Converted(converted, pitch, source, source_pitch, speaker, speaker_embedding)
+                found = Converted(
+                    mel=converted,
+                    pitch=pitch,
+                    source=batch.clean[some],
+                    source_pitch=batch.clean_pitch[some],
+                    speaker=batch.speaker.roll(1, 0)[some],
+                    speaker_embedding=None
+                    if batch.speaker_embedding is None
+                    else batch.speaker_embedding.roll(1, 0)[some],
+                )
                 fakes = fakes._replace(converted=found)
         return losses, fakes if weights.discriminates(step) or weights.has_perceptual else None
 
     @torch.no_grad()
-    def _reference(self, mel: Tensor, asr_features: Tensor) -> tuple[Tensor, Tensor]:
+    def _reference(self, mel: Tensor, asr_features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Content and mel of the reference for the decoder's attention, for some items of no reference at all."""
         content = self.model.encode(mel, asr_features).z_q
         dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
@@ -163,15 +172,17 @@ class Learner(nn.Module):
             return self.classifier(z_q, self.speaker_head.prototypes)
         return self.classifier(z_q)
 
-    def _information(self, batch: dict[str, Tensor], z_q: Tensor, embedding: Tensor, step: int) -> dict[str, Tensor]:
+    def _information(
+        self, batch: ConversionBatch[Tensor], z_q: Tensor, embedding: Tensor, step: int
+    ) -> dict[str, Tensor]:
         """Losses of the information critics on the code of clean speech: future frames, the speech, the speaker."""
         losses = {}
         if self.future is not None:
             losses["cpc"] = self.future(z_q)
         if self.content_critic is not None:
-            losses["content_information"] = self.content_critic(batch["clean"], z_q)
+            losses["content_information"] = self.content_critic(batch.clean, z_q)
         if self.speaker_critic is not None and step >= self.weights.speaker_information_from:
-            losses["speaker_information"] = self.speaker_critic(z_q, embedding, batch["speaker"])
+            losses["speaker_information"] = self.speaker_critic(z_q, embedding, batch.speaker)
         return losses
 
     @staticmethod

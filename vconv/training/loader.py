@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from accelerate.utils import send_to_device
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from vconv.processes import die_with_parent
 
-Finish = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Batch = TypeVar("Batch")  # a named tuple of arrays
+Finish = Callable[[Any], Any]
 
 
 class Sampler(Protocol):
     seed: int
 
     def batch(self, step: int, rank: int) -> Any:
-        """A dataclass or a dictionary of arrays, which depends on the seed and the two numbers alone."""
+        """A named tuple of arrays, which depends on the seed and the two numbers alone."""
 
 
 class _Batches(Dataset):
-    """A sampler's batches by (step, rank), as tensors."""
+    """A sampler's batches by (step, rank)."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[tuple[int, int], dict[str, Tensor]]:
-        return place, to_tensors(self.sampler.batch(*place), torch.device("cpu"))
+    def __getitem__(self, place: tuple[int, int]) -> tuple[tuple[int, int], Any]:
+        return place, self.sampler.batch(*place)
 
 
 def draw(
@@ -39,7 +40,7 @@ def draw(
     accelerator: Accelerator,
     workers: int,
     finish: Finish | None = None,
-) -> Iterator[dict[str, Tensor]]:
+) -> Iterator[Any]:
     """This process's batches, as many a step as are accumulated; torch's random numbers are seeded for each.
 
     The batches of a step are numbered over all processes: two processes, one that accumulates two batches,
@@ -62,13 +63,10 @@ def draw(
     )
     for place, batch in loader:
         torch.manual_seed(int(np.random.SeedSequence([sampler.seed, *place]).generate_state(1)[0]))
-        batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+        batch = send_to_device(batch, device, non_blocking=True)
         yield finish(batch) if finish else batch
 
 
-def to_tensors(batch: Any, device: torch.device) -> dict[str, Tensor]:
-    """A batch's arrays by field name, or by key, on the device."""
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(value)).to(device, non_blocking=True)
-        for name, value in (batch if isinstance(batch, dict) else vars(batch)).items()
-    }
+def to_tensors(batch: Batch, device: torch.device) -> Batch:
+    """A batch with tensors on the device in place of its arrays."""
+    return send_to_device(default_convert(batch), device)

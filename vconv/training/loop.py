@@ -81,7 +81,7 @@ class Run:
             if self.journal.end_step(step, self.guard.skipped, validate):
                 return
 
-    def batches(self) -> Iterator[dict[str, Tensor]]:
+    def batches(self) -> Iterator[Any]:
         """Those of one step, whose gradients add up."""
         for batch in islice(self._batches, self.config.optimizer.accumulate):
             with self.accelerator.accumulate(*self.modules):

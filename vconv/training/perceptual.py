@@ -83,7 +83,7 @@ def speaker_similarity(found: Tensor, voices: Tensor, speaker: Tensor, voice: Te
     Unknown speakers (-1) are compared with ``voice`` [B, E] if it is given, and left out otherwise.
     """
     known, wanted = speaker >= 0, voices[speaker.clamp(min=0)]
-    if voice is not None and voice.shape[1]:
+    if voice is not None:
         wanted, known = torch.where(known[:, None], wanted, voice), torch.ones_like(known)
     distance = 1 - (found * wanted).sum(dim=1)
     return (distance * known).sum() / known.sum().clamp(min=1)

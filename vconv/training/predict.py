@@ -39,12 +39,12 @@ def predict_mels(
         others = [i for i in members if i != index] or [index]
         return others[rng.integers(len(others))]
 
-    def speech(index: int, frames: int | None = None) -> list[torch.Tensor]:
+    def speech(index: int, frames: int | None = None) -> list[torch.Tensor | None]:
         """Mel [1, N_MELS, T] and an ASR encoder's features [1, R, T / 2], T even."""
         entry = corpus.items[index].entry
         mel, asr_features = store.clip_mel(entry)[:frames], store.clip_asr_features(entry)
         rows = len(mel) // 2
-        return [tensor(mel[: 2 * rows].T), tensor(asr_features[:rows].T)]
+        return [tensor(mel[: 2 * rows].T), None if asr_features is None else tensor(asr_features[:rows].T)]
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from vconv import audio
 from vconv.config import ConversionConfig, Precision
 from vconv.data.augmentation import recording as disturb
 from vconv.data.augmentation.recording import DisturbConfig
+from vconv.data.batches import Array
 from vconv.data.corpus import Corpus, by_length
 from vconv.data.store import WAVE_SCALE, Entry
 from vconv.errors import InputError
@@ -76,12 +77,11 @@ class RobustFrontendTraining:
     log: LogConfig = LogConfig()
 
 
-@dataclass
-class RobustFrontendBatch:
-    clean: np.ndarray  # [B, N] at 16 kHz, each at the loudness that models expect
-    disturbed: np.ndarray  # [B, N]
-    clean_mel: np.ndarray  # [B, N_MELS, T], T even
-    disturbed_mel: np.ndarray  # [B, N_MELS, T]
+class RobustFrontendBatch(NamedTuple, Generic[Array]):
+    clean: Array  # [B, N] at 16 kHz, each at the loudness that models expect
+    disturbed: Array  # [B, N]
+    clean_mel: Array  # [B, N_MELS, T], T even
+    disturbed_mel: Array  # [B, N_MELS, T]
 
 
 class RobustFrontendSampler:
@@ -92,12 +92,14 @@ class RobustFrontendSampler:
         self._samples = round(config.seconds * SAMPLE_RATE)
         self._weights = by_length(corpus.items)
 
-    def batch(self, step: int, rank: int = 0) -> RobustFrontendBatch:
+    def batch(self, step: int, rank: int = 0) -> RobustFrontendBatch[np.ndarray]:
         rng = np.random.default_rng([self.seed, step, rank])
         chosen = rng.choice(len(self.corpus.items), self.config.items, p=self._weights)
         pairs = [self._pair(rng, self.corpus.items[index].entry) for index in chosen]
         clean, disturbed = (np.stack(waves) for waves in zip(*pairs))
-        return RobustFrontendBatch(clean, disturbed, *(_even_mels(waves) for waves in (clean, disturbed)))
+        return RobustFrontendBatch(
+            clean=clean, disturbed=disturbed, clean_mel=_even_mels(clean), disturbed_mel=_even_mels(disturbed)
+        )
 
     def _pair(self, rng: np.random.Generator, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         wave = self._crop(rng, entry)
@@ -123,7 +125,7 @@ class RobustFrontendSampler:
 def _even_mels(waves: np.ndarray) -> np.ndarray:
     """[B, N] -> [B, N_MELS, T], T even"""
     mels = np.stack([log_mel(wave) for wave in waves])
-    return mels[:, :, : mels.shape[2] // 2 * 2]
+    return np.ascontiguousarray(mels[:, :, : mels.shape[2] // 2 * 2])
 
 
 class RobustFrontend(nn.Module):
@@ -135,18 +137,18 @@ class RobustFrontend(nn.Module):
         self.asr_encoder = load_moonshine(config.asr_encoder).requires_grad_(True)
         self.denoiser = Denoiser(config.model)
 
-    def forward(self, batch: dict[str, Tensor], wanted: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: RobustFrontendBatch[Tensor], wanted: Tensor) -> dict[str, Tensor]:
         """Losses by name; ``wanted`` [B, R, T / 2] are the teacher's features."""
-        features = self.asr_encoder(batch["disturbed"])
+        features = self.asr_encoder(batch.disturbed)
         spread = wanted.var(dim=(0, 2), keepdim=True) + 1e-5
-        mel = batch["disturbed_mel"]
+        mel = batch.disturbed_mel
         known = torch.rand(len(mel), 1, 1, device=mel.device) >= (self.dropout if self.training else 0)
         # Detached: the features must stay compatible with the content encoder.
         denoised = self.denoiser(mel, features.detach()[:, :, : mel.shape[2] // 2] * known)
         return {
             "content_consistency": content_distance(features, wanted),
             "features": ((features - wanted).square() / spread).mean(),
-            "mel": (normalize_mel(denoised) - normalize_mel(batch["clean_mel"])).abs().mean(),
+            "mel": (normalize_mel(denoised) - normalize_mel(batch.clean_mel)).abs().mean(),
         }
 
 
@@ -195,7 +197,7 @@ def train(config: RobustFrontendTraining, resume: bool = False) -> Path:
             for batch in run.batches():
                 with accelerator.autocast():
                     with torch.no_grad():
-                        wanted = teacher(batch["clean"])
+                        wanted = teacher(batch.clean)
                     losses = student(batch, wanted)
                 accelerator.backward(weigh(losses, config.losses))
                 found.append(losses)
@@ -237,14 +239,14 @@ def validate(
     device, found = next(robust_frontend.parameters()).device, []
     for index in range(4):
         batch = to_tensors(sampler.batch(index), device)
-        found.append(robust_frontend(batch, teacher(batch["clean"])))
+        found.append(robust_frontend(batch, teacher(batch.clean)))
     means = {name: float(np.mean([one[name].item() for one in found])) for name in found[0]}
     total = sum(getattr(config.losses, name) * value for name, value in means.items())
     measured = {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}
     monitor.losses(step, measured)
-    features = robust_frontend.asr_encoder(batch["disturbed"])[:, :, : batch["clean_mel"].shape[2] // 2]
-    denoised = robust_frontend.denoiser(batch["disturbed_mel"], features)
+    features = robust_frontend.asr_encoder(batch.disturbed)[:, :, : batch.clean_mel.shape[2] // 2]
+    denoised = robust_frontend.denoiser(batch.disturbed_mel, features)
     for k in range(min(2, len(denoised))):
-        rows = [mel[k].cpu().numpy() for mel in (batch["clean_mel"], batch["disturbed_mel"], denoised)]
+        rows = [mel[k].cpu().numpy() for mel in (batch.clean_mel, batch.disturbed_mel, denoised)]
         monitor.picture(step, f"clean, disturbed, denoised/{k}", rows)
     return measured

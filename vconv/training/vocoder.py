@@ -126,9 +126,9 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
             found = []
             for batch in run.batches():
                 with accelerator.autocast():
-                    wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
-                real, fake = inner(batch["wave"], config.batch), inner(wave, config.batch)
-                real = with_upper_band(real, fake, batch["narrow"])
+                    wave = vocoder(batch.mel, batch.pitch, batch.source, batch.noise)
+                real, fake = inner(batch.wave, config.batch), inner(wave, config.batch)
+                real = with_upper_band(real, fake, batch.narrow)
                 losses = {"spectral": spectral_distance(fake, real, weights.n_ffts)}
                 with accelerator.autocast():
                     if speaker_encoder:
@@ -215,10 +215,10 @@ def validate(
     total, rounds = 0.0, 3
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        wave = vocoder(batch["mel"], batch["pitch"], batch["source"], batch["noise"])
-        total += spectral_distance(wave, batch["wave"], config.losses.n_ffts).item()
+        wave = vocoder(batch.mel, batch.pitch, batch.source, batch.noise)
+        total += spectral_distance(wave, batch.wave, config.losses.n_ffts).item()
     found = {"validation": total / rounds}
     monitor.losses(step, found)
-    for name, sound in (("real", batch["wave"]), ("vocoded", wave)):
+    for name, sound in (("real", batch.wave), ("vocoded", wave)):
         monitor.sound(step, name, np.asarray(sound[0].cpu()), OUTPUT_RATE)
     return found
