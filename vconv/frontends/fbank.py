@@ -26,6 +26,8 @@ def filterbank() -> np.ndarray:
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
+# Beside the encoder's graph, not in it: there, ONNX's DFT takes nearly twice as long as numpy's FFT, and a DFT matrix
+# as long, but the file grows fourfold. Of the encoder's time 3 % are spent here.
 def fbank(wave: np.ndarray) -> np.ndarray:
     """Kaldi's log filterbank energies, without dither, less their mean over time: [N] at 16 kHz -> [T, FBANKS].
 

@@ -39,7 +39,7 @@ class CamPlusPlusConfig:
 
 
 def fbank(wave: Tensor) -> Tensor:
-    """As ``vconv.frontends.speaker_encoder.fbank``, where gradients are needed: [B, N] at 16 kHz -> [B, T, FBANKS]"""
+    """As ``vconv.frontends.fbank.fbank``, where gradients are needed: [B, N] at 16 kHz -> [B, T, FBANKS]"""
     frames = wave.float().unfold(1, FRAME_SAMPLES, FRAME_HOP)
     frames = frames - frames.mean(dim=2, keepdim=True)
     frames = frames - PREEMPHASIS * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
