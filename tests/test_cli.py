@@ -33,6 +33,13 @@ def files_in(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_the_help_of_each_command_fits_its_line(vconv_cli: Cli) -> None:
+    for group in ((), ("speakers",)):
+        lines = vconv_cli(*group, "--help").out.partition("Commands:")[2].strip().splitlines()
+        assert len(lines) > 6
+        assert not [line for line in lines if line.endswith("...")]
+
+
 # ---------------------------------------------------------------- convert
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import shutil
@@ -133,35 +134,26 @@ def with_bottleneck(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return code
 
 
-def test_the_bottleneck_of_the_page_keeps_the_interface(with_bottleneck: Path) -> None:
+def test_the_bottleneck_of_the_page_passes_the_tests_of_all_kinds(with_bottleneck: Path) -> None:
     pytest.importorskip("torch")
-    script = """
-import torch
-from vconv.config import BottleneckConfig
-from vconv.models.bottleneck import make_bottleneck
-
-torch.manual_seed(0)
-bottleneck = make_bottleneck(8, BottleneckConfig(kind="random_projection", codes=16)).train()
-z = torch.randn(2, 8, 30, requires_grad=True)
-code = bottleneck(z)
-assert code.z_q.shape == z.shape and code.codes.shape == (2, 2, 30) and code.loss > 0
-(code.z_q.sum() + code.loss).backward()
-assert z.grad.abs().sum() > 0
-assert not {name for name, _ in bottleneck.named_parameters()} & {"books"}
-bottleneck.eval()
-used = bottleneck(z)
-assert torch.equal(bottleneck.decode(used.codes), used.z_q)
-assert used.codes.unique().numel() > 4
-print("kept")
-"""
+    page = DOCS / "bottleneck.md"
+    shutil.copytree(ROOT / "tests", with_bottleneck / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    (entries,) = (block for block in blocks(page) if block.marker.startswith("entries: "))
+    for name, entry in zip(entries.marker.split()[1:], entries.text.splitlines(), strict=True):
+        text = (with_bottleneck / name).read_text("utf-8")
+        (with_bottleneck / name).write_text(text.replace("KINDS = {\n", f"KINDS = {{\n{entry}\n", 1), encoding="utf-8")
+    (block,) = blocks(page, "test it")
+    ((program, *arguments),) = (shlex.split(line) for line in block.commands)
+    assert program == "pytest"
     result = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=with_bottleneck,
-        env={"PYTHONPATH": str(with_bottleneck)},
+        env=os.environ | {"PYTHONPATH": str(with_bottleneck)},
         capture_output=True,
         text=True,
     )
-    assert result.stdout == "kept\n", result.stderr
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert result.returncode == 0 and passed and int(passed[1]) > 2, result.stdout
 
 
 @pytest.mark.slow

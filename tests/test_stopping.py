@@ -63,7 +63,9 @@ def test_the_best_weights_are_kept_and_a_run_without_better_ones_ends(
     assert checkpoint.load(checkpoint.previous(run / BEST))["step"] == 10
     # At such a rate it can only get worse.
     spoiled = (*every, "optimizer.steps=90", "optimizer.learning_rate=0.5", "log.patience=2")
-    capfd.readouterr()
+    told = capfd.readouterr().out
+    assert f"{run}: steps 1 to 20; losses every" in told
+    assert f"{run}: wrote {BEST} (step 20) and {CHECKPOINT} (step 20)" in told
     assert train(tmp_path, CONVERSION, corpus, *spoiled, resume=True)["step"] == 40
     assert "step 40: the run ends, as validation has not improved for 2 validations" in capfd.readouterr().out
     assert checkpoint.load(run / BEST)["step"] == 20

@@ -353,7 +353,7 @@ def test_a_run_begins_with_the_weights_of_another_where_they_fit(
     torch.testing.assert_close(after["model.decoder.output.weight"], before["decoder.output.weight"])
     assert after["model.decoder.attention.query.weight"].shape[0] == 32
     printed = capfd.readouterr().out
-    assert "not taken" in printed and "model.decoder.early" in printed and "model.decoder.output" not in printed
+    assert "begin fresh" in printed and "model.decoder.early" in printed and "model.decoder.output" not in printed
 
 
 def test_a_model_that_gets_deeper_is_what_it_was(corpus: Path, tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--jobs", type=int, default=1, help="configurations at the same time, of one CPU thread each")
     parser.add_argument("--only", metavar="NAME,...", help=f"of {', '.join((*CONFIGS, KMEANS))}")
-    parser.add_argument("--vocoder", type=Path, help="checkpoint, or model folder; default: the model that came along")
+    parser.add_argument("--vocoder", type=Path, help="checkpoint, or model folder; default: the included model")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="for all; repeatable"
     )

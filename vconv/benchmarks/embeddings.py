@@ -64,7 +64,7 @@ def benchmark(
     ] = None,
     count: Annotated[int, typer.Option(min=SAMPLE, help="Clips, drawn evenly; repeated where there are fewer.")] = 500,
     jobs: Annotated[str, typer.Option(help="Numbers of processes, divided by commas.")] = "1,2",
-    model: Annotated[Path | None, typer.Option(help="Model folder; default: the weights that came along.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model folder; default: the included model.")] = None,
 ) -> None:
     """Print a Markdown table of clips a second."""
     try:

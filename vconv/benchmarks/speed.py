@@ -137,7 +137,7 @@ def table(rows: Sequence[Row]) -> str:
 def benchmark(
     source: Annotated[Path, typer.Argument(help="Clip to convert, said over and over.")] = EXAMPLES / "source.flac",
     target: Annotated[Path, typer.Argument(help="Clip of the voice to convert to.")] = EXAMPLES / "target.flac",
-    model: Annotated[Path | None, typer.Option(help="Model folder; default: the weights that came along.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model folder; default: the included model.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs that a median is taken of.")] = 5,
     minutes: Annotated[float, typer.Option(min=0, help="Length of the longest clip; 0 skips it.")] = 60,
 ) -> None:

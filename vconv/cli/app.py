@@ -49,7 +49,7 @@ def _built(function: Callable) -> Any:
 
 
 Model = Annotated[
-    Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder; default: the weights that came along.")
+    Path | None, typer.Option("--model", metavar="FOLDER", help="Model folder; default: the included model.")
 ]
 
 

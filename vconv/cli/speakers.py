@@ -35,7 +35,7 @@ def _speakers(context: typer.Context) -> None:
 @command(speakers_app)
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="Clip, folder of clips of one speaker, or saved voice.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="What to compare it with: likewise.")],
     model: Model = None,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the score alone.")] = False,

@@ -174,7 +174,9 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Export trained weights to a model folder with ONNX graphs: of a run its best checkpoint.
+    """Export trained weights to a model folder, for --model.
+
+    Of a run, the best checkpoint is exported. The folder also holds the ONNX graphs.
 
     Of a model that learned a table of speakers, the folder `voices` holds each one's voice for `convert --target`.
     With --overwrite, the voices in the output's folder `voices` go with the model they belonged to.

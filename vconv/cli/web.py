@@ -22,7 +22,7 @@ def web(
     ] = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Model folder. Repeatable; default: the weights that came along."),
+        typer.Option(metavar="FOLDER", help="Model folder. Repeatable; default: the included model."),
     ] = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -32,7 +32,7 @@ def web(
     certificate: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="For https.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="Private key of the certificate.")] = None,
 ) -> None:
-    """Serve a page for voice conversion to this machine; needs vconv[web].
+    """Convert in the browser, on this machine; needs vconv[web].
 
     The page converts, records, keeps voices and compares results. Nothing leaves the machine.
 

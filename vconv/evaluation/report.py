@@ -16,6 +16,7 @@ from vconv.evaluation import picture
 from vconv.evaluation.figures import HEADLINES, METRICS, Metric, Row, by_system
 from vconv.evaluation.languages import shown_metrics
 from vconv.evaluation.measure import Failure, Report, read_wave
+from vconv.evaluation.periodicity import BANDS, key
 from vconv.evaluation.results import arrow, interval, p_value, used_metrics
 from vconv.evaluation.statistics import Estimate
 from vconv.files import write_text
@@ -28,19 +29,26 @@ _PLOT_WIDTH, _LABEL_WIDTH, _LANE = 640, 170, 26  # px
 # By the key of the metric, where its label does not say it all.
 MEANINGS = {
     "sim_target": "cosine of the speaker embeddings of conversion and target clip",
-    "sim_source": "the same with the source; two different speakers lie at 0.5 to 0.6",
+    "sim_source": "the same with the source clip; two different speakers have 0.5 to 0.6",
     "target_preferred": "share of conversions that are more similar to the target than to the source",
-    "eer": "where as many conversions are refused as the target as real sources are taken for it",
-    "wer": "word errors of Whisper's transcript, against the given transcript or else Whisper's own of the source",
+    "eer": "equal error rate where conversions are verified as the target, with the real sources as impostors",
+    "wer": "word errors of Whisper's transcript, against the given transcript or else that of the source by Whisper",
     "cer": "the same in characters: Chinese simplified, kana as hiragana, of Hindi the consonants",
     "cer_loss": "character errors beyond those of the source itself, where a transcript is given",
-    "distillmos": "predicted opinion score of the sound, 1 to 5",
+    "distillmos": "predicted naturalness, a mean opinion score of 1 to 5",
     "dnsmos": "predicted opinion score, P.835 overall, 1 to 5",
+    "dnsmos_sig": "the same for the speech alone",
+    "dnsmos_bak": "the same for the background: noise lowers it",
+    "dnsmos_p808": "predicted opinion score, P.808 overall, 1 to 5",
     "f0_corr": "of log F0 of conversion and source, where both are voiced",
-    "f0_rmse": "with the change of register that a conversion is to make",
-    "f0_shape_rmse": "what is left when both melodies are moved to one mean",
+    "f0_rmse": "large where source and target differ in register: conversion moves the melody",
+    "f0_shape_rmse": "the same with both melodies moved to one mean: errors of the melody",
     "voicing_error": "share of 10 ms frames voiced in only one of conversion and source",
     "f0_distance": "between the mean log F0 of conversion and target clip",
+    **{
+        key(band): "of voiced frames; 1 for a pulse train, 0 for noise; well above the recording's, a voice buzzes"
+        for band in BANDS
+    },
     "mcd": "mel-cepstral distortion to the target speaker's own reading, aligned in time, level left out",
     "lsd": "root mean square over frequency to the target speaker's own reading, aligned in time",
     "real_time_factor": "time to convert over length, the analysis of the target clip included",

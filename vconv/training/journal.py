@@ -74,6 +74,11 @@ class Monitor:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
+    def advance(self, step: int) -> None:
+        """So many steps are done; moves the bar alone."""
+        if self.enabled:
+            self.bar.update(self.task, completed=step)
+
     def picture(self, step: int, name: str, rows: list[np.ndarray]) -> None:
         """Spectrograms [bands, T] below one another, low frequencies at the bottom."""
         if self.enabled:
@@ -133,6 +138,10 @@ class Journal:
         self.steps = range(first, first if self._best.ended else config.optimizer.steps)
         if self._best.ended and start.accelerator.is_main_process:
             print(f"step {first}: ended early, as {self._best.why()}", flush=True)
+        elif self.steps and start.accelerator.is_main_process:
+            told = f"losses every {config.log.every}, here and in TensorBoard"
+            print(f"{start.folder}: steps {first + 1} to {config.optimizer.steps}; {told}", flush=True)
+        self._written: dict[str, int] = {}  # files of this run, and the steps in them
         self.monitor = Monitor(start.folder, config.optimizer.steps, first, start.accelerator.is_main_process)
 
     def add(self, *values: dict[str, Tensor]) -> None:
@@ -148,6 +157,7 @@ class Journal:
             validate: called with the steps done, while the module has the averages; returns measures by name.
         """
         done, accelerator, log = step + 1, self._start.accelerator, self._config.log
+        self.monitor.advance(done)
         if done % log.every == 0:
             means = self._averages.take(accelerator)
             self.monitor.losses(done, means | ({"skipped": float(skipped)} if skipped else {}))
@@ -167,6 +177,7 @@ class Journal:
     def _save(self, name: str, done: int, parts: dict[str, Any]) -> None:
         state = pack_state(self._config, done, self._ema, parts) | {"best": self._best.state()}
         checkpoint.save(self._start.folder / name, state, keep_previous=True)
+        self._written[name] = done
 
     def _ends(self, done: int) -> bool:
         """Whether the run ends early, as the main process decides, which alone validates."""
@@ -181,4 +192,8 @@ class Journal:
         return ends
 
     def close(self) -> None:
+        """Stop the bar, and name what was written."""
         self.monitor.close()
+        if self._written:
+            files = " and ".join(f"{name} (step {step})" for name, step in sorted(self._written.items()))
+            print(f"{self._start.folder}: wrote {files}", flush=True)

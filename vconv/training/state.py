@@ -86,7 +86,7 @@ def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
             named = f" ({', '.join(parts[:6])}{' and others' if len(parts) > 6 else ''})" if parts else ""
             fresh.append(f"{len(layers)} layers of {name}{named}")
     if fresh:
-        print(f"{path}: not taken, missing there or of another shape, and begin fresh: {'; '.join(fresh)}")
+        print(f"note: no weights in {path} fit these, which begin fresh: {'; '.join(fresh)}", flush=True)
 
 
 def _part(layer: str) -> str:
