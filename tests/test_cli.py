@@ -152,7 +152,7 @@ def test_extract_saves_codes_and_f0(vconv_cli: Cli, clips: Path, model: Path, tm
 def test_info_describes_model_and_installation(vconv_cli: Cli, model: Path) -> None:
     done = vconv_cli("info", "--model", model)
     assert done.code == 0, done.err
-    for word in (vconv.__version__, str(model), "embedding_channels", "vocoder.onnx", "onnxruntime"):
+    for word in (vconv.__version__, str(model), "content code", "speaker encoder", "vocoder.onnx", "onnxruntime"):
         assert word in done.out
 
 

@@ -164,7 +164,7 @@ def test_the_bottleneck_of_the_page_trains_and_converts(with_bottleneck: Path, t
     run_block(Block("", "bash", "vconv prepare recordings/ -o corpus.tsv --quiet --valid-percent 20"), checkout)
     (block,) = blocks(DOCS / "bottleneck.md", "train")
     run_block(short(block), checkout)
-    assert soundfile.info(checkout / "converted.wav").samplerate == 24000
+    assert soundfile.info(checkout / "random.wav").samplerate == 24000
 
 
 # ---------------------------------------------------------------- the rest

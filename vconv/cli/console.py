@@ -28,8 +28,8 @@ def summary(tally: Tally, started: float) -> str:
         return there
     what = str(tally.last) if tally.made == 1 and not tally.errors and not there else f"{tally.made} files"
     elapsed = time.perf_counter() - started
-    speed = f"{tally.seconds:.1f} s of audio in {elapsed:.1f} s, real-time factor {elapsed / tally.seconds:.3f}"
-    return f"{what}: {speed}" + (f"; {there}" if there else "")
+    speed = f"{elapsed:.1f} s with start-up, real-time factor {elapsed / tally.seconds:.3f}"
+    return f"{what}: {tally.seconds:.1f} s of audio in {speed}" + (f"; {there}" if there else "")
 
 
 def finish(errors: list[VconvError]) -> None:

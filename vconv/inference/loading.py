@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +56,13 @@ def _engine(folder: Path, device: str, threads: int) -> Engine:
         ) from error
 
 
+_SPEAKER = {
+    "encoder": "any, by a speaker encoder that was trained with the model",
+    "pretrained": "any, by a pretrained speaker encoder",
+    "table": "{} of the training data",
+}
+
+
 def describe(path: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
     """A model folder and this installation, as (name, value) lines.
 
@@ -64,16 +70,15 @@ def describe(path: str | os.PathLike[str] | None = None) -> list[tuple[str, str]
         InputError: the folder or its config is missing or wrong.
     """
     folder = default_model() if path is None else Path(path)
-    conversion, vocoder = read_config(folder)
+    conversion, _ = read_config(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file())
     packages = ("onnxruntime", "swift-f0", "torch")
     return [
         ("vconv", __version__),
         ("model", str(folder)),
-        ("conversion", _short(dataclasses.asdict(conversion) | {"speakers": len(conversion.speakers)})),
-        ("code", _code(conversion.bottleneck)),
-        ("vocoder", _short(dataclasses.asdict(vocoder))),
-        *((file.name, f"{file.stat().st_size / 1e6:.2f} MB") for file in files),
+        ("content code", _code(conversion.bottleneck)),
+        ("target speakers", _SPEAKER[conversion.speaker].format(len(conversion.speakers))),
+        *((file.name, f"{file.stat().st_size / 1e3:,.0f} kB") for file in files),
         *((package, _version(package)) for package in packages),
         ("cores", str(available_cores())),
     ]
@@ -84,13 +89,6 @@ def _code(config: BottleneckConfig) -> str:
         return f"continuous ({config.kind})"
     rate = config.bits_per_frame * FRAME_RATE / 2
     return f"{config.codes_per_frame} of {config.code_values} values a frame ({config.kind}), {rate:.0f} bit/s"
-
-
-def _short(value: object) -> str:
-    """A value of the config in one line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items())
-    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _version(package: str) -> str:

@@ -56,8 +56,8 @@ def choose_held_out(clips: Sequence[Clip], manifest: Path, split: str = "valid",
     able = {name: found for name, found in by_speaker.items() if len(found) >= 2}
     if len(able) < 2:
         raise InputError(
-            f"{manifest}: {len(able)} speakers of the split '{split}' have 2 clips or more and none to train on; "
-            "2 are needed to see how well voices are told apart"
+            f"{manifest}: 2 speakers or more are needed who have 2 clips in the split '{split}' and none in training, "
+            f"and there are {len(able)}; prepare it with a larger --valid-percent, or take a manifest of others"
         )
     return [clip for name in sorted(by_speaker, key=_shuffled) for clip in by_speaker[name][:most]]
 
