@@ -121,7 +121,7 @@ class Converter:
             def content(start: int, end: int) -> np.ndarray:
                 return self._engine.content(analysis.utterance(start, end)).content
 
-            melody = moved_pitch(analysis.f0, analysis.frames, voice, pitch / 12, keep_pitch)
+            melody = moved_pitch(analysis.f0, analysis.frames, None if keep_pitch else voice, pitch / 12)
             blocks = self._blocks(content, melody, voice)
             yield from finished(blocks, analysis.output_samples, analysis.loudness, progress)
 
@@ -202,7 +202,7 @@ class Converter:
         check_tokens(tokens, self._config, self.model)
         voice = self.voice(tokens.voice if target is None else target)
         f0 = tokens.melody.f0
-        melody = moved_pitch(f0, len(f0), voice, pitch / 12, keep_pitch)
+        melody = moved_pitch(f0, len(f0), None if keep_pitch else voice, pitch / 12)
         missing = self._config.bottleneck.codes_per_frame - len(tokens.codes)
         codes = np.pad(tokens.codes, ((0, missing), (0, 0)), constant_values=-1)  # of the stages left out
         blocks = self._blocks(
@@ -216,7 +216,7 @@ class Converter:
         What the vocoder loses, a conversion cannot have.
         """
         with analyse(source, self._tracker) as analysis:
-            pitch = moved_pitch(analysis.f0, analysis.frames, Voice(np.zeros(0), None), 0.0, keep_pitch=True)
+            pitch = moved_pitch(analysis.f0, analysis.frames)
             chunks = (
                 (start, streaming.mel_frames(analysis.wave, analysis.gain, start, end))
                 for start, end in streaming.chunk_bounds(analysis.frames)

@@ -33,15 +33,15 @@ def _spread_ratio(f0: np.ndarray, voice: Voice) -> float:
     return float(np.clip(voice.log_f0_spread / spread, *SPREAD_RATIO_RANGE)) ** SPREAD_SHARE
 
 
-def moved_pitch(f0: np.ndarray, frames: int, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
+def moved_pitch(f0: np.ndarray, frames: int, voice: Voice | None = None, octaves: float = 0.0) -> np.ndarray:
     """The source's melody in the target's register: F0 [T'] Hz -> pitch input of the networks [2, frames].
 
-    Log F0 gets the target's median and most of the way to its spread, and ``octaves`` are added; the first
-    not with ``keep_pitch`` or where one of the two is unknown.
+    Log F0 gets the median of the voice, if one is given, and most of the way to its spread, as far as the two are
+    known, and ``octaves`` are added.
     """
     curve, voiced = features.continuous_log_f0(f0)
     median = features.median_log_f0(f0)
-    if not keep_pitch and median is not None and voice.log_f0 is not None:
+    if voice is not None and median is not None and voice.log_f0 is not None:
         curve = (curve - median) * _spread_ratio(f0, voice) + voice.log_f0
     padding = (0, frames - len(f0))
     return np.stack(

@@ -124,7 +124,7 @@ def stretch(wave: np.ndarray, start: int) -> np.ndarray:
 # ---------------------------------------------------------------- what is measured
 
 
-def measure(rebuilt: Rebuilt, clips: Density, code_bits: np.ndarray) -> np.ndarray:
+def measure(rebuilt: Rebuilt, clips: Density, code_bits: np.ndarray | None) -> np.ndarray:
     """The ``MEASURES`` of a stretch of sound, [M].
 
     error: mean absolute error of the rebuilt log-mel, nepers; unexplained: the same as a share of how much the mel
@@ -138,8 +138,8 @@ def measure(rebuilt: Rebuilt, clips: Density, code_bits: np.ndarray) -> np.ndarr
     return np.array([error, error / max(moves, 1e-3), density, _surprise(rebuilt.codes, code_bits)])
 
 
-def _surprise(codes: np.ndarray | None, code_bits: np.ndarray) -> float:
-    if codes is None or len(codes) != len(code_bits):
+def _surprise(codes: np.ndarray | None, code_bits: np.ndarray | None) -> float:
+    if codes is None or code_bits is None or len(codes) != len(code_bits):
         return 0.0
     last = code_bits.shape[1] - 1  # stands for codes that speech never had
     return float(np.mean([bits[np.minimum(row, last)] for bits, row in zip(code_bits, codes)]))

@@ -235,11 +235,13 @@ def numbered(heard: Sequence[Heard]) -> np.ndarray:
     return np.unique([one.clip.speaker for one in heard], return_inverse=True)[1]
 
 
-def surprise(codes: Sequence[np.ndarray | None]) -> np.ndarray:
-    """How many bits each code is worth, by how often speech has it: codes [G, n] of clips -> [G, K], or [0, 0]."""
-    together = np.concatenate([one for one in codes if one is not None] or [np.zeros((0, 0), int)], axis=1)
-    if not together.size or together.max() >= _COUNTED_CODES:
-        return np.zeros((0, 0))
+def surprise(codes: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """How many bits each code is worth, by how often speech has it: codes [G, n] of clips -> [G, K].
+
+    None where the model has no codes, or too many to count.
+    """
+    if codes[0] is None or (together := np.concatenate(codes, axis=1)).max() >= _COUNTED_CODES:
+        return None
     size = int(together.max()) + 2  # one more stands for those that never came up
     counts = np.stack([np.bincount(row, minlength=size) for row in together]) + 0.5  # none is impossible
     return -np.log2(counts / counts.sum(axis=1, keepdims=True))

@@ -107,7 +107,7 @@ class Population:
     axis_shares: np.ndarray  # [P], of the variance of average spectra that each of their principal axes has
     speakers: np.ndarray  # [N, E], unit embeddings of training speakers
     apart: float  # median, over these speakers, of the score with whoever is most alike
-    code_bits: np.ndarray  # [G, K], -log2 of how often speech has a code; [0, 0] without codes
+    code_bits: np.ndarray | None  # [G, K], -log2 of how often speech has a code, where the model has codes
     scoring: Scoring
     verification: Verification
     check: Calibration
@@ -174,7 +174,8 @@ class Population:
         arrays |= {"attribute_mean": self.attribute_mean, "axis_shares": self.axis_shares}
         arrays |= {"joint": self.joint.astype(np.float32), "apart": np.float64(self.apart)}
         arrays["speakers"] = _rounded(self.speakers)
-        arrays["code_bits"] = self.code_bits.astype(np.float16)
+        if self.code_bits is not None:
+            arrays["code_bits"] = self.code_bits.astype(np.float16)
         for name, kind in _PARTS.items():
             for field in fields(kind):
                 value = np.asarray(getattr(getattr(self, name), field.name))
@@ -206,7 +207,7 @@ class Population:
                 axis_shares=arrays["axis_shares"],
                 speakers=speakers / lengths,
                 apart=float(arrays["apart"]),
-                code_bits=arrays["code_bits"].astype(np.float64),
+                code_bits=arrays["code_bits"].astype(np.float64) if "code_bits" in arrays else None,
                 **parts,
             )
             population._check()
