@@ -61,6 +61,7 @@ def test_live_features_are_those_of_a_store(padded: Path, tmp_path: Path) -> Non
     clips = read_manifest(padded)
     assert build(clips, tmp_path / "store") == []
     store, made = open_store(tmp_path / "store"), OnTheFly(clips)
+    assert made.clip_asr_features(made.entries[0]) is store.clip_asr_features(store.entries[0]) is None
     assert [entry.path for entry in made.entries] == [entry.path for entry in store.entries]
     for ours, theirs in zip(made.entries, store.entries):
         assert ours.frames > theirs.frames + 20  # silence is not known before the audio is read

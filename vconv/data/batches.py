@@ -16,7 +16,7 @@ import numpy as np
 
 from vconv.data.augmentation.mel import PerturbConfig, perturb
 from vconv.data.corpus import Corpus, Item
-from vconv.data.crops import Speech, crop_frames, in_voice, join, part_of, stack
+from vconv.data.crops import Speech, crop_frames, in_voice, joined, part_of
 from vconv.data.store import Entry
 from vconv.errors import InputError
 from vconv.features import continuous_log_f0
@@ -111,48 +111,38 @@ class ConversionSampler:
         return weights / weights.sum()
 
     def batch(self, step: int, rank: int = 0) -> ConversionBatch[np.ndarray]:
-        config = self.config
         rng = np.random.default_rng([self.seed, step, rank])
         pairs = self.draw_pairs(rng)
-        reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
-        items, store = self.corpus.items, self.corpus.store
-        source, clean, pitch, clean_pitch, reference, voice, pseudo_labels, names = [], [], [], [], [], [], [], []
-        for a, b in pairs:
-            entry = items[b].entry
-            whole = self._speech(entry)
-            start = int(rng.integers(0, max(1, len(whole.mel) - config.frames + 1))) // 2 * 2
-            octaves = self._other_voice(rng)
-            own = whole.crop(start, config.frames)
-            clean.append(in_voice(own, octaves))
-            disturb = a == b or rng.random() < config.parallel_perturb
-            source.append(self._source(rng, items[a].entry, start, config.frames, disturb))
-            f0 = store.clip_f0(entry)
-            tracked = self._as_tracked(rng, f0)
-            clean_pitch.append(self._pitch(f0, start, octaves))
-            pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves))
-            clips, other = self._reference(rng, b, start, reference_frames)
-            reference.append(in_voice(other, octaves))
-            if self.voices:
-                voice.append(self._voice(clips, octaves))
-            pseudo_labels.append(self._pseudo_labels(b, start))
-            names.append((items[b].speaker, items[b].label) if not octaves else (-1, -1))
-        source_mels, source_features = stack(source)
-        clean_mels, clean_features = stack(clean)
-        reference_mels, reference_features = stack(reference)
+        reference_frames = int(rng.integers(*self.config.reference_frames, endpoint=True)) // 2 * 2
+        items = [self._item(rng, a, b, reference_frames) for a, b in pairs]
+        return joined(items)._replace(phone_clips=self._phone_clips(rng))
+
+    def _item(self, rng: np.random.Generator, a: int, b: int, reference_frames: int) -> ConversionBatch[np.ndarray]:
+        """One item from source ``a`` and target ``b``, without the batch's axis."""
+        config, item = self.config, self.corpus.items[b]
+        whole = self._speech(item.entry)
+        start = int(rng.integers(0, max(1, len(whole.mel) - config.frames + 1))) // 2 * 2
+        octaves = self._other_voice(rng)
+        clean = in_voice(whole.crop(start, config.frames), octaves).transposed()
+        disturb = a == b or rng.random() < config.parallel_perturb
+        source = self._source(rng, self.corpus.items[a].entry, start, config.frames, disturb).transposed()
+        pitch, clean_pitch = self._pitches(rng, item.entry, start, octaves)
+        clips, other = self._reference(rng, b, start, reference_frames)
+        reference = in_voice(other, octaves).transposed()
         return ConversionBatch(
-            source=source_mels,
-            source_asr_features=source_features,
-            clean=clean_mels,
-            clean_asr_features=clean_features,
-            pitch=np.stack(pitch),
-            clean_pitch=np.stack(clean_pitch),
-            reference=reference_mels,
-            reference_asr_features=reference_features,
-            speaker_embedding=np.stack(voice) if self.voices else None,
-            speaker=np.array([speaker for speaker, _ in names]),
-            label=np.array([label for _, label in names]),
-            pseudo_labels=np.stack(pseudo_labels),
-            phone_clips=self._phone_clips(rng),
+            source=source.mel,
+            source_asr_features=source.asr_features,
+            clean=clean.mel,
+            clean_asr_features=clean.asr_features,
+            pitch=pitch,
+            clean_pitch=clean_pitch,
+            reference=reference.mel,
+            reference_asr_features=reference.asr_features,
+            speaker_embedding=self._voice(clips, octaves) if self.voices else None,
+            speaker=-1 if octaves else item.speaker,
+            label=-1 if octaves else item.label,
+            pseudo_labels=self._pseudo_labels(b, start),
+            phone_clips=None,
         )
 
     def draw_pairs(self, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -164,19 +154,20 @@ class ConversionSampler:
         singles = rng.choice(self._pool, self.config.items - parallel, p=self._weights)
         return pairs + [(int(i), int(i)) for i in singles]
 
-    def _pitch(self, f0: np.ndarray, start: int, octaves: float) -> np.ndarray:
-        """A crop of a clip's curve, so much higher, and of its voiced flags: [2, frames]"""
-        curve, voiced = continuous_log_f0(f0)
-        curve = curve + np.float32(octaves)
-        return np.stack([crop_frames(x, start, self.config.frames) for x in (curve, voiced)])
+    def _pitches(
+        self, rng: np.random.Generator, entry: Entry, start: int, octaves: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Curve and voiced flags of a crop, so much higher, as they may be tracked and as they are: [2, frames] each.
 
-    def _as_tracked(self, rng: np.random.Generator, f0: np.ndarray) -> np.ndarray:
-        """F0 of a clip [T] in Hz; if this one is drawn, with what is found of others where the clip is unvoiced."""
-        if not (self.config.false_voicing and rng.random() < self.config.false_voicing):
-            return f0
-        items = self.corpus.items
-        other = self.corpus.store.clip_f0(items[int(rng.integers(len(items)))].entry)
-        return np.where(f0 > 0, f0, np.resize(np.roll(other, rng.integers(len(other))), len(f0)))
+        If this one is drawn, F0 of others is found where the clip is unvoiced.
+        """
+        f0, items = self.corpus.store.clip_f0(entry), self.corpus.items
+        tracked = f0
+        if self.config.false_voicing and rng.random() < self.config.false_voicing:
+            other = self.corpus.store.clip_f0(items[int(rng.integers(len(items)))].entry)
+            tracked = np.where(f0 > 0, f0, np.resize(np.roll(other, rng.integers(len(other))), len(f0)))
+        curves = (np.stack(continuous_log_f0(each)) + np.float32([[octaves], [0]]) for each in (tracked, f0))
+        return tuple(crop_frames(curve.T, start, self.config.frames).T for curve in curves)
 
     def _parallel_pair(self, rng: np.random.Generator) -> tuple[int, int]:
         members = self.corpus.by_group[self._groups[rng.integers(len(self._groups))]]
@@ -221,7 +212,7 @@ class ConversionSampler:
                 missing -= len(parts[-1].mel)
                 if not missing:
                     break
-            return clips, join(parts, np.concatenate).crop(0, frames)
+            return clips, joined(parts, np.concatenate).crop(0, frames)
         whole = self._speech(item.entry)
         before, after = part_of(whole, 0, start), part_of(whole, start + self.config.frames, len(whole.mel))
         rest = after if len(after.mel) >= len(before.mel) else before
@@ -254,7 +245,7 @@ class ConversionSampler:
         spoken = [self._source(rng, item.entry, 0, None, rng.random() < self.config.phone_perturb) for item in chosen]
         frames = np.array([len(speech.mel) for speech in spoken], np.int64)
         # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
-        mel, asr_features = stack([speech.crop(0, int(frames.max())) for speech in spoken])
+        mel, asr_features = joined([speech.crop(0, int(frames.max())).transposed() for speech in spoken])
         phones, counts = phones_of(chosen)
         return PhoneClips(mel=mel, asr_features=asr_features, frames=frames, phones=phones, counts=counts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,19 +20,22 @@ class Speech(NamedTuple):
         """Both changed by a function of the array and of the mel frames that a row of it spans."""
         return Speech(change(self.mel, 1), None if self.asr_features is None else change(self.asr_features, 2))
 
+    def transposed(self) -> Speech:
+        """As networks take it: [N_MELS, T] and [R, T / 2]"""
+        return self.each(lambda rows, _: rows.T)
+
     def crop(self, start: int, frames: int) -> Speech:
         """Frames from ``start`` on, both even, in float32; see ``crop_frames``."""
         return self.each(lambda rows, hop: crop_frames(rows, start // hop, frames // hop).astype(np.float32))
 
 
-def stack(speeches: Sequence[Speech]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Speeches of one length: mel [B, N_MELS, T] and features [B, R, T / 2]"""
-    return join(speeches, lambda parts: np.ascontiguousarray(np.stack(parts).transpose(0, 2, 1)))
-
-
-def join(speeches: Sequence[Speech], joined: Callable[[Sequence[np.ndarray]], np.ndarray]) -> Speech:
-    mels, asr_features = zip(*speeches)
-    return Speech(joined(mels), None if asr_features[0] is None else joined(asr_features))
+def joined(parts: Sequence[Any], join: Callable[[Sequence[np.ndarray]], np.ndarray] = np.stack) -> Any:
+    """Named tuples of arrays, of None and of further ones, as one such: stacked to a batch, or joined otherwise."""
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], tuple):
+        return type(parts[0])(*(joined(column, join) for column in zip(*parts)))
+    return np.ascontiguousarray(join(parts))
 
 
 def crop_frames(mel: np.ndarray, start: int, frames: int) -> np.ndarray:

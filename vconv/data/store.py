@@ -120,10 +120,7 @@ class Sound:
 
     def f0(self) -> np.ndarray:
         """[frames] Hz"""
-        global _tracker
-        if _tracker is None:
-            _tracker = PitchTracker()
-        return _tracker(self.narrow)
+        return _tracker()(self.narrow)
 
     def steps(self) -> np.ndarray:
         """[frames, OUTPUT_HOP] int16 at 24 kHz, ``WAVE_SCALE`` steps to 1.0"""
@@ -204,7 +201,9 @@ def _crowd(paths: Iterable[str]) -> Iterator[np.ndarray]:
             yield read_sound(path, trim=True).narrow
 
 
-_tracker: PitchTracker | None = None  # one a process; it takes 20 ms to load
+@functools.cache
+def _tracker() -> PitchTracker:
+    return PitchTracker()
 
 
 @functools.lru_cache(1)

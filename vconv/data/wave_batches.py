@@ -78,24 +78,18 @@ class WaveSampler:
 
     def batch(self, step: int, rank: int = 0) -> WaveBatch[np.ndarray]:
         rng = np.random.default_rng([self.seed, step, rank])
-        mels, pitches, sources, waves = [], [], [], []
         count = round(self.config.items * self.config.narrow_share) if self._narrow else 0
         chosen = rng.choice(self._items, self.config.items - count, p=self._weights)
         if count:
             chosen = np.append(chosen, rng.choice(self._narrow, count, p=self._narrow_weights))
-        for index in chosen:
-            mel, pitch, source, wave = self._crop(rng, int(index))
-            mels.append(mel.T)
-            pitches.append(pitch)
-            sources.append(source)
-            waves.append(wave)
+        mel, pitch, source, wave = map(np.stack, zip(*(self._crop(rng, int(index)) for index in chosen)))
         return WaveBatch(
-            mel=np.ascontiguousarray(np.stack(mels)),
-            pitch=np.stack(pitches),
-            source=np.stack(sources),
-            noise=rng.uniform(-1, 1, (len(waves), len(waves[0]))).astype(np.float32),
-            wave=np.stack(waves),
-            narrow=np.arange(len(waves)) >= len(waves) - count,
+            mel=np.ascontiguousarray(mel.transpose(0, 2, 1)),
+            pitch=pitch,
+            source=source,
+            noise=rng.uniform(-1, 1, wave.shape).astype(np.float32),
+            wave=wave,
+            narrow=np.arange(len(wave)) >= len(wave) - count,
         )
 
     def _crop(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

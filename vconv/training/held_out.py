@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vconv.data.corpus import Corpus, Item
+from vconv.data.crops import Speech, part_of
 from vconv.errors import InputError
 from vconv.features import continuous_log_f0
 from vconv.models.conversion import ConversionModel
@@ -143,10 +144,10 @@ class HeldOut:
             )
         return {PERPLEXITY: least, USE: least / size}
 
-    def _input(self, item: Item, frames: int) -> tuple[Tensor, Tensor | None]:
+    def _input(self, item: Item, frames: int) -> Speech:
         """Mel and ASR features [1, R, T / 2] of a clip's first frames."""
-        rows = self._store.clip_asr_features(item.entry)
-        return self._mel(item, frames), None if rows is None else self._tensor(rows[: _even(item, frames) // 2].T)
+        whole = Speech(self._store.clip_mel(item.entry), self._store.clip_asr_features(item.entry))
+        return part_of(whole, 0, frames).each(lambda rows, _: self._tensor(rows.T))
 
     def _mel(self, item: Item, frames: int) -> Tensor:
         """The first frames of a clip, at most so many and an even number: [1, N_MELS, T]"""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from vconv.data.corpus import Corpus
+from vconv.data.crops import Speech, part_of
 from vconv.errors import InputError
 from vconv.features import continuous_log_f0
 from vconv.models.conversion import ConversionModel
@@ -39,12 +40,11 @@ def predict_mels(
         others = [i for i in members if i != index] or [index]
         return others[rng.integers(len(others))]
 
-    def speech(index: int, frames: int | None = None) -> list[torch.Tensor | None]:
+    def speech(index: int, frames: int) -> Speech:
         """Mel [1, N_MELS, T] and an ASR encoder's features [1, R, T / 2], T even."""
         entry = corpus.items[index].entry
-        mel, asr_features = store.clip_mel(entry)[:frames], store.clip_asr_features(entry)
-        rows = len(mel) // 2
-        return [tensor(mel[: 2 * rows].T), None if asr_features is None else tensor(asr_features[:rows].T)]
+        whole = Speech(store.clip_mel(entry), store.clip_asr_features(entry))
+        return part_of(whole, 0, frames).each(lambda rows, _: tensor(rows.T))
 
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
@@ -55,7 +55,7 @@ def predict_mels(
         frames = item.entry.frames // 2 * 2
         source, asr_features = speech(another(corpus.by_group.get(item.group, []), index), frames)
         other = another(corpus.by_speaker[item.speaker], index)
-        voice, voice_asr_features = speech(other)
+        voice, voice_asr_features = speech(other, corpus.items[other].entry.frames)
         pitch = np.stack(continuous_log_f0(store.clip_f0(item.entry)))[:, :frames]
         speaker = tensor(voices[other]) if pretrained else torch.tensor([item.speaker], device=device)
         mel = model(source, tensor(pitch), voice, speaker, asr_features, voice_asr_features)[0].T.cpu().numpy()

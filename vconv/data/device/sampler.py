@@ -14,7 +14,7 @@ from vconv.data.augmentation import recording
 from vconv.data.augmentation.recording import DisturbConfig
 from vconv.data.batches import Array, BatchConfig, ConversionSampler, phones_of
 from vconv.data.corpus import Corpus
-from vconv.data.crops import Speech
+from vconv.data.crops import Speech, joined
 from vconv.data.device.features import CONTEXT_FRAMES
 from vconv.data.device.mels import draw_perturbations
 from vconv.data.device.waves import draw_surroundings
@@ -77,40 +77,39 @@ class DeviceSampler(ConversionSampler):
 
     def batch(self, step: int, rank: int = 0) -> DeviceBatch[np.ndarray]:
         """With ``context`` frames on each side of source and clean speech and ``CONTEXT_FRAMES`` of the reference."""
-        config, items = self.config, self.corpus.items
         rng = np.random.default_rng([self.seed, step, rank])
         pairs = self.draw_pairs(rng)
-        reference_frames = int(rng.integers(*config.reference_frames, endpoint=True)) // 2 * 2
-        clean, source, reference, pitch, clean_pitch, pseudo_labels = [], [], [], [], [], []
-        octaves, disturbed = [], []
-        for a, b in pairs:
-            frames = items[b].entry.frames
-            start = int(rng.integers(0, max(1, frames - config.frames + 1))) // 2 * 2
-            octaves.append(self._other_voice(rng))
-            clean.append(self._cut(items[b].entry, start, config.frames))
-            source.append(self._cut(items[a].entry, start, config.frames))
-            disturbed.append(a == b or rng.random() < config.parallel_perturb)
-            f0 = self.corpus.store.clip_f0(items[b].entry)
-            tracked = self._as_tracked(rng, f0)
-            clean_pitch.append(self._pitch(f0, start, octaves[-1]))
-            pitch.append(clean_pitch[-1] if tracked is f0 else self._pitch(tracked, start, octaves[-1]))
-            _, other = self._reference(rng, b, start, reference_frames + 2 * CONTEXT_FRAMES)
-            reference.append(other.mel.astype(np.int16))
-            pseudo_labels.append(self._pseudo_labels(b, start))
-        known = np.array(octaves) == 0
-        return DeviceBatch(
-            clean=_stack(clean),
-            source=_stack(source),
-            disturbances=self._disturbances(rng, disturbed, config.frames, len(pairs)),
-            reference=np.stack(reference).reshape(len(reference), -1),
-            octaves=np.array(octaves, np.float32),
-            pitch=np.stack(pitch),
-            clean_pitch=np.stack(clean_pitch),
-            speaker=np.where(known, [items[b].speaker for _, b in pairs], -1),
-            label=np.where(known, [items[b].label for _, b in pairs], -1),
-            pseudo_labels=np.stack(pseudo_labels),
+        reference_frames = int(rng.integers(*self.config.reference_frames, endpoint=True)) // 2 * 2
+        items, disturbed = zip(*(self._item(rng, a, b, reference_frames) for a, b in pairs))
+        return joined(items)._replace(
+            disturbances=self._disturbances(rng, disturbed, self.config.frames, len(pairs)),
             phone_clips=self._phone_clips(rng, len(pairs)),
         )
+
+    def _item(
+        self, rng: np.random.Generator, a: int, b: int, reference_frames: int
+    ) -> tuple[DeviceBatch[np.ndarray], bool]:
+        """One item, without the batch's axis, and whether its source is to be disturbed."""
+        frames, item = self.config.frames, self.corpus.items[b]
+        start = int(rng.integers(0, max(1, item.entry.frames - frames + 1))) // 2 * 2
+        octaves = self._other_voice(rng)
+        disturb = a == b or rng.random() < self.config.parallel_perturb
+        pitch, clean_pitch = self._pitches(rng, item.entry, start, octaves)
+        _, other = self._reference(rng, b, start, reference_frames + 2 * CONTEXT_FRAMES)
+        drawn = DeviceBatch(
+            clean=self._cut(item.entry, start, frames),
+            source=self._cut(self.corpus.items[a].entry, start, frames),
+            disturbances=None,
+            reference=other.mel.astype(np.int16).reshape(-1),
+            octaves=np.float32(octaves),
+            pitch=pitch,
+            clean_pitch=clean_pitch,
+            speaker=-1 if octaves else item.speaker,
+            label=-1 if octaves else item.label,
+            pseudo_labels=self._pseudo_labels(b, start),
+            phone_clips=None,
+        )
+        return drawn, disturb
 
     def _speech(self, entry: Entry) -> Speech:
         """Frames of the wave in place of those of the mel, for ``_reference``."""
@@ -158,14 +157,9 @@ class DeviceSampler(ConversionSampler):
         phones, counts = phones_of(chosen)
         disturbed = [rng.random() < self.config.phone_perturb for _ in chosen]
         return PhoneWaves(
-            waves=_stack([self._cut(item.entry, 0, longest) for item in chosen]),
+            waves=joined([self._cut(item.entry, 0, longest) for item in chosen]),
             disturbances=self._disturbances(rng, disturbed, longest, crowd),
             frames=frames,
             phones=phones,
             counts=counts,
         )
-
-
-def _stack(crops: Sequence[Waves[np.ndarray]]) -> Waves[np.ndarray]:
-    """Crops of one length, each wave [N] and inside [2]."""
-    return Waves(*map(np.stack, zip(*crops)))
