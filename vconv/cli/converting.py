@@ -120,13 +120,14 @@ def embed(
     ] = None,
     me: Annotated[
         Path | None,
-        typer.Option("--me", metavar="FILE.npz", help="Save an enrolment instead: of who speaks into vconv live."),
+        typer.Option("--me", metavar="FILE.npz", help="Save statistics of your own speech instead, for vconv live."),
     ] = None,
     each: Annotated[
-        bool, typer.Option("--each", help="Embed each clip by itself, of manifests (.tsv), folders and recordings.")
+        bool,
+        typer.Option("--each", help="Write a table instead: each clip of manifests (.tsv), folders and recordings."),
     ] = False,
     by: Annotated[
-        Literal["clip", "speaker"], typer.Option("--by", help="With --each: a row for each of them.")
+        Literal["clip", "speaker"], typer.Option("--by", help="With --each: a row for each clip or each speaker.")
     ] = "clip",
     jobs: Annotated[int, typer.Option(min=1, help="With --each: processes.")] = 1,
     model: Model = None,
@@ -232,8 +233,8 @@ def finetune(
         Path | None,
         typer.Option("--output", "-o", help="The .npz file; default: TARGET_tuned.npz beside the first target."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="At most; it stops where held-out speech gains no more.")] = 120,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="At most; fewer where held-out speech no longer improves.")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     model: Model = None,
     threads: Threads = None,
     overwrite: Overwrite = False,

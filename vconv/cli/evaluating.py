@@ -43,7 +43,7 @@ def evaluate(
     asr: Asr = None,
     language: Language = "en",
     cache: JudgementCache = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Judge everything anew, keep nothing.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache.")] = False,
     jobs: Jobs = None,
     model: Model = None,
     device: Device = "cpu",
@@ -99,7 +99,7 @@ def probe(
     clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 20,
     stages: Annotated[
         int | None,
-        typer.Option(help="Ask the codes of the quantizer's first so many stages; default: all."),
+        typer.Option(help="Use the codes of the first N quantizer stages; default: all."),
     ] = None,
     threads: Threads = None,
     quiet: Quiet = False,

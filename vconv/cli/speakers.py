@@ -35,7 +35,7 @@ def _speakers(context: typer.Context) -> None:
 @command(speakers_app)
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="Clip, folder of clips of one speaker, or saved voice.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="What to compare it with: likewise.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="What to compare with: a clip, folder or voice.")],
     model: Model = None,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the score alone.")] = False,
@@ -62,11 +62,13 @@ def verify(
 
 @command(speakers_app)
 def identify(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="Whose speech? A clip, a folder of clips or a voice.")],
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="Speech to identify: a clip, folder or saved voice.")],
     enrolled: Annotated[
         Path,
         typer.Option(
-            "--enrolled", metavar="FOLDER", help="Of people: each a folder of clips, a clip or a saved voice."
+            "--enrolled",
+            metavar="FOLDER",
+            help="The known speakers: each a folder of clips, a clip or a saved voice.",
         ),
     ],
     model: Model = None,
@@ -97,7 +99,7 @@ def identify(
 @command(speakers_app, "new")
 def new_voice(
     output: VoiceFile,
-    seed: Annotated[int, typer.Option(min=0, help="Another number is another voice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Each number gives another voice.")] = 0,
     model: Model = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

@@ -32,7 +32,7 @@ def encode(
     ] = False,
     stages: Annotated[
         int | None,
-        typer.Option(help="Of the model's quantizer stages, keep the codes of the first so many; default: all."),
+        typer.Option(help="Keep the codes of the first N quantizer stages; default: all."),
     ] = None,
     model: Model = None,
     device: Device = "cpu",

@@ -27,17 +27,19 @@ def prepare(
     ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="For tsv: what a column is called in the table. Repeatable."),
+        typer.Option(metavar="OURS=THEIRS", help="For tsv: the table's name of a column, as path=file. Repeatable."),
     ] = None,
     mic: Annotated[str, typer.Option(help="For vctk 0.92: mic1 or mic2; the other one where it is missing.")] = "mic1",
-    language: Annotated[str, typer.Option(help="Language of clips whose source does not tell it, as en-us.")] = "",
+    language: Annotated[str, typer.Option(help="Language where the source names none, such as en-us.")] = "",
     phonemize: Annotated[
         bool, typer.Option("--phonemize", help="Make phones from transcripts, with espeak-ng.")
     ] = False,
-    valid_percent: Annotated[float, typer.Option(help="Share of speakers and parallel groups for validation.")] = 2.0,
+    valid_percent: Annotated[
+        float, typer.Option(help="Share of speakers (one at least) and groups for validation; 0: none.")
+    ] = 2.0,
     held_out: Annotated[
         Path | None,
-        typer.Option(metavar="TSV", help="Speakers not for training: columns speaker and split (valid, test)."),
+        typer.Option(metavar="TSV", help="Speakers to keep out of training: columns speaker and split (valid, test)."),
     ] = None,
     shards: Annotated[
         Path | None,
@@ -119,7 +121,7 @@ def train(
     ] = None,
     begin_with: Annotated[
         str | None,
-        typer.Option("--from", metavar="PLACE", help="Checkpoint or model folder to begin with, or: scratch."),
+        typer.Option("--from", metavar="PLACE", help="Checkpoint or model folder with the first weights, or scratch."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     print_config: Annotated[
@@ -162,7 +164,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="The model folder to write.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Of the conversion model's config, for its use. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the conversion model. Repeatable."),
     ] = None,
     asr_encoder: Annotated[
         Path | None,

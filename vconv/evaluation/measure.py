@@ -25,7 +25,7 @@ Report = Callable[[int, int], None]  # is told what is done and what there is to
 
 @dataclass(frozen=True)
 class Question:
-    """What a judge says about a clip, or about two.
+    """A measurement to make: a judge, and the one or two clips that it measures.
 
     ``language`` is given to judges that depend on it (``Judge.by_language``) and is empty for the others.
     """
@@ -37,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a judge said nothing."""
+    """Why a judge has no answer."""
 
     reason: str
 

@@ -74,7 +74,7 @@ class Engine(Protocol):
 
 
 def conditioning(voice: Voice, config: ConversionConfig) -> dict[str, np.ndarray]:
-    """The decoder's inputs of a voice. For a part that the voice lacks it gets what stands for none in training."""
+    """The decoder's inputs that depend on the voice; parts that the voice lacks are empty or zero, as in training."""
     reference = voice.reference or Reference.none(config.content_channels)
     return {
         "embedding": voice.embedding,

@@ -171,7 +171,7 @@ def is_run(folder: Path) -> bool:
 
 
 def to_use(path: Path) -> Path:
-    """Of a training's folder the best checkpoint, or the last where none is the best; any other path as it is."""
+    """The best checkpoint in a run's folder, else its last one; any other path is returned unchanged."""
     if not (path.is_dir() and is_run(path)):
         return path
     return path / (BEST if (path / BEST).exists() else CHECKPOINT)

@@ -19,10 +19,14 @@ RIDGE = 1.0  # of the least squares; from 0.001 to 10 makes no difference on hel
 
 @torch.no_grad()
 def fit_projection(projection: SpeakerProjection, path: Path, corpus: Corpus, voices: np.ndarray) -> None:
-    """Have the projection say of voices [items, V] what a checkpoint's speaker encoder says of the clips.
+    """Fit the projection of pretrained speaker embeddings to the embeddings of a checkpoint's own speaker encoder.
 
-    By least squares, so that it fits the decoder of that checkpoint from the first step on. Nothing is done
-    where it has no encoder, or one of other embeddings.
+    A ridge regression over all clips: the decoder of that checkpoint then gets familiar embeddings from the first step
+    on. Nothing is done where the checkpoint has no speaker encoder, or one with another embedding size.
+
+    Args:
+        path: the checkpoint.
+        voices: pretrained speaker embeddings of the clips [items, V].
     """
     state = load_start(path, "conversion")
     config = build(ConversionConfig, state["config"]["model"], str(path))

@@ -80,7 +80,9 @@ def enroll(converter: Converter, folder: Path) -> dict[str, np.ndarray]:
 def identify(
     converter: Converter, population: Population, clip: Target | list[Target], people: Mapping[str, np.ndarray]
 ) -> list[tuple[str, Decision]]:
-    """How alike a target is to each of some ``people`` (see ``enroll``), the best first; below the threshold: nobody.
+    """Rank ``people`` (see ``enroll``) by similarity to a target, the most similar first.
+
+    ``Decision.same`` tells whether a score reaches the threshold.
 
     Raises:
         InputError: the target cannot be used.
