@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.conftest import speech  # noqa: E402
 from tests.test_models import SMALL  # noqa: E402
 from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build  # noqa: E402
 from vconv.config_files import override  # noqa: E402
@@ -17,6 +18,7 @@ from vconv.errors import InputError  # noqa: E402
 from vconv.export import export, write_model  # noqa: E402
 from vconv.inference.engine import OnnxEngine  # noqa: E402
 from vconv.inference.torch_engine import TorchEngine  # noqa: E402
+from vconv.inference.utterance import Utterance  # noqa: E402
 from vconv.models.bottleneck import Bottleneck, make_bottleneck  # noqa: E402
 from vconv.models.conversion import ConversionModel  # noqa: E402
 from vconv.models.vocoder import Vocoder  # noqa: E402
@@ -116,15 +118,13 @@ def test_export_sets_them_and_both_engines_agree(tmp_path: Path) -> None:
     checkpoint.save(file, state)
     write_model(plain, model, vocoder)
     export(file, plain, folder, ["bottleneck.soft_temperature=0.3", "bottleneck.residual_mix=0.25"])
-    mel = np.random.default_rng(0).normal(-5, 2, (80, 24)).astype(np.float32)
-    nothing = np.zeros((0, 12), np.float32)
-    content, codes = OnnxEngine(folder, 1).content(mel, nothing)
-    again, same = TorchEngine(folder, "torch", 1).content(mel, nothing)
-    np.testing.assert_allclose(content, again, atol=1e-4)
-    np.testing.assert_array_equal(codes, same)
-    hard, nearest = OnnxEngine(plain, 1).content(mel, nothing)
-    np.testing.assert_array_equal(nearest, codes)
-    assert np.abs(content - hard).max() > 1e-2
+    utterance = Utterance.of(speech(0.5))
+    soft, again = (engine.content(utterance) for engine in (OnnxEngine(folder, 1), TorchEngine(folder, "torch", 1)))
+    np.testing.assert_allclose(soft.content, again.content, atol=1e-4)
+    np.testing.assert_array_equal(soft.codes, again.codes)
+    hard = OnnxEngine(plain, 1).content(utterance)
+    np.testing.assert_array_equal(hard.codes, soft.codes)
+    assert np.abs(soft.content - hard.content).max() > 1e-2
     with pytest.raises(InputError, match="other shapes"):
         export(file, plain, tmp_path / "other", ["bottleneck.codes=8"])
     with pytest.raises(InputError, match="did you mean 'soft_temperature'"):

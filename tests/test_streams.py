@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import speech
+from tests.conftest import Outcome, speech
 from vconv import audio
 
 REPOSITORY = Path(__file__).parents[1]
@@ -176,6 +177,44 @@ def test_a_hangup_ends_a_run_and_leaves_nothing(clip: Path, voice: Path, tmp_pat
         run.send_signal(signal.SIGHUP)
         assert run.wait(30) == 128 + signal.SIGHUP
     assert not list(out.glob(".vconv*"))
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize(("raised", "code"), [(SystemExit(143), 143), (KeyboardInterrupt(), 130)])
+def test_a_signal_in_an_import_ends_the_run(
+    raised: BaseException,
+    code: int,
+    folder: bool,
+    tmp_path: Path,
+    vconv_cli: Callable[..., Outcome],
+    small_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compiled modules turn what a signal raises while they are imported into an ImportError."""
+    for name in ("a.wav", "b.wav"):
+        audio.write(tmp_path / name, speech(1.0), 16000)
+
+    def imported(*_: object) -> None:
+        raise ImportError("initialization failed") from raised
+
+    monkeypatch.setattr("vconv.frontends.pitch.PitchTracker.__init__", imported)
+    source = tmp_path if folder else tmp_path / "a.wav"
+    command = (
+        "convert",
+        source,
+        "-t",
+        tmp_path / "b.wav",
+        "--model",
+        small_model,
+        "-o",
+        tmp_path / ("out" if folder else "o.wav"),
+    )
+    if isinstance(raised, SystemExit):
+        with pytest.raises(SystemExit) as ended:
+            vconv_cli(*command)
+        assert ended.value.code == code
+    else:
+        assert vconv_cli(*command).code == code
 
 
 def test_memory_and_descriptors_are_told_as_such() -> None:

@@ -16,6 +16,7 @@ from vconv.errors import InputError, VconvError, unforeseen
 from vconv.files import remove_stale
 from vconv.inference.output import Progress
 from vconv.processes import begin_worker
+from vconv.signals import raise_interruption
 
 LEFTOVERS = ".vconv-*"  # what a killed process may leave in the folder of an output
 QUEUED = 2  # jobs a process: one being done, one waiting
@@ -77,6 +78,7 @@ def attempt(make: Make, job: Job, progress: Progress = lambda _: None) -> Outcom
     except VconvError as error:
         return error
     except Exception as error:
+        raise_interruption(error)
         if os.environ.get("VCONV_DEBUG"):
             raise
         return unforeseen(error, str(job.source))

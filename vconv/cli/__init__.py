@@ -18,7 +18,7 @@ from vconv.cli import converting, tokens, model, live, web, training, evaluating
 from vconv.cli.app import app
 from vconv.cli.console import complain
 from vconv.errors import InputError, VconvError, show_warnings_as_lines, unforeseen
-from vconv.signals import end_on_signals
+from vconv.signals import end_on_signals, raise_interruption
 
 __all__ = ["app", "main", "run"]
 
@@ -45,8 +45,12 @@ def run(arguments: list[str] | None = None) -> int:
     elif hasattr(sys.stdout, "reconfigure"):  # a name that the terminal's encoding lacks must not end the command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        # Without arguments typer would raise its help as an error.
-        code = app(arguments or ["--help"], prog_name="vconv", standalone_mode=False) or 0
+        try:
+            # Without arguments typer would raise its help as an error.
+            code = app(arguments or ["--help"], prog_name="vconv", standalone_mode=False) or 0
+        except Exception as error:
+            raise_interruption(error)
+            raise
         sys.stdout.flush()
         return code
     except VconvError as error:
