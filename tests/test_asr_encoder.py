@@ -176,9 +176,9 @@ def test_crops_of_both_come_from_one_place(corpus: Path, graph: Path) -> None:
         items=24, frames=48, reference_frames=(96, 96), parallel_perturb=0.0, asr_dropout=0.0, phone_perturb=0.0
     )
     batch = ConversionSampler(training, config, 0).batch(0)
-    pairs = [(batch.source[:8], batch.source_asr_features[:8])]  # the first are parallel, and so undisturbed
-    pairs += [(batch.clean, batch.clean_asr_features), (batch.reference, batch.reference_asr_features)]
-    for mel, asr_features in [*pairs, batch.phone_clips[:2]]:
+    pairs = [(batch.source.mel[:8], batch.source.asr_features[:8])]  # the first are parallel, and so undisturbed
+    pairs += [(batch.clean.mel, batch.clean.asr_features), (batch.reference.mel, batch.reference.asr_features)]
+    for mel, asr_features in [*pairs, batch.phone_clips.speech]:
         assert asr_features.shape == (len(mel), 2, mel.shape[2] // 2)
         power = np.exp(2 * np.float64(mel)).sum(axis=1).reshape(len(mel), -1, 2).mean(axis=2)
         fits = [
@@ -187,8 +187,8 @@ def test_crops_of_both_come_from_one_place(corpus: Path, graph: Path) -> None:
         ]
         assert fits[1] > 0.8 and fits[1] > fits[0] + 0.1 and fits[1] > fits[2] + 0.1
     dropped = ConversionSampler(training, dataclasses.replace(config, asr_dropout=0.5), 0).batch(0)
-    assert 4 < (np.abs(dropped.source_asr_features).max(axis=(1, 2)) == 0).sum() < 20
-    assert (np.abs(dropped.clean_asr_features).max(axis=(1, 2)) > 0).all()
+    assert 4 < (np.abs(dropped.source.asr_features).max(axis=(1, 2)) == 0).sum() < 20
+    assert (np.abs(dropped.clean.asr_features).max(axis=(1, 2)) > 0).all()
 
 
 def test_what_is_disturbed_is_so_by_its_seed_alone() -> None:

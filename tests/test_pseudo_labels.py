@@ -57,7 +57,7 @@ def test_units_come_with_their_crop(corpus: Path, numbered: Path) -> None:
     assert batch.pseudo_labels.shape == (24, 16)
     store, items = drawn.corpus.store, drawn.corpus.items
     mels = [store.clip_mel(item.entry).astype(np.float32) for item in items]
-    for clean, pseudo_labels in zip(batch.clean, batch.pseudo_labels):
+    for clean, pseudo_labels in zip(batch.clean.mel, batch.pseudo_labels):
         np.testing.assert_array_equal(np.diff(pseudo_labels), 1)
         assert any(np.array_equal(mel[2 * pseudo_labels[0] :][:32].T, clean) for mel in mels)
 
@@ -95,9 +95,9 @@ def test_another_voice_is_heard_in_all_but_the_words(corpus: Path) -> None:
                     return index, at
         return None
 
-    assert all(place(clean, 0.0) for clean in batch.clean[~moved])
+    assert all(place(clean, 0.0) for clean in batch.clean.mel[~moved])
     curve, voiced = batch.pitch[moved][0]
-    assert place(batch.clean[moved][0], 0.0) is None
+    assert place(batch.clean.mel[moved][0], 0.0) is None
     # The melody says by how much: moved by as much, a clip is what is heard.
     heard = voiced > 0
     for f0 in f0s:
@@ -105,7 +105,7 @@ def test_another_voice_is_heard_in_all_but_the_words(corpus: Path) -> None:
             here = f0[at : at + 32]
             if np.array_equal(here > 0, heard) and heard.any():
                 octaves = curve[heard] - np.log2(here[heard] / F0_REFERENCE)
-                if np.ptp(octaves) < 1e-4 and place(batch.clean[moved][0], float(octaves.mean())):
+                if np.ptp(octaves) < 1e-4 and place(batch.clean.mel[moved][0], float(octaves.mean())):
                     return
     pytest.fail("no clip, moved as its melody is, is what is heard")
 

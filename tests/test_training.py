@@ -112,9 +112,9 @@ def test_batches_depend_on_seed_step_and_rank_only(corpus: Path) -> None:
     a, b = (ConversionSampler(training, config, seed=3) for _ in range(2))
     a.batch(0)
     np.testing.assert_equal(a.batch(7), b.batch(7))
-    assert not np.array_equal(a.batch(7).clean, a.batch(7, rank=1).clean)
+    assert not np.array_equal(a.batch(7).clean.mel, a.batch(7, rank=1).clean.mel)
     batch = a.batch(1)
-    assert batch.source.shape == batch.clean.shape == (6, N_MELS, 32)
+    assert batch.source.mel.shape == batch.clean.mel.shape == (6, N_MELS, 32)
     assert batch.pitch.shape == (6, 2, 32)
     speakers = [
         (training.items[i].speaker, training.items[k].speaker) for i, k in a.draw_pairs(np.random.default_rng(0))
@@ -156,7 +156,7 @@ def test_masks_are_in_the_source_alone(corpus: Path) -> None:
     )
     config = BatchConfig(items=6, frames=32, reference_frames=(32, 48), perturb=masks)
     batch = ConversionSampler(training, config, 0).batch(0)
-    for source, clean in zip(batch.source, batch.clean):
+    for source, clean in zip(batch.source.mel, batch.clean.mel):
         frames = np.flatnonzero((source != clean).any(axis=0))
         assert len(frames) == np.ptp(frames) + 1 == 8
         np.testing.assert_allclose(source[:, frames], np.broadcast_to(clean.mean(axis=1)[:, None], (N_MELS, 8)), 1e-5)

@@ -10,20 +10,18 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
 import numpy as np
 
 from vconv.data.augmentation.mel import PerturbConfig, perturb
 from vconv.data.corpus import Corpus, Item
-from vconv.data.crops import Speech, crop_frames, in_voice, joined, part_of
+from vconv.data.crops import Array, Speech, crop_frames, in_voice, joined, part_of
 from vconv.data.store import Entry
 from vconv.errors import InputError
 from vconv.features import continuous_log_f0
 
 REFERENCE_CLIPS = 3  # at most, of one reference in training
-
-Array = TypeVar("Array")  # np.ndarray of a sampler, Tensor on the training device
 
 
 @dataclass(frozen=True)
@@ -50,22 +48,18 @@ class BatchConfig:
 class PhoneClips(NamedTuple, Generic[Array]):
     """Whole clips with known phones."""
 
-    mel: Array  # [P, N_MELS, L] input of the content encoder
-    asr_features: Array | None  # [P, R, L / 2]
+    speech: Speech[Array]  # [P, N_MELS, L] and [P, R, L / 2]
     frames: Array  # [P]
     phones: Array  # [P, M]
     counts: Array  # [P] of phones
 
 
 class ConversionBatch(NamedTuple, Generic[Array]):
-    source: Array  # [B, N_MELS, T] input of the content encoder: another voice, or augmented
-    source_asr_features: Array | None  # [B, R, T / 2] of an ASR encoder, if there is one
-    clean: Array  # [B, N_MELS, T] the same words in the target's voice, undisturbed
-    clean_asr_features: Array | None  # [B, R, T / 2]
+    source: Speech[Array]  # [B, N_MELS, T] and [B, R, T / 2], in another voice, or augmented
+    clean: Speech[Array]  # [B, N_MELS, T] and [B, R, T / 2], the same words in the target's voice, undisturbed
     pitch: Array  # [B, 2, T] as it may be found in disturbed speech
     clean_pitch: Array  # [B, 2, T]
-    reference: Array  # [B, N_MELS, 2K] other speech of the target
-    reference_asr_features: Array | None  # [B, R, K]
+    reference: Speech[Array]  # [B, N_MELS, 2K] and [B, R, K], other speech of the target
     speaker_embedding: Array | None  # [B, V] of the reference, by a pretrained speaker encoder, if there is one
     speaker: Array  # [B] of the target, -1 where the voice was shifted or is unknown
     label: Array  # [B] of the target's clip, -1 where unknown
@@ -123,21 +117,17 @@ class ConversionSampler:
         whole = self._speech(item.entry)
         start = int(rng.integers(0, max(1, len(whole.mel) - config.frames + 1))) // 2 * 2
         octaves = self._other_voice(rng)
-        clean = in_voice(whole.crop(start, config.frames), octaves).transposed()
+        clean = in_voice(whole.crop(start, config.frames), octaves)
         disturb = a == b or rng.random() < config.parallel_perturb
-        source = self._source(rng, self.corpus.items[a].entry, start, config.frames, disturb).transposed()
+        source = self._source(rng, self.corpus.items[a].entry, start, config.frames, disturb)
         pitch, clean_pitch = self._pitches(rng, item.entry, start, octaves)
-        clips, other = self._reference(rng, b, start, reference_frames)
-        reference = in_voice(other, octaves).transposed()
+        clips, reference = self._reference(rng, b, start, reference_frames)
         return ConversionBatch(
-            source=source.mel,
-            source_asr_features=source.asr_features,
-            clean=clean.mel,
-            clean_asr_features=clean.asr_features,
+            source=source.transposed(),
+            clean=clean.transposed(),
             pitch=pitch,
             clean_pitch=clean_pitch,
-            reference=reference.mel,
-            reference_asr_features=reference.asr_features,
+            reference=in_voice(reference, octaves).transposed(),
             speaker_embedding=self._voice(clips, octaves) if self.voices else None,
             speaker=-1 if octaves else item.speaker,
             label=-1 if octaves else item.label,
@@ -245,9 +235,9 @@ class ConversionSampler:
         spoken = [self._source(rng, item.entry, 0, None, rng.random() < self.config.phone_perturb) for item in chosen]
         frames = np.array([len(speech.mel) for speech in spoken], np.int64)
         # Padded by repetition: instance norm sees the padding too, and CTC reads only the true frames.
-        mel, asr_features = joined([speech.crop(0, int(frames.max())).transposed() for speech in spoken])
+        speech = joined([speech.crop(0, int(frames.max())).transposed() for speech in spoken])
         phones, counts = phones_of(chosen)
-        return PhoneClips(mel=mel, asr_features=asr_features, frames=frames, phones=phones, counts=counts)
+        return PhoneClips(speech=speech, frames=frames, phones=phones, counts=counts)
 
     def _draw_phone_items(self, rng: np.random.Generator) -> list[Item]:
         """Items with known phones, if there are any."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from vconv.data.augmentation.mel import warp
 
+Array = TypeVar("Array")  # np.ndarray, and Tensor on the training device
 
-class Speech(NamedTuple):
-    """The content encoder's input for a clip or a part of it."""
 
-    mel: np.ndarray  # [T, N_MELS]
-    asr_features: np.ndarray | None  # [T / 2, R] with an ASR encoder
+class Speech(NamedTuple, Generic[Array]):
+    """The content encoder's input for a clip or a part of it; ``transposed``, and in batches, with channels first."""
+
+    mel: Array  # [T, N_MELS]
+    asr_features: Array | None  # [T / 2, R] with an ASR encoder
 
     def each(self, change: Callable[[np.ndarray, int], np.ndarray]) -> Speech:
         """Both changed by a function of the array and of the mel frames that a row of it spans."""

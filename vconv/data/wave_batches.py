@@ -7,9 +7,8 @@ from typing import Generic, NamedTuple
 
 import numpy as np
 
-from vconv.data.batches import Array
 from vconv.data.corpus import Corpus, Item, by_length
-from vconv.data.crops import crop_frames
+from vconv.data.crops import Array, crop_frames
 from vconv.data.store import WAVE_SCALE
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vconv.config import ConversionConfig
 from vconv.data.batches import ConversionSampler
 from vconv.data.corpus import PSEUDO_LABELS, Corpus
+from vconv.data.crops import Speech
 from vconv.data.device.sampler import DeviceSampler
 from vconv.errors import InputError
 from vconv.features import OUTPUT_RATE
@@ -98,9 +99,8 @@ def pretrain_content(
     """Pre-train the content encoder layer by layer on clean speech, alike in all processes; a line for each layer."""
     device = next(encoder.parameters()).device
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        drawn = to_tensors(sampler.batch(step), device)
-        return drawn.clean, drawn.clean_asr_features
+    def batch(step: int) -> Speech[Tensor]:
+        return to_tensors(sampler.batch(step), device).clean
 
     for layer in pretrain(encoder, batch, config.pretrain):
         if tell:
@@ -207,13 +207,13 @@ def train(config: ConversionTraining, resume: bool = False) -> Path:
                 with accelerator.autocast():
                     losses, fakes = learner(batch, step)
                     if judged:  # bare: its own gradients are not wanted here, in no process
-                        losses |= realism_losses(bare_discriminator, batch.clean, fakes, weights)
+                        losses |= realism_losses(bare_discriminator, batch.clean.mel, fakes, weights)
                     if perceptual and fakes and fakes.converted:
                         losses |= perceptual(fakes.converted, bare.voices)
                 accelerator.backward(weigh(losses, weights))
                 if judged:
                     with accelerator.autocast():
-                        losses["critic"] = critic_loss(discriminator, batch.clean, fakes)
+                        losses["critic"] = critic_loss(discriminator, batch.clean.mel, fakes)
                     accelerator.backward(losses["critic"])
                 found.append(losses)
 
@@ -242,13 +242,13 @@ def validate(
     total, rounds = 0.0, 4
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
-        features = batch.source_asr_features, batch.reference_asr_features
-        mel = model(batch.source, batch.pitch, batch.reference, who(batch, model.config), *features)
-        total += mel_l1(mel, batch.clean).item()
+        (source, features), (reference, reference_features) = batch.source, batch.reference
+        mel = model(source, batch.pitch, reference, who(batch, model.config), features, reference_features)
+        total += mel_l1(mel, batch.clean.mel).item()
     found = {"validation": total / rounds} | held_out(model, step)
     monitor.losses(step, found)
     for k in range(2):
-        rows = [mels[k].cpu().numpy() for mels in (batch.source, batch.clean)]
+        rows = [mels[k].cpu().numpy() for mels in (source, batch.clean.mel)]
         result, pitch = mel[k].cpu().numpy(), batch.pitch[k].cpu().numpy()
         monitor.picture(step, f"source, target, result/{k}", [*rows, result])
         if vocoder:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vconv.data.batches import BatchConfig, ConversionBatch, PhoneClips
 from vconv.data.corpus import Corpus
+from vconv.data.crops import Speech
 from vconv.data.device.features import CONTEXT_FRAMES, at_places, log_mel, resample
 from vconv.data.device.mels import perturb, warp
 from vconv.data.device.sampler import DeviceBatch, DeviceSampler, Disturbances, Waves
@@ -44,28 +45,21 @@ class DeviceFeatures:
         reference_wave = _narrow(drawn.reference)
         clean, clean_features = self._features(clean_wave, self.context)
         reference, reference_features = self._features(reference_wave, CONTEXT_FRAMES)
-        source, source_features = self._disturbed(drawn.source, drawn.disturbances, clean, clean_wave)
+        source = self._disturbed(drawn.source, drawn.disturbances, clean, clean_wave)
         phone_clips = None
         if (spoken := drawn.phone_clips) is not None:
-            mel, features = self._disturbed(spoken.waves, spoken.disturbances, clean, clean_wave)
+            speech = self._disturbed(spoken.waves, spoken.disturbances, clean, clean_wave)
             phone_clips = PhoneClips(
-                mel=mel.transpose(1, 2),
-                asr_features=features,
-                frames=spoken.frames,
-                phones=spoken.phones,
-                counts=spoken.counts,
+                speech=_channels_first(*speech), frames=spoken.frames, phones=spoken.phones, counts=spoken.counts
             )
         moved = (octaves != 0)[:, None, None]
         clean, reference = (torch.where(moved, warp(mel, factor), mel) for mel in (clean, reference))
         return ConversionBatch(
-            source=source.transpose(1, 2),
-            source_asr_features=source_features,
-            clean=clean.transpose(1, 2),
-            clean_asr_features=clean_features,
+            source=_channels_first(*source),
+            clean=_channels_first(clean, clean_features),
             pitch=drawn.pitch,
             clean_pitch=drawn.clean_pitch,
-            reference=reference.transpose(1, 2),
-            reference_asr_features=reference_features,
+            reference=_channels_first(reference, reference_features),
             speaker_embedding=self.speaker_encoder and self._embedding(reference_wave, factor),
             speaker=drawn.speaker,
             label=drawn.label,
@@ -123,6 +117,11 @@ def _narrow(steps: Tensor, inside: Tensor | None = None) -> Tensor:
         return wave
     frame = torch.arange(wave.shape[1], device=wave.device) // HOP_LENGTH
     return wave * ((frame >= inside[:, :1]) & (frame < inside[:, 1:]))
+
+
+def _channels_first(mel: Tensor, asr_features: Tensor | None) -> Speech[Tensor]:
+    """Mel [B, T, N_MELS] and ASR features [B, R, T / 2]"""
+    return Speech(mel.transpose(1, 2), asr_features)
 
 
 def _repeated(voices: Tensor, samples: int) -> Tensor:

@@ -78,25 +78,23 @@ class Learner(nn.Module):
         weights, model = self.weights, self.model
         model.bottleneck.anneal(step)
         # At inference the source is mostly clean: the adversary works on the code of clean speech.
-        asr_features = None
-        if batch.clean_asr_features is not None:
-            asr_features = torch.cat([batch.source_asr_features, batch.clean_asr_features])
-        both = model.content(torch.cat([batch.source, batch.clean]), asr_features)
+        pairs = zip(batch.source, batch.clean)
+        both = model.content(*(None if one is None else torch.cat([one, two]) for one, two in pairs))
         code = model.bottleneck(both)
         (z, twin), (z_q, twin_q) = both.chunk(2), code.z_q.chunk(2)
-        embedding = model.embed(batch.reference, who(batch, model.config))
+        embedding = model.embed(batch.reference.mel, who(batch, model.config))
         losses = {}
         if weights.decodes:
-            reference = self._reference(batch.reference, batch.reference_asr_features)
+            reference = self._reference(*batch.reference)
             mel = model.decoder(z_q, batch.pitch, embedding, *reference)
         if weights.reconstruction:
-            losses["reconstruction"] = mel_l1(mel, batch.clean)
+            losses["reconstruction"] = mel_l1(mel, batch.clean.mel)
         if weights.commitment:
             losses["commitment"] = code.loss
         if weights.code_consistency:
             losses["code_consistency"] = (code_consistency(z, twin) + code_consistency(twin, z)) / 2
         if weights.contractive:
-            losses["contractive"] = contractive_penalty(model.content, batch.clean, batch.clean_asr_features)
+            losses["contractive"] = contractive_penalty(model.content, *batch.clean)
         if weights.speaker:
             logits = self.speaker_head(embedding, batch.speaker.clamp(min=0))
             losses["speaker"] = label_cross_entropy(logits, batch.speaker)
@@ -107,7 +105,7 @@ class Learner(nn.Module):
             losses |= self._adversary(twin_q, batch.label)
         losses |= self._information(batch, twin_q, embedding, step)
         if weights.phones and (clips := batch.phone_clips) is not None:
-            spoken = model.bottleneck(model.content(clips.mel, clips.asr_features)).z_q
+            spoken = model.bottleneck(model.content(*clips.speech)).z_q
             losses["phones"] = phone_ctc(self.phone_head(spoken), clips.frames // 2, clips.phones, clips.counts)
         if self.pseudo_label_head is not None:
             losses["pseudo_labels"] = pseudo_label_cross_entropy(
@@ -137,7 +135,7 @@ class Learner(nn.Module):
                 found = Converted(
                     mel=converted,
                     pitch=pitch,
-                    source=batch.clean[some],
+                    source=batch.clean.mel[some],
                     source_pitch=batch.clean_pitch[some],
                     speaker=batch.speaker.roll(1, 0)[some],
                     speaker_embedding=None
@@ -180,7 +178,7 @@ class Learner(nn.Module):
         if self.future is not None:
             losses["cpc"] = self.future(z_q)
         if self.content_critic is not None:
-            losses["content_information"] = self.content_critic(batch.clean, z_q)
+            losses["content_information"] = self.content_critic(batch.clean.mel, z_q)
         if self.speaker_critic is not None and step >= self.weights.speaker_information_from:
             losses["speaker_information"] = self.speaker_critic(z_q, embedding, batch.speaker)
         return losses

@@ -21,8 +21,8 @@ from vconv import audio
 from vconv.config import ConversionConfig, Precision
 from vconv.data.augmentation import recording as disturb
 from vconv.data.augmentation.recording import DisturbConfig
-from vconv.data.batches import Array
 from vconv.data.corpus import Corpus, by_length
+from vconv.data.crops import Array
 from vconv.data.store import WAVE_SCALE, Entry
 from vconv.errors import InputError
 from vconv.features import OUTPUT_RATE, SAMPLE_RATE, log_mel

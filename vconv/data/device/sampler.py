@@ -12,9 +12,9 @@ import numpy as np
 
 from vconv.data.augmentation import recording
 from vconv.data.augmentation.recording import DisturbConfig
-from vconv.data.batches import Array, BatchConfig, ConversionSampler, phones_of
+from vconv.data.batches import BatchConfig, ConversionSampler, phones_of
 from vconv.data.corpus import Corpus
-from vconv.data.crops import Speech, joined
+from vconv.data.crops import Array, Speech, joined
 from vconv.data.device.features import CONTEXT_FRAMES
 from vconv.data.device.mels import draw_perturbations
 from vconv.data.device.waves import draw_surroundings
