@@ -108,7 +108,7 @@ def new_voice(
 
     One seed always gives the same voice.
 
-    It is no more alike to any speaker of the training corpus than these are to one another.
+    It is no more similar to any speaker of the training corpus than these are to each other.
 
     \b
     Examples:
@@ -124,10 +124,9 @@ def new_voice(
         invented, population = api.new_voice(seed, model=model), population_of(model or default_model())
         save_voice(invented.voice, output)
     if not quiet:
-        print(
-            f"wrote {output}: {hertz(invented.voice.log_f0):.0f} Hz; score {invented.nearest:.3f} with the "
-            f"most alike of {len(population.speakers)} speakers, whose own nearest have {population.apart:.3f}"
-        )
+        nearest = f"score {invented.nearest:.3f} with the most similar of {len(population.speakers)} training speakers"
+        register = f"{hertz(invented.voice.log_f0):.0f} Hz"
+        print(f"wrote {output}: {register}; {nearest}; median among themselves: {population.apart:.3f}")
 
 
 @command(speakers_app)
