@@ -275,14 +275,11 @@ def _split(pieces: list[Piece], seed: int) -> tuple[list[Piece], list[Piece]]:
 
 
 def _batch(
-    spoken: list[Piece],
-    reference: list[Piece],
-    rng: np.random.Generator,
-    config: FinetuneConfig,
-    foreign: Foreign | None = None,
+    spoken: list[Piece], rest: list[Piece], rng: np.random.Generator, config: FinetuneConfig, foreign: Foreign | None
 ) -> Batch:
-    """Random crops of the pieces ``spoken``, all in turn, each from one of the other voices, with other
-    pieces as the ``reference``: from a reference with the crop itself the decoder could copy.
+    """Random crops of the pieces ``spoken``, all in turn, each from one of the other voices.
+
+    The ``rest`` is the reference: from a reference with the crop itself the decoder could copy.
     """
     content, clean, pitch = [], [], []
     for k in range(config.items):
@@ -298,8 +295,8 @@ def _batch(
         content=_tensor(content),
         pitch=_tensor(pitch),
         clean=_tensor(clean),
-        reference_content=_tensor([np.concatenate([piece.content for piece in reference[:REFERENCE_PIECES]], axis=1)]),
-        reference_mel=_tensor([np.concatenate([piece.mel for piece in reference[:REFERENCE_PIECES]], axis=1)]),
+        reference_content=_tensor([np.concatenate([piece.content for piece in rest[:REFERENCE_PIECES]], axis=1)]),
+        reference_mel=_tensor([np.concatenate([piece.mel for piece in rest[:REFERENCE_PIECES]], axis=1)]),
         foreign=foreign and foreign.crop(rng),
     )
 
