@@ -55,7 +55,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How alike two embeddings are: the cosine of what sets them off from the mean of all, from -1 to 1.
+    """Similarity of two embeddings: the cosine of their differences from the training speakers' mean, -1 to 1.
 
     Whitening by what differs within a speaker (WCCN, LDA) made no difference on unseen speakers: the speaker head
     that the encoder is trained with spreads voices almost evenly over all directions already.
@@ -71,9 +71,9 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found on speakers that neither the model nor the densities have seen."""
+    """The threshold and the equal error rate, measured on speakers outside the training data."""
 
-    threshold: float  # where as many genuine pairs of clips are rejected as impostors are accepted
+    threshold: float  # of the score, where as many pairs of one speaker are rejected as pairs of two are accepted
     error: float  # share of both there
     speakers: int
     clips: int
