@@ -89,10 +89,9 @@ BAD_AUDIO = [
     (with_inf, "NaN or infinite"),
     (folder_without_audio, "no audio in this folder"),
 ]
-bad_audio = pytest.mark.parametrize(("make", "message"), BAD_AUDIO, ids=lambda value: getattr(value, "__name__", ""))
 
 
-@bad_audio
+@pytest.mark.parametrize(("make", "message"), BAD_AUDIO, ids=lambda value: getattr(value, "__name__", ""))
 def test_bad_source(vconv_cli: Cli, clips: Path, model: Path, make: Callable[[Path], None], message: str) -> None:
     bad = clips / "bad.wav"
     make(bad)
@@ -103,25 +102,30 @@ def test_bad_source(vconv_cli: Cli, clips: Path, model: Path, make: Callable[[Pa
     assert files_in(clips) == before
 
 
-@bad_audio
-def test_bad_source_among_good_ones_is_reported_at_the_end(
-    vconv_cli: Cli, clips: Path, model: Path, make: Callable[[Path], None], message: str
-) -> None:
-    bad = clips / "bad.wav"
-    make(bad)
+def test_bad_sources_among_good_ones_are_reported_at_the_end(vconv_cli: Cli, clips: Path, model: Path) -> None:
+    bad = {clips / f"{make.__name__}.wav": (make, message) for make, message in BAD_AUDIO}
+    for path, (make, _) in bad.items():
+        make(path)
     before = files_in(clips)
-    sources = [clips / "src.wav", bad, clips / "high.wav"]
-    done = vconv_cli("convert", *sources, "-t", clips / "low.wav", "--model", model)
-    assert done.code == 2
-    assert str(bad) in done.error and message in done.error
-    assert "2 files: 2.2 s" in done.out
+    done = vconv_cli("convert", clips / "src.wav", *bad, clips / "high.wav", "-t", clips / "low.wav", "--model", model)
+    assert done.code == 2 and "2 files: 2.2 s" in done.out
+    lines = done.err.splitlines()
+    assert len(lines) == len(bad)
+    for path, (_, message) in bad.items():
+        assert any(line.startswith("vconv: ") and str(path) in line and message in line for line in lines)
     assert files_in(clips) - before == {"src_as_low.wav", "high_as_low.wav"}
 
 
 @pytest.mark.parametrize(
-    ("make", "message"), [*BAD_AUDIO, (no_voice, "no voiced speech")], ids=lambda value: getattr(value, "__name__", "")
+    ("command", "make", "message"),
+    [
+        *(("convert", *bad) for bad in BAD_AUDIO),
+        ("convert", no_voice, "no voiced speech"),
+        ("embed", *BAD_AUDIO[0]),
+        ("embed", no_voice, "no voiced speech"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
-@pytest.mark.parametrize("command", ["convert", "embed"])
 def test_bad_target(
     vconv_cli: Cli, clips: Path, model: Path, command: str, make: Callable[[Path], None], message: str
 ) -> None:
