@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,38 +15,19 @@ from vconv import audio, features
 SOUND_RATE = 24000  # Hz of the players
 F0_RANGE = (60.0, 600.0)  # Hz from the bottom to the top of a picture
 RANGE_DB = 65.0  # from the brightest to the darkest
-# Anchors of a palette from dark to light whose lightness rises evenly, so that level reads without colour.
-_COLOURS = ((8, 10, 24), (54, 22, 92), (128, 36, 116), (202, 66, 92), (246, 134, 62), (252, 218, 120), (255, 252, 230))
 
 
 def spectrogram_png(wave: np.ndarray) -> bytes:
-    """The log-mel of a 16 kHz wave, low bands at the bottom: 8 bits through a palette."""
+    """The log-mel of a 16 kHz wave, low bands at the bottom: 8 bits through a palette whose lightness rises evenly."""
+    from matplotlib import colormaps
+    from PIL import Image
+
     decibels = 20 / math.log(10) * features.log_mel(audio.normalize(wave, features.SAMPLE_RATE))
     level = np.clip(1 + (decibels - decibels.max()) / RANGE_DB, 0, 1)
-    return png(np.round(255 * level[::-1]).astype(np.uint8))
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """Pixels [height, width] uint8 as places in the palette."""
-    height, width = pixels.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # a line begins with its filter, none
-    lines[:, 1:] = pixels
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = (
-        (b"IHDR", header), (b"PLTE", _palette()), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""),
-    )  # fmt: skip
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _palette() -> bytes:
-    anchors = np.array(_COLOURS, float)
-    at = np.linspace(0, len(anchors) - 1, 256)
-    colours = np.stack([np.interp(at, range(len(anchors)), part) for part in anchors.T], axis=1)
-    return colours.round().astype(np.uint8).tobytes()
+    picture, out = Image.fromarray(np.round(255 * level[::-1]).astype(np.uint8)), io.BytesIO()
+    picture.putpalette(colormaps["inferno"](range(256), bytes=True)[:, :3].tobytes())
+    picture.save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def f0_path(f0: Sequence[float], width: float = 1000, height: float = 100) -> str:
