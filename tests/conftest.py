@@ -165,8 +165,11 @@ class Outcome:
         return self.err.strip()
 
 
+Cli = Callable[..., Outcome]
+
+
 @pytest.fixture
-def vconv_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def vconv_cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     """Run the command line in this process: arguments -> exit code, stdout, stderr (also what native code prints)."""
 
     def run(*arguments: object) -> Outcome:

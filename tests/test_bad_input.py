@@ -13,13 +13,12 @@ import pytest
 import soundfile
 
 import vconv
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from tests.test_cli import files_in
 from vconv import audio
 from vconv.errors import InputError
 from vconv.model_folder import record_digests
 
-Cli = Callable[..., Outcome]
 RATE = 16000
 
 

@@ -8,21 +8,19 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY, Outcome, speech
+from tests.conftest import REPOSITORY, Cli, speech
 from tests.test_cli import files_in
 from vconv import audio, batch
 from vconv.batch import Job, Plan
 from vconv.errors import InputError, VconvError
 from vconv.files import STALE_SECONDS
-
-Cli = Callable[..., Outcome]
 
 
 def touch(folder: Path, *names: str) -> Path:

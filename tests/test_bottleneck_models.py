@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from vconv.config import BottleneckConfig, VocoderConfig
 from vconv.data.manifest import read_manifest
 from vconv.features import N_MELS, SAMPLE_RATE
@@ -37,8 +36,6 @@ from vconv.training import checkpoint  # noqa: E402
 from vconv.training.trained import load_conversion  # noqa: E402
 
 pytestmark = pytest.mark.slow  # trains, or runs whole recipes
-
-Cli = Callable[..., Outcome]
 
 KINDS = {
     "identity": BottleneckConfig("identity"),

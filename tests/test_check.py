@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import BASE_MODEL, REPOSITORY, Outcome
+from tests.conftest import BASE_MODEL, REPOSITORY, Cli, Outcome
 from tests.synthetic import FORMANTS, RATE, speak
 from vconv import audio, features
 from vconv.errors import InputError
@@ -21,7 +20,6 @@ from vconv.voices import fitting, sounds
 from vconv.voices.check import MEASURES, SEARCHED_SECONDS, UNUSUAL, WINDOW_FRAMES, Checker, loudest, read_beginning
 from vconv.voices.population import population_of
 
-Cli = Callable[..., Outcome]
 EXAMPLES = (REPOSITORY / "examples" / "source.flac", REPOSITORY / "examples" / "target.flac")
 
 UNLIKE = "is unlike the speech that the model was trained on"

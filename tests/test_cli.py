@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,10 @@ import pytest
 import typer
 
 import vconv
-from tests.conftest import REPOSITORY, Outcome, speech
+from tests.conftest import REPOSITORY, Cli, Outcome, speech
 from vconv import audio, cli
 from vconv.benchmarks import speed
 from vconv.features import OUTPUT_RATE
-
-Cli = Callable[..., Outcome]
 
 
 def seconds_of(path: Path) -> float:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vconv
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from vconv import audio
 from vconv.benchmarks import embeddings
 from vconv.errors import InputError
 from vconv.voices import corpus
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")

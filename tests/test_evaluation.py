@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from tests.synthetic import RATE as SYNTHETIC_RATE
 from tests.synthetic import speak
 from vconv import audio, features
@@ -30,8 +30,6 @@ from vconv.frontends.pitch import PitchTracker
 pytest.importorskip("scipy", reason="intervals and tests of significance are scipy's, of vconv[eval]")
 
 RATE = features.SAMPLE_RATE
-Cli = Callable[..., Outcome]
-
 
 # ---------------------------------------------------------------- tables of pairs
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome, ToyEngine
+from tests.conftest import Cli, ToyEngine
 from tests.synthetic import FORMANTS, RATE, VOWEL_SECONDS, make_corpus, speak
 from vconv import audio, features
 from vconv.config import BottleneckConfig
@@ -22,9 +22,6 @@ from vconv.evaluation.seen import hear, look
 from vconv.evaluation.seen import spectra as spectra_of
 from vconv.inference.utterance import Utterance
 from vconv.voice import Voice
-
-Cli = Callable[..., Outcome]
-
 
 # ---------------------------------------------------------------- phones
 

@@ -6,14 +6,13 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vconv
-from tests.conftest import REPOSITORY, Outcome, speech
+from tests.conftest import REPOSITORY, Cli, speech
 from vconv import audio
 from vconv.errors import InputError
 from vconv.features import N_MELS, SAMPLE_RATE, continuous_log_f0
@@ -24,8 +23,6 @@ pytestmark = pytest.mark.slow  # trains, or runs whole recipes
 torch = pytest.importorskip("torch")
 tuning = pytest.importorskip("vconv.training.finetune")
 adapted = pytest.importorskip("vconv.models.layers").adapted
-
-Cli = Callable[..., Outcome]
 Clip = tuple[np.ndarray, np.ndarray, np.ndarray]
 SHORT = tuning.FinetuneConfig(steps=20, items=4, frames=64, voices=2, learning_rate=0.03)
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 import vconv
-from tests.conftest import Outcome, speech
+from tests.conftest import speech
 from vconv import audio, digests
 from vconv.errors import InputError, VconvError
 from vconv.evaluation.tables import to_csv
@@ -24,8 +24,6 @@ from vconv.inference import Converter
 from vconv.untrusted import MAX_DEPTH, load_arrays, parse_json
 from vconv.voice import Reference, Voice
 from vconv.voices.population import Population
-
-Cli = Callable[..., Outcome]
 
 
 def a_voice(**changes: object) -> dict[str, np.ndarray]:

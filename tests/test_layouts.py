@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import REPOSITORY, Outcome
+from tests.conftest import REPOSITORY, Cli
 from vconv import files, processes
 from vconv.data.manifest import Clip, Note, Skipped, prepare, read_held_out, read_manifest
 from vconv.data.manifest.preparing import CHUNK
@@ -147,7 +147,7 @@ def test_the_recipe_holds_out_as_many_women_as_men() -> None:
         assert sexes.count("f") == sexes.count("m") >= 3
 
 
-def test_prepare_by_layout_on_the_command_line(vconv_cli: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_prepare_by_layout_on_the_command_line(vconv_cli: Cli, tmp_path: Path) -> None:
     root = make_vctk_092(tmp_path / "vctk")
     write(tmp_path / "held.tsv", "speaker\tsplit\np226\tvalid\np280\ttest\n")
     output = tmp_path / "m.tsv"

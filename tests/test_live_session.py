@@ -16,14 +16,13 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from vconv.live import devices
 from vconv.live.console import Slots, press, screen
 from vconv.live.latency import MouthToEar, chirp, delay
 from vconv.live.queues import CUSHION_SECONDS, SLACK_SECONDS, CaptureQueue, PlayQueue
 from vconv.live.session import Recorder, Session
 
-Cli = Callable[..., Outcome]
 RATE = 16000
 
 

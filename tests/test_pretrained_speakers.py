@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ pytest.importorskip("accelerate")
 pytest.importorskip("onnxscript")
 
 import vconv  # noqa: E402
-from tests.conftest import Outcome, speech  # noqa: E402
+from tests.conftest import Cli, speech  # noqa: E402
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_campplus import SMALL  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, train  # noqa: E402
@@ -183,7 +182,7 @@ def test_units_carry_what_the_verifier_hears(folder: Path) -> None:
     assert len(converter.decode(tokens)) == tokens.samples
 
 
-def test_a_voice_is_tuned_by_ear(folder: Path, tmp_path: Path, vconv_cli: Callable[..., Outcome]) -> None:
+def test_a_voice_is_tuned_by_ear(folder: Path, tmp_path: Path, vconv_cli: Cli) -> None:
     clips = [(speech(12.0, f0=140, seed=k), SAMPLE_RATE) for k in range(2)]
     converter, model = vconv.load(folder, threads=1), tuning.load_model(folder, 1)
     perceptual = tuning.load_perceptual(folder, model.config, [speech_of(clip) for clip in clips])

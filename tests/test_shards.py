@@ -6,13 +6,12 @@ import io
 import os
 import tarfile
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome
+from tests.conftest import Cli
 from tests.synthetic import RATE, make_corpus, speak
 from vconv import audio
 from vconv.benchmarks.shards import read, repeat
@@ -115,7 +114,7 @@ def test_another_manifest_is_refused(manifest: Path, shards: Path) -> None:
         write_shards(manifest, shards, minutes=2 * SHORT)
 
 
-def test_the_command_writes_manifest_and_shards(tmp_path: Path, vconv_cli: Callable[..., Outcome]) -> None:
+def test_the_command_writes_manifest_and_shards(tmp_path: Path, vconv_cli: Cli) -> None:
     for speaker, f0 in (("low", 110), ("high", 220)):
         (tmp_path / "corpus" / speaker).mkdir(parents=True)
         audio.write(tmp_path / "corpus" / speaker / "1.wav", speak("aiueo", f0, 1.0), RATE)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from vconv.data.manifest import Clip
 from vconv.errors import InputError
 from vconv.evaluation import verification
@@ -25,7 +24,6 @@ from vconv.voices import sampling as speakers
 from vconv.voices.mixing import mix, parse_weight, target_voice
 from vconv.voices.population import Population, Scoring, population_of
 
-Cli = Callable[..., Outcome]
 SIZE = 4  # of the toy engine's embeddings
 
 

@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Outcome, speech
+from tests.conftest import Cli, speech
 from vconv import audio
 
 REPOSITORY = Path(__file__).parents[1]
@@ -186,7 +185,7 @@ def test_a_signal_in_an_import_ends_the_run(
     code: int,
     folder: bool,
     tmp_path: Path,
-    vconv_cli: Callable[..., Outcome],
+    vconv_cli: Cli,
     small_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

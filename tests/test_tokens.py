@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vconv
-from tests.conftest import REPOSITORY, Outcome, ToyEngine, speech
+from tests.conftest import REPOSITORY, Cli, ToyEngine, speech
 from tests.test_cli import files_in
 from vconv import audio, features
 from vconv.config import BottleneckConfig
@@ -23,7 +22,6 @@ from vconv.tokens.melody import KNOT_FRAMES, STEPS, Melody
 from vconv.tokens.tokens import Size
 from vconv.voice import Voice
 
-Cli = Callable[..., Outcome]
 CENTS = 1200
 EXAMPLE = REPOSITORY / "examples" / "source.flac"
 

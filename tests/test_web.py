@@ -14,14 +14,14 @@ import threading
 import time
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.conftest import REPOSITORY, Outcome, speech
+from tests.conftest import REPOSITORY, Cli, speech
 from vconv import audio
 from vconv.errors import InputError
 
@@ -63,9 +63,7 @@ def conversion(server: Server, clips: Path, **options: object) -> dict[str, obje
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
-def test_samples_are_those_of_the_command_line(
-    server: Server, clips: Path, vconv_cli: Callable[..., Outcome], suffix: str
-) -> None:
+def test_samples_are_those_of_the_command_line(server: Server, clips: Path, vconv_cli: Cli, suffix: str) -> None:
     job = server.job(**conversion(server, clips, pitch=2))
     assert job["state"] == "done" and job["progress"] == 1.0
     answer = server.request("GET", f"/api/jobs/{job['id']}/audio?format={suffix}")
@@ -374,7 +372,7 @@ def test_malformed_requests_are_refused(idle: Server, body: bytes) -> None:
 # ---------------------------------------------------------------- the command
 
 
-def test_other_machines_need_a_certificate(vconv_cli: Callable[..., Outcome]) -> None:
+def test_other_machines_need_a_certificate(vconv_cli: Cli) -> None:
     done = vconv_cli("web", "--host", "0.0.0.0", "--no-browser")
     assert done.code == 2 and "--certificate" in done.error
 

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from tests.browser import find_chromium
-from tests.conftest import BASE_MODEL, REPOSITORY, Outcome
+from tests.conftest import BASE_MODEL, REPOSITORY, Cli
 from vconv import audio
 
 pytest.importorskip("starlette", reason="needs vconv[web]")
@@ -125,7 +125,7 @@ def downloaded(page: Page, button: Locator) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
-def test_convert_compare_and_download(page: Page, tmp_path: Path, vconv_cli: Callable[..., Outcome]) -> None:
+def test_convert_compare_and_download(page: Page, tmp_path: Path, vconv_cli: Cli) -> None:
     view = convert(page)
     expected = tmp_path / "expected.wav"
     assert vconv_cli("convert", EXAMPLES / "source.flac", "-t", EXAMPLES / "target.flac", "-o", expected).code == 0

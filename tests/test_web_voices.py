@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 
-from tests.conftest import BASE_MODEL, Outcome
+from tests.conftest import BASE_MODEL, Cli
 from vconv import audio
 from vconv.voice import Voice
 
@@ -51,7 +51,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def test_voices_are_those_of_the_command_line(
-    server: Server, uploads: dict[str, str], clips: Path, vconv_cli: Callable[..., Outcome]
+    server: Server, uploads: dict[str, str], clips: Path, vconv_cli: Cli
 ) -> None:
     model = server.services.models.option("")
     library = server.services.library
@@ -69,9 +69,7 @@ def test_voices_are_those_of_the_command_line(
 
 
 @pytest.mark.skipif(not BASE_MODEL.is_dir(), reason="needs the weights in pretrained/base")
-def test_new_and_moved_voices_are_those_of_the_command_line(
-    server: Server, tmp_path: Path, vconv_cli: Callable[..., Outcome]
-) -> None:
+def test_new_and_moved_voices_are_those_of_the_command_line(server: Server, tmp_path: Path, vconv_cli: Cli) -> None:
     library = server.services.library
     assert server.job(kind="new", name="new", seed=7)["state"] == "done"
     assert vconv_cli("speakers", "new", "--seed", 7, "-o", tmp_path / "new.npz").code == 0
@@ -194,7 +192,7 @@ def test_what_waits_too_long_is_dropped() -> None:
 # ---------------------------------------------------------------- without the extra
 
 
-def test_the_command_says_what_to_install(vconv_cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_what_to_install(vconv_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.startswith("vconv.web")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
