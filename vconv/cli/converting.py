@@ -169,8 +169,7 @@ def embed(
         from vconv import api
         from vconv.voices.mixing import parse_weight
 
-        first = parse_weight(clips[0])[0].resolve()
-        place = output or first.parent / f"{first.name if first.is_dir() else first.stem}_voice.npz"
+        place = output or _beside(parse_weight(clips[0])[0], "voice")
         check_arrays_file(place, overwrite)
         save_voice(api.embed(clips, model=model, device=device, threads=threads), place)
     if not quiet:
@@ -198,6 +197,12 @@ def _embed_each(
     if not quiet:
         print(f"{output}: {done.rows} rows of {done.seconds:.1f} s of speech")
     finish(done.errors)
+
+
+def _beside(first: Path, what: str) -> Path:
+    """Where a voice made of a clip or a folder goes by default."""
+    first = first.resolve()
+    return first.parent / f"{first.name if first.is_dir() else first.stem}_{what}.npz"
 
 
 def _load(model: Path | None, device: str, threads: int | None) -> Converter:
@@ -252,8 +257,7 @@ def finetune(
     with silent_libraries(), needs_extra():
         from vconv import api
 
-        first = target[0].resolve()
-        place = output or first.parent / f"{first.name if first.is_dir() else first.stem}_tuned.npz"
+        place = output or _beside(target[0], "tuned")
         check_arrays_file(place, overwrite)
         with progress(None, quiet) as report:
             voice, tuned = api.finetune(

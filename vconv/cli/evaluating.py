@@ -26,6 +26,13 @@ Language = Annotated[
     str, typer.Option(metavar="CODE", help="Language of rows without one, such as fr or zh; needs --asr.")
 ]
 
+Results = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
+]
+Split = Annotated[str, typer.Option(help="Which clips: train, valid, test or all.")]
+Speakers = Annotated[int, typer.Option(min=2, help="Speakers, at most.")]
+Clips = Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")]
+
 
 @command(app)
 def evaluate(
@@ -36,9 +43,7 @@ def evaluate(
     target_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="... each to the voice of one of these clips, in turn.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
-    ] = Path("evaluation"),
+    output: Results = Path("evaluation"),
     metrics: Metrics = None,
     asr: Asr = None,
     language: Language = "en",
@@ -94,12 +99,11 @@ def probe(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For probe.json and maps.")] = Path(
         "probe"
     ),
-    split: Annotated[str, typer.Option(help="Which clips: train, valid, test or all.")] = "valid",
-    speakers: Annotated[int, typer.Option(min=2, help="Speakers, at most.")] = 50,
-    clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 20,
+    split: Split = "valid",
+    speakers: Speakers = 50,
+    clips: Clips = 20,
     stages: Annotated[
-        int | None,
-        typer.Option(help="Use the codes of the first N quantizer stages; default: all."),
+        int | None, typer.Option(help="Use the codes of the first N quantizer stages; default: all.")
     ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -142,12 +146,10 @@ def probe(
 @command(app)
 def ladder(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Corpus; see vconv prepare.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
-    ] = Path("ladder"),
-    split: Annotated[str, typer.Option(help="Which clips: train, valid, test or all.")] = "valid",
-    speakers: Annotated[int, typer.Option(min=2, help="Speakers, at most.")] = 20,
-    clips: Annotated[int, typer.Option(min=4, help="Clips of each speaker, at most.")] = 4,
+    output: Results = Path("ladder"),
+    split: Split = "valid",
+    speakers: Speakers = 20,
+    clips: Clips = 4,
     metrics: Metrics = None,
     cache: JudgementCache = None,
     jobs: Jobs = None,
@@ -184,9 +186,7 @@ def ladder(
 @command(app)
 def stress(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS.csv", help="Table of the pairs, as for vconv evaluate.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="What an earlier run left there is replaced.")
-    ] = Path("stress"),
+    output: Results = Path("stress"),
     conditions: Annotated[
         str | None, typer.Option(help='Some of them, as "babble 15 dB,target 3 s"; default: all.')
     ] = None,
