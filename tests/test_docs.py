@@ -170,7 +170,7 @@ def test_the_bottleneck_of_the_page_trains_and_converts(with_bottleneck: Path, t
 # ---------------------------------------------------------------- the rest
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=page_id)
 def test_the_options_of_all_commands_exist(page: Path) -> None:
     from typer.testing import CliRunner
 
