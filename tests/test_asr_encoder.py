@@ -206,6 +206,7 @@ def test_what_is_disturbed_is_so_by_its_seed_alone() -> None:
 # ---------------------------------------------------------------- from training to use
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_exported_and_used_with_it(corpus: Path, graph: Path, tmp_path: Path) -> None:
     store = f"corpus.store={corpus.with_suffix('.store')}"
     denoised = "model.denoiser_blocks=1", "model.denoiser_channels=8"

@@ -271,6 +271,7 @@ def test_progress_goes_to_a_terminal_only(clips: Path, model: Path) -> None:
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_processes(
     clips: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,7 +149,7 @@ def test_the_speaker_embedding_is_that_of_the_reference(corpus: Corpus, tmp_path
     assert still.shape == batch.speaker_embedding.shape
 
 
-@pytest.mark.parametrize("place", ["store", "shards"])
+@pytest.mark.parametrize("place", ["shards", pytest.param("store", marks=pytest.mark.slow)])
 def test_a_model_learns_from_features_made_on_the_device(manifest: Path, tmp_path: Path, place: str) -> None:
     steps = 20 if place == "store" else 2
     settings = ["corpus.features=device", f"optimizer.steps={steps}", "log.every=5", "batch.disturbed_share=0.3"]

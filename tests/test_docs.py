@@ -19,7 +19,12 @@ from tests.documents import ROOT, Block, add_recordings, blocks, make_checkout, 
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-FAST = [page for page in PAGES if blocks(page, "test")]
+LONG = {"python", "voices"}  # a quarter of a minute each
+FAST = [
+    pytest.param(page, marks=[pytest.mark.slow] if page.stem in LONG else [], id=page.stem)
+    for page in PAGES
+    if blocks(page, "test")
+]
 
 # What makes the trainings of the pages those of a moment.
 TINY = {
@@ -52,7 +57,7 @@ def page_id(page: Path) -> str:
     return page.stem
 
 
-@pytest.mark.parametrize("page", FAST, ids=page_id)
+@pytest.mark.parametrize("page", FAST)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     """Its blocks in their order, in one folder; sound comes of every conversion."""
     if any("vconv train" in block.text for block in blocks(page, "test")):
