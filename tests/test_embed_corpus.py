@@ -112,7 +112,7 @@ def test_the_output_must_have_a_suffix_that_is_known(vconv_cli: Cli, folders: Pa
 def test_the_benchmark_compares_with_the_speaker_encoder_alone(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    embeddings.benchmark([folders], count=20, jobs="1", model=None)
+    embeddings.benchmark([folders], count=8, jobs="1", model=None)
     printed = capsys.readouterr().out
     rates = [float(line.split("|")[2]) for line in printed.splitlines() if line.startswith(("| speaker", "| `vconv"))]
     assert len(rates) == 2 and min(rates) > 0

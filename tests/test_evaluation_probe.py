@@ -268,7 +268,7 @@ def test_probe_asks_the_codes_of_the_first_stages(vconv_cli: Cli, small_model: P
     from tests.test_bottleneck_models import with_bottleneck
 
     model = with_bottleneck(tmp_path / "model", small_model, BottleneckConfig("vq", codes=16, quantizers=2))
-    manifest, found = make_corpus(tmp_path / "corpus", 8), {}
+    manifest, found = make_corpus(tmp_path / "corpus", 5), {}
     for stages in (1, 2):
         done = vconv_cli("probe", model, manifest, "-o", tmp_path / "out", "--split", "all", "--stages", stages)
         assert (done.code, done.err) == (0, "")

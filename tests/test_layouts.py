@@ -323,7 +323,7 @@ def test_a_corpus_with_damaged_files_trains_on_the_rest(tmp_path: Path, capfd: p
     from tests.test_training import CONVERSION
     from vconv.training import checkpoint, run
 
-    synthetic = make_corpus(tmp_path / "made", sentences=40)
+    synthetic = make_corpus(tmp_path / "made", sentences=12)
     corpus = tmp_path / "corpus"
     for clip in read_manifest(synthetic):
         (corpus / clip.speaker).mkdir(parents=True, exist_ok=True)
@@ -334,7 +334,7 @@ def test_a_corpus_with_damaged_files_trains_on_the_rest(tmp_path: Path, capfd: p
     names = {clip.path for clip in read_manifest(tmp_path / "corpus.tsv")}
     assert {t.path for t in told} == {bad[name] for name in UNUSABLE}
     assert {path for name, path in bad.items() if name not in UNUSABLE} <= names
-    assert len(names) == 160 + len(bad) - len(UNUSABLE)
+    assert len(names) == 12 * 4 + len(bad) - len(UNUSABLE)
     assert result.skipped == len(UNUSABLE) and len(bad) / len(names) > 0.05
     # One more is damaged after it was prepared: training leaves it out and says so.
     bad["two"].write_bytes(b"")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.conftest import speech  # noqa: E402
-from tests.test_models import SMALL  # noqa: E402
-from vconv.config import BottleneckConfig, ConversionConfig, VocoderConfig, build  # noqa: E402
+from vconv.config import BottleneckConfig, ConversionConfig, build  # noqa: E402
 from vconv.config_files import override  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
-from vconv.export import export, write_model  # noqa: E402
+from vconv.export import export  # noqa: E402
 from vconv.inference.engine import OnnxEngine  # noqa: E402
 from vconv.inference.torch_engine import TorchEngine  # noqa: E402
 from vconv.inference.utterance import Utterance  # noqa: E402
+from vconv.models import saved  # noqa: E402
 from vconv.models.bottleneck import Bottleneck, make_bottleneck  # noqa: E402
-from vconv.models.conversion import ConversionModel  # noqa: E402
-from vconv.models.vocoder import Vocoder  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
 
 
@@ -108,15 +106,11 @@ def test_impossible_ones_are_refused(settings: dict[str, float]) -> None:
         build(ConversionConfig, {"bottleneck": settings})
 
 
-def test_export_sets_them_and_both_engines_agree(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = replace(SMALL, bottleneck=BottleneckConfig())
-    model, vocoder = ConversionModel(config), Vocoder(VocoderConfig(channels=8, blocks=1))
-    model.bottleneck.train()(torch.randn(2, 8, 600))  # gives it codebooks
-    plain, folder, file = tmp_path / "plain", tmp_path / "soft", tmp_path / "conversion.safetensors"
-    state = {"task": "conversion", "config": {"model": asdict(config)}, "ema": model.state_dict()}
+def test_export_sets_them_and_both_engines_agree(small_model: Path, tmp_path: Path) -> None:
+    plain, folder, file = small_model, tmp_path / "soft", tmp_path / "conversion.safetensors"
+    model, _ = saved.load(plain)
+    state = {"task": "conversion", "config": {"model": asdict(model.config)}, "ema": model.state_dict()}
     checkpoint.save(file, state)
-    write_model(plain, model, vocoder)
     export(file, plain, folder, ["bottleneck.soft_temperature=0.3", "bottleneck.residual_mix=0.25"])
     utterance = Utterance.of(speech(0.5))
     soft, again = (engine.content(utterance) for engine in (OnnxEngine(folder, 1), TorchEngine(folder, "torch", 1)))

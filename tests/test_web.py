@@ -35,7 +35,7 @@ from vconv.web.jobs import Job, Jobs
 from vconv.web.security import Site
 from vconv.web.uploads import Limits
 
-LIMITS = Limits(upload_bytes=4 << 20, total_bytes=16 << 20, waiting_jobs=8)
+LIMITS = Limits(upload_bytes=4 << 20, total_bytes=16 << 20, waiting_jobs=3)
 
 
 @pytest.fixture(scope="module")
