@@ -108,7 +108,6 @@ def test_the_output_must_have_a_suffix_that_is_known(vconv_cli: Cli, folders: Pa
     assert "needs -o" in vconv_cli("embed", "--each", folders).err
 
 
-@pytest.mark.slow
 def test_the_benchmark_compares_with_the_speaker_encoder_alone(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -587,7 +587,7 @@ def test_missing_packages_are_said_and_the_rest_is_judged(
 ) -> None:
     found, gone = judges.importlib.util.find_spec, {"resemblyzer", "speechmos"}
     monkeypatch.setattr(judges.importlib.util, "find_spec", lambda name: None if name in gone else found(name))
-    done = vconv_cli("evaluate", written, "-o", tmp_path / "out", "--no-cache")
+    done = vconv_cli("evaluate", written, "-o", tmp_path / "out", "--no-cache", "--jobs", 1)
     assert done.code == 1
     assert "MCD to reference" in done.out
     assert f"Speaker similarity is not measured: no resemblyzer; {judges.WITHOUT_DEPENDENCIES}" in done.out

@@ -316,7 +316,6 @@ def damage(good: Path, folder: Path) -> dict[str, Path]:
 UNUSABLE = {"truncated", "beheaded", "empty", "text", "silent", "cut"}
 
 
-@pytest.mark.slow
 def test_a_corpus_with_damaged_files_trains_on_the_rest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     from tests.synthetic import make_corpus
