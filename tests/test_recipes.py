@@ -22,13 +22,11 @@ import soundfile
 
 from tests.conftest import BASE_MODEL, REPOSITORY
 from vconv import audio
-from vconv.data.manifest import Clip, open_table, prepare, read_held_out, read_manifest
+from vconv.data.manifest import Clip, prepare, read_held_out, read_manifest
 from vconv.errors import InputError
 from vconv.model_folder import find_shipped, read_config
 
 RECIPES = REPOSITORY / "recipes"
-# A folder with real.tsv and recordings of VCTK in it, to take in place of the examples.
-CORPUS = Path(os.environ.get("VCONV_CORPUS", REPOSITORY.parent / "shared" / "corpus"))
 HELD_OUT = read_held_out(RECIPES / "vctk" / "held_out.tsv")
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="the recipes are bash scripts")
@@ -46,31 +44,6 @@ def script(path: Path) -> types.ModuleType:
 # ---------------------------------------------------------------- VCTK in miniature
 
 Recording = tuple[str, np.ndarray, int, str]  # utterance, wave, rate, what is said
-SHARED_READINGS = 24  # of VCTK's utterances, the first that everybody has read
-
-
-def vctk_recordings() -> dict[str, list[Recording]]:
-    """Some recordings of some speakers by name, real ones where the corpus is at hand."""
-    if not (CORPUS / "real.tsv").is_file():
-        return example_recordings()
-    wanted = {"p225": 3, "p257": 3, "p275": 3, "p231": 2, "p326": 1, "p280": 1, "p315": 1}
-    wanted |= {"p268": 2, "p286": 2, "p314": 2, "p339": 2}
-    found: dict[str, list[Recording]] = {}
-    for row in open_table(CORPUS / "real.tsv").rows():
-        path = CORPUS / row.values["path"]
-        speaker, _, number = path.stem.partition("_")
-        if speaker == "p280":
-            number = "001"  # the only clip at hand has another name
-        seconds = float(row.values["seconds"])
-        if row.values["corpus"] != "vctk" or not number.isdigit() or seconds < 1.5:
-            continue
-        if HELD_OUT.get(speaker) == "test" and number not in ("003", "008", "009", "019", "020"):
-            continue
-        said = f"Sentence {number}" + ("" if int(number) <= SHARED_READINGS else f" of {speaker}")
-        if len(found.setdefault(speaker, [])) < wanted.get(speaker, 0):
-            wave, rate = audio.read(path, 24000)
-            found[speaker].append((f"{speaker}_{number}", wave[: 6 * rate], rate, said))
-    return {speaker: clips for speaker, clips in found.items() if clips}
 
 
 def example_recordings() -> dict[str, list[Recording]]:
@@ -95,7 +68,7 @@ def make_vctk(root: Path, version: str) -> Path:
     new = version == "0.92"
     waves = root / ("wav48_silence_trimmed" if new else "wav48")
     lines = ["ID  AGE  GENDER  ACCENTS  REGION"]
-    for speaker, clips in vctk_recordings().items():
+    for speaker, clips in example_recordings().items():
         lines.append(f"{speaker if new else speaker[1:]}  23  F    English    Southern  England")
         for utterance, wave, rate, said in clips:
             lacks_mic2 = speaker in ("p280", "p315")
