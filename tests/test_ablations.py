@@ -22,6 +22,7 @@ from vconv.config import build
 from vconv.config_files import load_yaml
 from vconv.errors import InputError, VconvError
 from vconv.evaluation.statistics import Estimate
+from vconv.inference.utterance import Utterance
 
 pytestmark = pytest.mark.slow  # trains, or runs whole recipes
 
@@ -151,11 +152,12 @@ def test_kmeans_finds_sounds_and_not_what_is_constant(recipe: types.SimpleNamesp
     orders = [rng.permutation(np.arange(40) % 4) for _ in range(20)]
     learned = [clip(order, 3 * rng.normal(size=80)) for order in orders]
     code = recipe.kmeans.KMeansCode(learned, codes=4)
-    z_q, codes = code.content(clip(orders[0], 5 * rng.normal(size=80)))
-    assert z_q.shape == (160, 40) and codes.shape == (2, 40)
-    other = code.content(clip(orders[0], 5 * rng.normal(size=80)))[1]
-    assert np.array_equal(codes, other)
-    for group in codes:
+    one, other = (
+        code.content(Utterance(np.zeros(0, np.float32), clip(orders[0], 5 * rng.normal(size=80)))) for _ in range(2)
+    )
+    assert one.content.shape == (160, 40) and one.codes.shape == (2, 40)
+    assert np.array_equal(one.codes, other.codes)
+    for group in one.codes:
         pairs = set(zip(group.tolist(), orders[0].tolist()))
         assert len({number for number, _ in pairs}) == len(pairs)  # a centroid stands for one sound
 
