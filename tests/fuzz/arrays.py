@@ -54,7 +54,7 @@ def _changed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
     if kind == 5:
         try:
             return array.astype(pick(rng, KINDS))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return array[None]
     long = array.ndim == 2 and rng.random() < 0.1
     # One zero in memory, 640 MB in the file: a gigabyte in use is then the reader's and not this process's own.
