@@ -4,7 +4,7 @@
     python recipes/base/asr_encoder.py asr_encoder.onnx --trained runs/base/robust_frontend/checkpoint.safetensors \\
         --share 0.5 -o robust_frontend.onnx
 
-The input hears a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
+The input takes a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
 Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
 say where its frames lie. With --trained the input is an asr_encoder.onnx,
 and the result has the weights that a training with `task: robust_frontend` made of its own; --share interpolates

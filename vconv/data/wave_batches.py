@@ -99,7 +99,7 @@ class WaveSampler:
         crop = slice(at, at + self.length)
         use_predicted = index in self.predicted and rng.random() < self.config.predicted_share
         mel = self.predicted[index] if use_predicted else store.clip_mel(entry)
-        # A live clip can turn out shorter than it was thought to be.
+        # A clip whose features are made on the fly can turn out shorter than the manifest says.
         mel, f0, wave = (crop_frames(array, 0, max(len(array), self.length)) for array in (mel, f0, wave))
         curve, voiced = continuous_log_f0(f0)
         return (
