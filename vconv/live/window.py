@@ -20,7 +20,7 @@ from vconv.live.statistics import Level, NormEstimate, Register
 from vconv.voice import Voice
 
 CONTENT_PAST = 80  # frames, 1.28 s: its receptive field, and some more to gather statistics from
-MIRRORED = 1600  # samples, 100 ms
+MIRRORED = 6  # frames, 96 ms, that follow the window's end mirrored in time: see ``mirrored_end``
 DECODER_PAST = 40  # frames, 640 ms
 VOCODER_PAST = 26  # frames, its receptive field
 MEL_FADE = 2  # frames in which two steps' mels are cross-faded
@@ -76,6 +76,7 @@ class SlidingWindow:
         self._speaker, self._gate = speaker, gate
         self._wave = np.zeros(0, np.float32)  # the last frames as they came
         self._mel = np.zeros((features.N_MELS, 0), np.float32)  # of the same frames
+        self._after = np.zeros((features.N_MELS, 0), np.float32)  # of those that follow mirrored
         self._gain = speaker.level.gain  # of the step before
         self._due = 0  # the frame with which the next step begins
         self._curve: float | None = None  # latest log2 F0 of the source
@@ -113,11 +114,12 @@ class SlidingWindow:
         return joined / np.linspace(before, gain, len(joined), dtype=np.float32, endpoint=False)
 
     def _update_mel(self, heard: np.ndarray, fresh: int) -> None:
-        """Bring the mel up to the end of the window, which has so many new frames."""
+        """Bring the mel up to the end of the window, which has so many new frames, and beyond."""
         settled = max(self._mel.shape[1] - UNSETTLED, 0)
         left = max(settled - MEL_CONTEXT, 0)
-        mel = features.log_mel(heard[left * HOP_LENGTH :])[:, settled - left :]
-        self._mel = np.concatenate([self._mel[:, :settled], mel], axis=1)
+        mel = features.log_mel(mirrored_end(heard)[left * HOP_LENGTH :])[:, settled - left :]
+        mel = np.concatenate([self._mel[:, :settled], mel], axis=1)
+        self._mel, self._after = np.split(mel, [len(heard) // HOP_LENGTH], axis=1)
 
     def _converted(self, heard: np.ndarray, voice: LiveVoice, octaves: float, keep_pitch: bool) -> np.ndarray:
         """Wave of the step and of what is known after it: [(step + ahead) * OUTPUT_HOP]"""
@@ -128,15 +130,12 @@ class SlidingWindow:
         speaks = bool(pitch[1, :step].any())
         content = self._content(heard, speaks)
         past = min(self._melody.final.shape[1], DECODER_PAST, self._mel.shape[1] - span)
-        decoded = self._engine.decode(
-            content[:, -(past + span) // 2 :],
-            np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1),
-            voice.shortened,
-            voice.norms.value,
-        )
+        known = np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1)
+        melody = mirrored_end(known, self._after.shape[1])
+        decoded = self._engine.decode(content[:, -melody.shape[1] // 2 :], melody, voice.shortened, voice.norms.value)
         if speaks:
             voice.norms.add(decoded.statistics, step / FRAME_RATE)
-        return self._vocoded(decoded.mel[:, past:], pitch) * np.float32(voice.gain)
+        return self._vocoded(decoded.mel[:, past : past + span], pitch) * np.float32(voice.gain)
 
     def _pitch(self, heard: np.ndarray, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
         """The networks' pitch input [2, step + ahead] of the frames that are due and of what is known after them."""
@@ -152,12 +151,14 @@ class SlidingWindow:
         return np.stack([into_register(curve, register, voice, octaves, keep_pitch), voiced])
 
     def _content(self, heard: np.ndarray, speaks: bool) -> np.ndarray:
-        """Content [C, T / 2] of the window's last T frames; the ASR encoder sees all of it."""
-        # A wave that breaks off is unlike the ends of the encoder's training data: some of it goes on mirrored in time.
-        wave = np.concatenate([heard, heard[-MIRRORED:][::-1]])
+        """Content [C, T / 2] of the window's last frames and of those that follow mirrored.
+
+        The ASR encoder sees all of the window.
+        """
         known = self._mel.shape[1]
         frames = min(known, CONTENT_PAST + self._timing.step + self._timing.ahead)
-        utterance = Utterance(wave, self._mel[:, -frames:], start=known - frames)
+        mel = np.concatenate([self._mel[:, -frames:], self._after], axis=1)
+        utterance = Utterance(mirrored_end(heard), mel, start=known - frames)
         encoded = self._engine.content(utterance, self._speaker.norms.value)
         if speaks:
             self._speaker.norms.add(encoded.statistics, self._timing.step / FRAME_RATE)
@@ -190,3 +191,12 @@ class SlidingWindow:
         """The mel [N_MELS, step] and pitch [2, step] of the step are final."""
         self._decoded = np.concatenate([self._decoded, mel], axis=1)[:, -VOCODER_PAST:]
         self._melody.add(pitch)
+
+
+def mirrored_end(values: np.ndarray, count: int = MIRRORED * HOP_LENGTH) -> np.ndarray:
+    """Values [..., N] and the last ``count`` of them again, mirrored in time: [..., N + count].
+
+    What breaks off is unlike all that the networks were trained on, and so are the zeros with which convolutions go on.
+    Mirrored speech is not: with it, the last frames need less lookahead.
+    """
+    return np.concatenate([values, values[..., ::-1][..., :count]], axis=-1)
