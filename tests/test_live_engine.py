@@ -1,4 +1,4 @@
-"""OnTheFly conversion as a library: streams cut anyhow, the stated lookahead, and what may change in between."""
+"""Live conversion as a library: streams cut anyhow, the stated lookahead, and what may change in between."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import BASE_MODEL, speech
+from tests.conftest import BASE_MODEL, REPOSITORY, speech
 from vconv import audio
 from vconv.errors import InputError
+from vconv.features import OUTPUT_RATE, SAMPLE_RATE, log_mel
 from vconv.inference import Converter, load
+from vconv.live import window
 from vconv.live.gate import HOLD_FRAMES, Gate
 from vconv.live.joins import OverlapAdd, Ramp
 from vconv.live.resampling import StreamResampler
@@ -117,6 +119,21 @@ def test_samples_that_are_no_numbers_are_silence(converter: Converter, target) -
     wave[5000:5050] = np.nan
     wave[6000] = np.inf
     assert np.isfinite(through(live, wave)).all()
+
+
+def test_a_mirrored_end_makes_up_for_lookahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The included model with 32 ms of lookahead, next to what it gives with 256 ms."""
+    shipped = load(BASE_MODEL, threads=1)
+    source, _ = audio.read(REPOSITORY / "examples" / "source.flac", SAMPLE_RATE)
+    voice = shipped.voice(REPOSITORY / "examples" / "target.flac")
+
+    def mel(lookahead: float) -> np.ndarray:
+        live = shipped.live(voice, block=0.064, lookahead=lookahead, past=1.5, gate=None)
+        return log_mel(audio.resample(through(live, source[: 2 * SAMPLE_RATE]), OUTPUT_RATE, SAMPLE_RATE))
+
+    wanted, mirrored = mel(0.256), mel(0.032)
+    monkeypatch.setattr(window, "MIRRORED", 0)
+    assert np.abs(mirrored - wanted).mean() < 0.9 * np.abs(mel(0.032) - wanted).mean()
 
 
 def test_what_is_held_does_not_grow(converter: Converter, target) -> None:

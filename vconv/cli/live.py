@@ -53,8 +53,9 @@ def live(
         float, typer.Option(metavar="SECONDS", help="Converted at once, in steps of 0.032; longer computes less.")
     ] = 0.096,
     lookahead: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Heard after a block; shorter misses words.")
+        float, typer.Option(metavar="SECONDS", help="Known after a block; shorter costs words.")
     ] = 0.192,
+    past: Annotated[float, typer.Option(metavar="SECONDS", help="Known before a block; shorter computes less.")] = 3.0,
     gate: Annotated[
         float, typer.Option(metavar="DB", help="Sound so far below 0 dBFS is not converted, with speech at -27.")
     ] = -65.0,
@@ -75,6 +76,7 @@ def live(
       vconv embed --me me.npz my_speech.wav
       vconv live --target voice.npz --me me.npz
       vconv live --target voice.npz --output-device "VB-Cable" --monitor Headphones
+      vconv live --target voice.npz --block 0.064 --lookahead 0.032 --past 1.5   # 96 ms in place of 290
       vconv live --target voice.npz --input speech.wav --output as_if_live.wav
     """
     with silent_libraries():
@@ -90,7 +92,8 @@ def live(
             raise InputError("vconv live needs --target, a saved voice or a clip of the voice to sound like")
         if (source is None) != (output is None):
             raise InputError("--input and --output name files and need each other; a device is --input-device")
-        settings = {"block": block, "lookahead": lookahead, "gate": gate, "pitch": pitch, "keep_pitch": keep_pitch}
+        timing = {"block": block, "lookahead": lookahead, "past": past}
+        settings = {**timing, "gate": gate, "pitch": pitch, "keep_pitch": keep_pitch}
         if source and output:
             job = run.FileJob(source, output, me, model, threads, overwrite, settings)
             with progress(None, quiet) as report:

@@ -19,9 +19,10 @@ from vconv.live.melody import Melody, bridged, into_register
 from vconv.live.statistics import Level, NormEstimate, Register
 from vconv.voice import Voice
 
-CONTENT_PAST = 80  # frames, 1.28 s: its receptive field, and some more to gather statistics from
-MIRRORED = 6  # frames, 96 ms, that follow the window's end mirrored in time: see ``mirrored_end``
-DECODER_PAST = 40  # frames, 640 ms
+CONTENT_PAST = 64  # frames, 1.02 s
+MIRRORED = 6  # frames, 96 ms, at most, that follow the window's end mirrored in time: see ``mirrored_end``
+ENOUGH = 12  # frames of lookahead, 192 ms: with so much, the ASR encoder alone gains by mirrored ones
+DECODER_PAST = 28  # frames, 448 ms, its receptive field
 VOCODER_PAST = 26  # frames, its receptive field
 MEL_FADE = 2  # frames in which two steps' mels are cross-faded
 WAVE_FADE = OUTPUT_HOP  # samples in which two steps' waves are
@@ -78,6 +79,7 @@ class SlidingWindow:
         self._mel = np.zeros((features.N_MELS, 0), np.float32)  # of the same frames
         self._after = np.zeros((features.N_MELS, 0), np.float32)  # of those that follow mirrored
         self._gain = speaker.level.gain  # of the step before
+        self._mirrored = max(min(MIRRORED, ENOUGH - timing.ahead), 0)
         self._due = 0  # the frame with which the next step begins
         self._curve: float | None = None  # latest log2 F0 of the source
         self._melody = Melody(DECODER_PAST)
@@ -117,8 +119,8 @@ class SlidingWindow:
         """Bring the mel up to the end of the window, which has so many new frames, and beyond."""
         settled = max(self._mel.shape[1] - UNSETTLED, 0)
         left = max(settled - MEL_CONTEXT, 0)
-        mel = features.log_mel(mirrored_end(heard)[left * HOP_LENGTH :])[:, settled - left :]
-        mel = np.concatenate([self._mel[:, :settled], mel], axis=1)
+        seen = mirrored_end(heard, self._mirrored * HOP_LENGTH)[left * HOP_LENGTH :]
+        mel = np.concatenate([self._mel[:, :settled], features.log_mel(seen)[:, settled - left :]], axis=1)
         self._mel, self._after = np.split(mel, [len(heard) // HOP_LENGTH], axis=1)
 
     def _converted(self, heard: np.ndarray, voice: LiveVoice, octaves: float, keep_pitch: bool) -> np.ndarray:
@@ -141,7 +143,9 @@ class SlidingWindow:
         """The networks' pitch input [2, step + ahead] of the frames that are due and of what is known after them."""
         step, span = self._timing.step, self._timing.step + self._timing.ahead
         left = max(len(heard) // HOP_LENGTH - span - PITCH_CONTEXT, 0)
-        track = self._tracker.track(heard[left * HOP_LENGTH :])[:, -span - LEVEL_CONTEXT :]
+        seen = heard[left * HOP_LENGTH :]
+        track = self._tracker.track(mirrored_end(seen, self._mirrored * HOP_LENGTH))[:, : len(seen) // HOP_LENGTH]
+        track = track[:, -span - LEVEL_CONTEXT :]
         f0 = self._speaker.level.f0_of(track)[-span:]
         register = self._speaker.register
         register.add(f0[:step], step / FRAME_RATE, f0[step:])
@@ -158,7 +162,7 @@ class SlidingWindow:
         known = self._mel.shape[1]
         frames = min(known, CONTENT_PAST + self._timing.step + self._timing.ahead)
         mel = np.concatenate([self._mel[:, -frames:], self._after], axis=1)
-        utterance = Utterance(mirrored_end(heard), mel, start=known - frames)
+        utterance = Utterance(mirrored_end(heard, MIRRORED * HOP_LENGTH), mel, start=known - frames)
         encoded = self._engine.content(utterance, self._speaker.norms.value)
         if speaks:
             self._speaker.norms.add(encoded.statistics, self._timing.step / FRAME_RATE)
@@ -169,14 +173,16 @@ class SlidingWindow:
         step, span = self._timing.step, mel.shape[1]
         mel = np.concatenate([self._mel_join.join(mel, step), mel[:, step:]], axis=1)
         past = min(self._decoded.shape[1], VOCODER_PAST)
+        longer = mirrored_end(pitch, self._mirrored)
+        before = self._decoded[:, self._decoded.shape[1] - past :]
         wave = self._engine.vocode(
-            np.concatenate([self._decoded[:, self._decoded.shape[1] - past :], mel], axis=1),
-            np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1),
-            self._melody.samples(pitch, past),
-            streaming.noise(self._due - past, self._due + span),
+            np.concatenate([before, mirrored_end(mel, self._mirrored)], axis=1),
+            np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], longer], axis=1),
+            self._melody.samples(longer, past),
+            streaming.noise(self._due - past, self._due + longer.shape[1]),
         )
         self._finish(mel[:, :step], pitch[:, :step])
-        return wave[past * OUTPUT_HOP :]
+        return wave[past * OUTPUT_HOP : (past + span) * OUTPUT_HOP]
 
     def _silent(self) -> np.ndarray:
         """Nothing sounds in this step; the phase goes on."""
@@ -193,7 +199,7 @@ class SlidingWindow:
         self._melody.add(pitch)
 
 
-def mirrored_end(values: np.ndarray, count: int = MIRRORED * HOP_LENGTH) -> np.ndarray:
+def mirrored_end(values: np.ndarray, count: int) -> np.ndarray:
     """Values [..., N] and the last ``count`` of them again, mirrored in time: [..., N + count].
 
     What breaks off is unlike all that the networks were trained on, and so are the zeros with which convolutions go on.
