@@ -18,7 +18,7 @@ from vconv.data.manifest import Clip, read_manifest
 from vconv.errors import InputError
 from vconv.evaluation import phones, probe, probe_figures
 from vconv.evaluation.probe import Choice, Seen
-from vconv.evaluation.seen import hear, look
+from vconv.evaluation.seen import look, read_speech
 from vconv.evaluation.seen import spectra as spectra_of
 from vconv.inference.utterance import Utterance
 from vconv.voice import Voice
@@ -219,13 +219,13 @@ def test_a_mel_is_rebuilt_from_the_voice_of_another_clip(toy_engine: ToyEngine, 
     errors = []
     for clip in clips:
         other = next(c for c in clips if c.speaker == clip.speaker and c != clip)
-        said, heard = (Utterance.of(hear(c.path)) for c in (clip, other))
+        said, heard = (Utterance.of(read_speech(c.path)) for c in (clip, other))
         content, voice = toy_engine.content(said).content, Voice(toy_engine.speaker(heard), None)
         made = toy_engine.decode(content, np.zeros((2, said.frames)), voice).mel
         errors.append(np.abs(made - said.mel).mean() * 20 / np.log(10))
     assert figure.value == pytest.approx(np.mean(errors), rel=1e-5)
     assert {reference.mel.shape[1] for reference in toy_engine.references if reference} <= {
-        Utterance.of(hear(clip.path)).frames for clip in clips
+        Utterance.of(read_speech(clip.path)).frames for clip in clips
     }
     assert probe.rebuilt_figures(clips[:4], toy_engine) == []  # a clip of each speaker
 

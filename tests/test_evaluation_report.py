@@ -37,7 +37,7 @@ def evaluation(clips: Path) -> Evaluation:
     for line, source, target, converted, reference, system, similarity, quality in table:
         files = [clips / f"{name}.wav" if name else None for name in (source, target, converted, reference)]
         found = {"sim_target": similarity} | ({} if quality is None else {"distillmos": quality})
-        rows.append(figures.Row(Pair(line, *files, system=system), found, heard="so & so", expected="a < b"))
+        rows.append(figures.Row(Pair(line, *files, system=system), found, recognized="so & so", expected="a < b"))
     return Evaluation(
         rows=rows,
         bad=[BadRow(6, "gone.wav: no such file; check the path")],
@@ -146,7 +146,8 @@ def test_results_are_json_without_nan(evaluation: Evaluation) -> None:
         "value": 3.5, "low": None, "high": None, "count": 1
     }  # fmt: skip
     csv_lines = results.rows_csv(evaluation.rows).splitlines()
-    assert csv_lines[0] == "line,system,language,source,target,converted,reference,sim_target,distillmos,expected,heard"
+    columns = "line,system,language,source,target,converted,reference,sim_target,distillmos,expected,recognized"
+    assert csv_lines[0] == columns
     assert csv_lines[4].endswith(",0.1000,,a < b,so & so")
     assert pairs.SYSTEM not in results.summary_csv(evaluation)
 

@@ -27,13 +27,13 @@ from vconv.voices.population import Population, Scoring, population_of
 SIZE = 4  # of the toy engine's embeddings
 
 
-def heard(speaker: int, embedding: np.ndarray, f0: float, tilt: float) -> fitting.Heard:
+def rebuilt_clip(speaker: int, embedding: np.ndarray, f0: float, tilt: float) -> fitting.RebuiltClip:
     """A clip of a speaker whose voice has this embedding, register in Hz and brightness in nepers."""
     ramp = np.linspace(-0.5, 0.5, N_MELS)[:, None] * tilt
     mel = (np.tile(ramp, 20) - 6).astype(np.float32)
     melody = f0 * 2 ** np.tile([-0.1, 0.1], 20).astype(np.float32)
     mel = np.tile(mel, 2)
-    return fitting.Heard(
+    return fitting.RebuiltClip(
         Clip(Path(f"{speaker}.wav"), f"speaker {speaker:03d}"),
         Rebuilt(mel, melody, embedding.astype(np.float32), np.zeros((2, 20), np.int64), mel),
     )
@@ -51,7 +51,7 @@ def planted(people: int = 60) -> Population:
         traits = rng.standard_normal(SIZE)
         for _ in range(2):
             embedding = unit(np.array([0, 0, 0, 2.0]) + 0.5 * traits + 0.02 * rng.standard_normal(SIZE))
-            voices.append(heard(speaker, embedding, 200 * 2 ** (0.4 * traits[0]), traits[1]))
+            voices.append(rebuilt_clip(speaker, embedding, 200 * 2 ** (0.4 * traits[0]), traits[1]))
     trials = voices[: people // 2]
     return fitting.assemble(
         "planted",

@@ -19,7 +19,7 @@ from vconv.data.manifest import TRAIN, Clip, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.evaluation import probe, statistics
 from vconv.evaluation.probe_figures import CODE_RATE, Figure
-from vconv.evaluation.seen import hear, look
+from vconv.evaluation.seen import look, read_speech
 from vconv.features import N_MELS
 from vconv.inference.engine import Encoded
 from vconv.inference.utterance import Utterance
@@ -42,7 +42,7 @@ def vectors(mel: np.ndarray) -> np.ndarray:
 
 
 class KMeansCode:
-    """Stands where an engine does that hears no more than the mel: nearest centroids and their numbers."""
+    """Stands where an engine does that takes the mel alone: nearest centroids and their numbers."""
 
     def __init__(self, mels: Sequence[np.ndarray], codes: int = CODES, seed: int = 0) -> None:
         from sklearn.cluster import MiniBatchKMeans
@@ -65,7 +65,7 @@ def training_mels(clips: Sequence[Clip], count: int) -> list[np.ndarray]:
     found = []
     for place in np.linspace(0, len(able) - 1, min(count, len(able))).round().astype(int):
         try:
-            found.append(Utterance.of(hear(able[place].path)).mel)
+            found.append(Utterance.of(read_speech(able[place].path)).mel)
         except InputError:
             continue
     return found
@@ -79,7 +79,7 @@ def measure(manifest: Path, choice: probe.Choice) -> probe.Probe:
     """
     clips = read_manifest(manifest)
     chosen = probe.choose(clips, choice)
-    seen = look(chosen, KMeansCode(training_mels(clips, TRAINING_CLIPS)), hears=False)
+    seen = look(chosen, KMeansCode(training_mels(clips, TRAINING_CLIPS)), embeds=False)
     figures, notes = probe.ask(seen, CODES)
     bits = statistics.Estimate(GROUPS * math.log2(CODES) * CODE_RATE, math.nan, math.nan, 1)
     figures.append(Figure("bits_at_most", "bits a second at most", bits))

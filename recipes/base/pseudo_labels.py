@@ -29,7 +29,7 @@ from vconv.frontends.asr_encoder import AsrEncoder
 FITTED_FRAMES = 200_000  # that k-means sees
 
 
-def listen(asr_encoder: AsrEncoder, clips: Sequence[Clip], file: Path) -> Iterator[tuple[Clip, int]]:
+def encode(asr_encoder: AsrEncoder, clips: Sequence[Clip], file: Path) -> Iterator[tuple[Clip, int]]:
     """Append each clip's features to ``file`` as float16; yields the clips that could be read with their frames.
 
     Silence is trimmed as it is for training, so that the pseudo-labels lie on the frames of the features.
@@ -59,10 +59,10 @@ def cluster(features: np.ndarray, learned: np.ndarray, count: int) -> np.ndarray
     return np.concatenate([means.predict((part.astype(np.float32) - mean) / deviation) for part in parts])
 
 
-def agreement(heard: Sequence[Clip], pseudo_labels: Sequence[np.ndarray]) -> float | None:
+def agreement(encoded: Sequence[Clip], pseudo_labels: Sequence[np.ndarray]) -> float | None:
     """Share of frames that have the same unit in the first two voices of a parallel group; None without groups."""
     groups: dict[str, list[np.ndarray]] = {}
-    for clip, own in zip(heard, pseudo_labels):
+    for clip, own in zip(encoded, pseudo_labels):
         if clip.group:
             groups.setdefault(clip.group, []).append(own)
     same = [np.equal(a[: len(b)], b[: len(a)]).mean() for a, b, *_ in (g for g in groups.values() if len(g) > 1)]
@@ -88,20 +88,20 @@ def make(options: argparse.Namespace) -> None:
     asr_encoder = AsrEncoder(options.asr_encoder, options.threads)
     with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
         file = Path(folder) / "features.raw"
-        heard = list(listen(asr_encoder, clips, file))
-        if not heard:
+        encoded = list(encode(asr_encoder, clips, file))
+        if not encoded:
             raise InputError(f"{options.manifest}: no clip could be read")
-        counts = [count for _, count in heard]
+        counts = [count for _, count in encoded]
         features = np.memmap(file, np.float16, "r").reshape(sum(counts), -1)
-        trained = np.repeat([clip.split == TRAIN for clip, _ in heard], counts).nonzero()[0]
+        trained = np.repeat([clip.split == TRAIN for clip, _ in encoded], counts).nonzero()[0]
         chosen = np.random.default_rng(0).choice(trained, min(FITTED_FRAMES, len(trained)), replace=False)
         pseudo_labels = cluster(features, np.sort(chosen), options.clusters)
     parts = np.split(pseudo_labels, np.cumsum(counts)[:-1])
-    texts = {clip.path: " ".join(map(str, part)) for (clip, _), part in zip(heard, parts)}
+    texts = {clip.path: " ".join(map(str, part)) for (clip, _), part in zip(encoded, parts)}
     labelled = (_with_pseudo_labels(clip, texts.get(clip.path, "")) for clip in clips)
     write_manifest(options.output, labelled, [*extra, PSEUDO_LABELS])
     print(f"{options.output}: {len(texts)} clips with {sum(counts)} pseudo-labels of {options.clusters} kinds")
-    if (same := agreement([clip for clip, _ in heard], parts)) is not None:
+    if (same := agreement([clip for clip, _ in encoded], parts)) is not None:
         print(f"the same unit in two voices of a group: {100 * same:.0f} % of the frames")
 
 

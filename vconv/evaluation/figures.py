@@ -96,7 +96,7 @@ class Row:
 
     pair: Pair
     figures: dict[str, float] = field(default_factory=dict)
-    heard: str = ""  # in the conversion
+    recognized: str = ""  # in the conversion
     expected: str = ""  # the transcript, or the ASR model's text of the source
 
 
@@ -216,9 +216,11 @@ class _Judged:
     def _words(self, row: Row) -> None:
         """Errors in words where the language has spaces between them, and in characters."""
         pair = self.pair
-        row.heard, of_source = (self._answer("text", c, language=pair.language) for c in (pair.converted, pair.source))
+        row.recognized, of_source = (
+            self._answer("text", c, language=pair.language) for c in (pair.converted, pair.source)
+        )
         row.expected = pair.transcript or of_source
-        errors = text_errors(row.expected, row.heard, pair.language)
+        errors = text_errors(row.expected, row.recognized, pair.language)
         own = text_errors(pair.transcript, of_source, pair.language) if pair.transcript else None
         if errors.reference_words:
             row.figures |= _share("wer", "word_errors", errors.words, "words", errors.reference_words)

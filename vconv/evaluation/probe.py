@@ -17,7 +17,7 @@ from vconv.errors import InputError
 from vconv.evaluation import statistics
 from vconv.evaluation.judges import EXTRA
 from vconv.evaluation.probe_figures import Figure, code_figures, phone_figures, speaker_figures
-from vconv.evaluation.seen import Choice, Seen, choose, hear, look, shuffled
+from vconv.evaluation.seen import Choice, Seen, choose, look, read_speech, shuffled
 from vconv.files import write_text
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference.engine import OnnxEngine
@@ -68,17 +68,17 @@ def probe(
     rows = config.bottleneck.codes_of(stages)
     chosen = choose(read_manifest(manifest), choice)
     engine = OnnxEngine(model, threads)
-    hears = config.embeds_speakers
-    seen = look(chosen, engine, report, hears)
+    embeds = config.embeds_speakers
+    seen = look(chosen, engine, report, embeds)
     if len({clip.speaker for clip in seen.clips}) < 2:
         why = f"; the first problem: {seen.bad[0]}" if seen.bad else ""
         raise InputError(f"{manifest}: fewer than 2 speakers' clips could be read{why}")
     seen.codes = [codes[:rows] for codes in seen.codes]
     found, notes = ask(seen, config.bottleneck.code_values)
-    if hears:
+    if embeds:
         found += rebuilt_figures(seen.clips, engine, threads)
     else:
-        notes.append("no embedding figures: this model has a table of speakers and hears none")
+        notes.append("no embedding figures: this model has a table of speakers and embeds no clips")
     return Probe(found, len(seen.clips), len({clip.speaker for clip in seen.clips}), [*seen.bad, *notes], seen)
 
 
@@ -107,8 +107,8 @@ def rebuilt_figures(clips: Sequence[Clip], engine: Engine, threads: int = 1) -> 
     tracker, errors = PitchTracker(threads), []
     for clip in sorted(able, key=lambda clip: shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
-        wave = hear(clip.path)
-        said, other = Utterance.of(wave), Utterance.of(hear(own[(own.index(clip) + 1) % len(own)].path))
+        wave = read_speech(clip.path)
+        said, other = Utterance.of(wave), Utterance.of(read_speech(own[(own.index(clip) + 1) % len(own)].path))
         pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : said.frames]
         voice = Voice(engine.speaker(other), None, Reference(engine.content(other).content, other.mel))
         made = engine.decode(engine.content(said).content, pitch, voice).mel

@@ -49,16 +49,16 @@ def rows_csv(rows: Sequence[Row]) -> str:
     """A line for every judged pair: what it is, every figure in its own unit, and the texts."""
     extra = list(dict.fromkeys(name for row in rows for name, _ in row.pair.extra))
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
-    taken = {"line", "system", "language", *FILES, *names, "expected", "heard"}
+    taken = {"line", "system", "language", *FILES, *names, "expected", "recognized"}
     of_table = [f"table_{name}" if name in taken else name for name in extra]
     header = ["line", *of_table, "system", "language", *FILES, *names]
-    table: list[list[object]] = [[*header, "expected", "heard"]]
+    table: list[list[object]] = [[*header, "expected", "recognized"]]
     for row in rows:
         pair, given = row.pair, dict(row.pair.extra)
         files = [getattr(pair, name) or "" for name in FILES]
         figures = [_plain(row.figures.get(name)) for name in names]
         cells = [pair.line, *(given.get(name, "") for name in extra), pair.system, pair.language, *files, *figures]
-        table.append([*cells, row.expected, row.heard])
+        table.append([*cells, row.expected, row.recognized])
     return to_csv(table)
 
 
@@ -103,7 +103,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
                 "table": dict(row.pair.extra),
                 "figures": row.figures,
                 "expected": row.expected,
-                "heard": row.heard,
+                "recognized": row.recognized,
             }
             for row in evaluation.rows
         ],

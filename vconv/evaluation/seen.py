@@ -78,12 +78,12 @@ def shuffled(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None, hears: bool = True) -> Seen:
-    """Codes and embeddings of every clip; unusable clips are listed. ``hears``: the model embeds speakers."""
+def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None, embeds: bool = True) -> Seen:
+    """Codes and embeddings of every clip; unusable clips are listed. ``embeds``: the model embeds speakers."""
     seen = Seen()
     for done, clip in enumerate(clips, 1):
         try:
-            wave = hear(clip.path)
+            wave = read_speech(clip.path)
         except InputError as error:
             seen.bad.append(str(error))
             continue
@@ -93,14 +93,14 @@ def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: No
         seen.content.append(encoded.content)
         if encoded.codes is not None:
             seen.codes.append(encoded.codes)
-        if hears:
+        if embeds:
             seen.embeddings.append(engine.speaker(utterance))
         seen.spectra.append(spectra(utterance.mel))
         report(done, len(clips))
     return seen
 
 
-def hear(path: Path) -> np.ndarray:
+def read_speech(path: Path) -> np.ndarray:
     """A clip's speech [N] at 16 kHz as analysis takes it: at most ``MAX_SECONDS``, without the silence around it.
 
     Raises:

@@ -43,11 +43,11 @@ def language_code(tag: str) -> str:
     return code[0]
 
 
-def text_errors(reference: str, heard: str, language: str = "en") -> TextErrors:
-    """Errors in ``heard``, both texts normalized."""
+def text_errors(reference: str, recognized: str, language: str = "en") -> TextErrors:
+    """Errors in ``recognized``, both texts normalized."""
     import jiwer
 
-    expected, found = normalize(reference, language), normalize(heard, language)
+    expected, found = normalize(reference, language), normalize(recognized, language)
     letters, found_letters = " ".join(expected), " ".join(found)
     has_words = language not in WITHOUT_WORDS
     words = jiwer.process_words(letters, found_letters) if has_words and expected else None

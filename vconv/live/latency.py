@@ -37,11 +37,11 @@ def chirp(rate: int) -> np.ndarray:
     return (0.5 * np.hanning(len(time)) * sweep).astype(np.float32)
 
 
-def delay(played: np.ndarray, heard: np.ndarray, rate: int) -> float | None:
-    """Seconds by which ``heard`` [N] lags behind ``played`` [N]; None where it is not in it."""
-    size = 1 << (len(played) + len(heard)).bit_length()
-    spectrum = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(played, size))
-    correlation = np.abs(np.fft.irfft(spectrum, size)[: len(heard)])
+def delay(played: np.ndarray, recorded: np.ndarray, rate: int) -> float | None:
+    """Seconds by which ``recorded`` [N] lags behind ``played`` [N]; None where it is not in it."""
+    size = 1 << (len(played) + len(recorded)).bit_length()
+    spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
+    correlation = np.abs(np.fft.irfft(spectrum, size)[: len(recorded)])
     place = int(correlation.argmax())
     return place / rate if correlation[place] > LOUD * max(float(np.median(correlation)), 1e-9) else None
 
@@ -55,14 +55,14 @@ def measure(source: Device, sink: Device) -> float:
     sounddevice, rate = library(), source.rate
     played = np.tile(np.pad(chirp(rate), (0, round(REST_SECONDS * rate))), REPEATS)
     try:
-        heard = sounddevice.playrec(
+        recorded = sounddevice.playrec(
             played, rate, channels=1, dtype="float32", device=(source.number, sink.number), blocking=True
         )
     except sounddevice.PortAudioError as error:
         raise VconvError(f"the devices cannot be opened together ({error})") from error
     one = len(played) // REPEATS
     # Whole cycles after the first, in which the devices settle.
-    found = delay(played[:one], heard[one : 2 * one, 0], rate)
+    found = delay(played[:one], recorded[one : 2 * one, 0], rate)
     if found is None:
         raise VconvError("the click did not come back; connect the output to the input, or hold the microphone to it")
     return found

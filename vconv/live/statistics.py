@@ -196,11 +196,11 @@ class Register:
     spread: float | None = None
     frozen: bool = False
     _prior: tuple[float | None, float | None] = field(init=False)
-    _heard: deque[float] = field(init=False)
+    _voiced: deque[float] = field(init=False)
 
     def __post_init__(self) -> None:
         self._prior = self.log_f0, self.spread
-        self._heard = deque(maxlen=round(MELODY_SECONDS * FRAME_RATE))
+        self._voiced = deque(maxlen=round(MELODY_SECONDS * FRAME_RATE))
 
     def add(self, f0: np.ndarray, seconds: float, ahead: np.ndarray) -> None:
         """Take in the next frames' F0 [n] in Hz, 0 where unvoiced, ``seconds`` after those before.
@@ -208,11 +208,11 @@ class Register:
         The frames known after them, ``ahead`` [m], count as well, and come again. Until the first voiced frame is due
         nothing of the melody has sounded: the register is then set to what is known, and glides from there.
         """
-        if self.frozen or not (f0.any() or (ahead.any() and not self._heard)):
+        if self.frozen or not (f0.any() or (ahead.any() and not self._voiced)):
             return
-        began = bool(self._heard)
-        self._heard.extend(_octaves(f0).tolist())
-        values, (median, spread) = np.concatenate([self._heard, _octaves(ahead)]), self._prior
+        began = bool(self._voiced)
+        self._voiced.extend(_octaves(f0).tolist())
+        values, (median, spread) = np.concatenate([self._voiced, _octaves(ahead)]), self._prior
         onset = ONSET_OCTAVES * math.exp(-len(values) / ONSET_FRAMES)
         found = _blend(float(np.median(values)) - onset, median, len(values), MEDIAN_PRIOR_FRAMES)
         self.log_f0 = _glide(self.log_f0, found, seconds) if began else found
@@ -254,10 +254,10 @@ class Level:
         """
         powers = np.square(wave.reshape(-1, HOP_LENGTH), dtype=np.float64).mean(axis=1)
         self._powers.extend(powers[-fresh if self._powers else 0 :].tolist())
-        heard = np.array(self._powers)
-        measured = audio.active_loudness(heard)
+        powers = np.array(self._powers)
+        measured = audio.active_loudness(powers)
         if not audio.is_silent(measured):
-            goal = _blend(measured, self._prior, np.count_nonzero(audio.is_active(heard)), self._weight)
+            goal = _blend(measured, self._prior, np.count_nonzero(audio.is_active(powers)), self._weight)
             self.loudness = _glide(self.loudness, goal, fresh / FRAME_RATE)
 
     def f0_of(self, track: np.ndarray) -> np.ndarray:

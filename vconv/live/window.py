@@ -100,13 +100,13 @@ class SlidingWindow:
         timing, level = self._timing, self._speaker.level
         gain = level.gain
         self._wave = np.concatenate([self._wave, wave])
-        heard = self._wave * np.float32(gain)
+        scaled = self._wave * np.float32(gain)
         fresh = len(wave) // HOP_LENGTH
-        self._update_mel(heard, fresh)
-        powers = np.square(heard).reshape(-1, HOP_LENGTH).mean(axis=1)
+        self._update_mel(scaled, fresh)
+        powers = np.square(scaled).reshape(-1, HOP_LENGTH).mean(axis=1)
         opened = self._gate.is_open(powers[-timing.step - timing.ahead :], timing.step)
         level.add_background(low_level(self._mel)[-fresh - UNSETTLED : -UNSETTLED])
-        out = self._converted(heard, voice, octaves, keep_pitch) if opened and not muted else self._silent()
+        out = self._converted(scaled, voice, octaves, keep_pitch) if opened and not muted else self._silent()
         self._due += timing.step
         before, self._gain = self._gain, gain
         kept = timing.past + timing.ahead
@@ -115,22 +115,22 @@ class SlidingWindow:
         # Back to the loudness of the source.
         return joined / np.linspace(before, gain, len(joined), dtype=np.float32, endpoint=False)
 
-    def _update_mel(self, heard: np.ndarray, fresh: int) -> None:
+    def _update_mel(self, scaled: np.ndarray, fresh: int) -> None:
         """Bring the mel up to the end of the window, which has so many new frames, and beyond."""
         settled = max(self._mel.shape[1] - UNSETTLED, 0)
         left = max(settled - MEL_CONTEXT, 0)
-        seen = mirrored_end(heard, self._mirrored * HOP_LENGTH)[left * HOP_LENGTH :]
+        seen = mirrored_end(scaled, self._mirrored * HOP_LENGTH)[left * HOP_LENGTH :]
         mel = np.concatenate([self._mel[:, :settled], features.log_mel(seen)[:, settled - left :]], axis=1)
-        self._mel, self._after = np.split(mel, [len(heard) // HOP_LENGTH], axis=1)
+        self._mel, self._after = np.split(mel, [len(scaled) // HOP_LENGTH], axis=1)
 
-    def _converted(self, heard: np.ndarray, voice: LiveVoice, octaves: float, keep_pitch: bool) -> np.ndarray:
+    def _converted(self, scaled: np.ndarray, voice: LiveVoice, octaves: float, keep_pitch: bool) -> np.ndarray:
         """Wave of the step and of what is known after it: [(step + ahead) * OUTPUT_HOP]"""
         step, span = self._timing.step, self._timing.step + self._timing.ahead
-        pitch = self._pitch(heard, voice.voice, octaves, keep_pitch)
+        pitch = self._pitch(scaled, voice.voice, octaves, keep_pitch)
         if pitch[1].any():
             self._speaker.level.add_speech(self._wave[-span * HOP_LENGTH :], step)
         speaks = bool(pitch[1, :step].any())
-        content = self._content(heard, speaks)
+        content = self._content(scaled, speaks)
         past = min(self._melody.final.shape[1], DECODER_PAST, self._mel.shape[1] - span)
         known = np.concatenate([self._melody.final[:, self._melody.final.shape[1] - past :], pitch], axis=1)
         melody = mirrored_end(known, self._after.shape[1])
@@ -139,11 +139,11 @@ class SlidingWindow:
             voice.norms.add(decoded.statistics, step / FRAME_RATE)
         return self._vocoded(decoded.mel[:, past : past + span], pitch) * np.float32(voice.gain)
 
-    def _pitch(self, heard: np.ndarray, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
+    def _pitch(self, scaled: np.ndarray, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
         """The networks' pitch input [2, step + ahead] of the frames that are due and of what is known after them."""
         step, span = self._timing.step, self._timing.step + self._timing.ahead
-        left = max(len(heard) // HOP_LENGTH - span - PITCH_CONTEXT, 0)
-        seen = heard[left * HOP_LENGTH :]
+        left = max(len(scaled) // HOP_LENGTH - span - PITCH_CONTEXT, 0)
+        seen = scaled[left * HOP_LENGTH :]
         track = self._tracker.track(mirrored_end(seen, self._mirrored * HOP_LENGTH))[:, : len(seen) // HOP_LENGTH]
         track = track[:, -span - LEVEL_CONTEXT :]
         f0 = self._speaker.level.f0_of(track)[-span:]
@@ -154,7 +154,7 @@ class SlidingWindow:
         self._curve = float(curve[step - 1])
         return np.stack([into_register(curve, register, voice, octaves, keep_pitch), voiced])
 
-    def _content(self, heard: np.ndarray, speaks: bool) -> np.ndarray:
+    def _content(self, scaled: np.ndarray, speaks: bool) -> np.ndarray:
         """Content [C, T / 2] of the window's last frames and of those that follow mirrored.
 
         The ASR encoder sees all of the window.
@@ -162,7 +162,7 @@ class SlidingWindow:
         known = self._mel.shape[1]
         frames = min(known, CONTENT_PAST + self._timing.step + self._timing.ahead)
         mel = np.concatenate([self._mel[:, -frames:], self._after], axis=1)
-        utterance = Utterance(mirrored_end(heard, MIRRORED * HOP_LENGTH), mel, start=known - frames)
+        utterance = Utterance(mirrored_end(scaled, MIRRORED * HOP_LENGTH), mel, start=known - frames)
         encoded = self._engine.content(utterance, self._speaker.norms.value)
         if speaks:
             self._speaker.norms.add(encoded.statistics, self._timing.step / FRAME_RATE)

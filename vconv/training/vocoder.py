@@ -132,7 +132,7 @@ def train(config: VocoderTraining, resume: bool = False) -> Path:
                 losses = {"spectral": spectral_distance(fake, real, weights.n_ffts)}
                 with accelerator.autocast():
                     if speaker_encoder:
-                        losses["speaker_similarity"] = heard_difference(speaker_encoder, real, fake)
+                        losses["speaker_similarity"] = feature_difference(speaker_encoder, real, fake)
                     if adversarial:  # bare: their own gradients are not wanted here, in no process
                         losses |= realism_losses(bare_discriminators, real, fake)
                 accelerator.backward(weigh(losses, weights))
@@ -185,7 +185,7 @@ def realism_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) -> dic
     }
 
 
-def heard_difference(speaker_encoder: CamPlusPlus, real: Tensor, fake: Tensor) -> Tensor:
+def feature_difference(speaker_encoder: CamPlusPlus, real: Tensor, fake: Tensor) -> Tensor:
     """Feature matching of waves at 24 kHz, [B, N] each, in a frozen speaker encoder.
 
     Its feature maps hold voice and words in finer detail than its embedding.

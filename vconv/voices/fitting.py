@@ -45,7 +45,7 @@ Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Heard:
+class RebuiltClip:
     """A clip of speech, rebuilt by the model."""
 
     clip: Clip
@@ -96,25 +96,25 @@ def fit(
     bad: list[str] = []
     done = 0
 
-    def hear(clip: Clip, disturb: Disturb | None = None) -> list[Heard]:
+    def rebuild(clip: Clip, disturb: Disturb | None = None) -> list[RebuiltClip]:
         nonlocal done
         done += 1
         report(done, total)
         try:
-            return [Heard(clip, converter.rebuild(speech_window(clip, disturb)))]
+            return [RebuiltClip(clip, converter.rebuild(speech_window(clip, disturb)))]
         except InputError as error:
             bad.append(str(error))
             return []
 
-    voices = [heard for clip in seen for heard in hear(clip)]
+    voices = [one for clip in seen for one in rebuild(clip)]
     trials = listen(converter, held_out, lambda count, _: report(done + count, total))
     bad += trials.bad
     done += len(held_out)
     step = -(-len(seen) // DISTURBED)
     disturbed = [
-        heard
+        one
         for number, clip in enumerate(seen[::step])
-        for heard in hear(clip, _DISTURBANCES[number % len(_DISTURBANCES)])
+        for one in rebuild(clip, _DISTURBANCES[number % len(_DISTURBANCES)])
     ]
     other = []
     for kind, seed in kinds:
@@ -122,17 +122,17 @@ def fit(
         other.append(converter.rebuild(audio.normalize(wave, SAMPLE_RATE)))
         done += 1
         report(done, total)
-    if len({heard.clip.speaker for heard in voices}) < 4 or not trials.enough:
+    if len({one.clip.speaker for one in voices}) < 4 or not trials.enough:
         why = f"; the first problem: {bad[0]}" if bad else ""
         raise InputError(f"{manifest}: too few speakers' clips could be read{why}")
     if read_identity(model) != weights:
         raise InputError(f"{model}: has other weights now than when the fit began; run it again")
-    population = assemble(weights, voices, trials, [heard.rebuilt for heard in voices + disturbed], other)
+    population = assemble(weights, voices, trials, [one.rebuilt for one in voices + disturbed], other)
     return Fit(population, list(dict.fromkeys(bad)))
 
 
 def assemble(
-    model: str, voices: Sequence[Heard], trials: Trials, speech: Sequence[Rebuilt], other: Sequence[Rebuilt]
+    model: str, voices: Sequence[RebuiltClip], trials: Trials, speech: Sequence[Rebuilt], other: Sequence[Rebuilt]
 ) -> Population:
     """A population from rebuilt clips.
 
@@ -147,7 +147,7 @@ def assemble(
     attributes = means_by_speaker(filled_rows([one.attributes for one in voices]), labels)
     axes, shares = principal_axes(means_by_speaker(filled_rows([one.spectrum for one in voices]), labels), attributes)
     density = fit_density(speakers)
-    clips, code_bits = fit_density(embeddings), surprise([heard.rebuilt.codes for heard in voices])
+    clips, code_bits = fit_density(embeddings), surprise([one.rebuilt.codes for one in voices])
     scoring = Scoring(clips.mean)
     projected = scoring.project(speakers)
     return Population(
@@ -230,9 +230,9 @@ def verification(scoring: Scoring, trials: Trials) -> Verification:
     return Verification(threshold, error, trials.speakers, len(trials.labels))
 
 
-def numbered(heard: Sequence[Heard]) -> np.ndarray:
+def numbered(one: Sequence[RebuiltClip]) -> np.ndarray:
     """The number of each clip's speaker, [N]."""
-    return np.unique([one.clip.speaker for one in heard], return_inverse=True)[1]
+    return np.unique([one.clip.speaker for one in one], return_inverse=True)[1]
 
 
 def surprise(codes: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -28,9 +28,9 @@ _OFF = 1e9  # dB: a signal-to-noise ratio that leaves nothing of the noise
 
 def draw_surroundings(rng: np.random.Generator, count: int, shares: DisturbConfig) -> dict[str, np.ndarray]:
     """For ``surround``: the same distributions as ``recording.surround``, as arrays [count] by name."""
-    heard = rng.random(count) >= shares.clean
+    disturbed = rng.random(count) >= shares.clean
     on = {
-        name: heard & (rng.random(count) < getattr(shares, name))
+        name: disturbed & (rng.random(count) < getattr(shares, name))
         for name in ("reverb", "babble", "noise", "clipping", "band_limit")
     }
     low, high = rng.uniform(100, 400, count), rng.uniform(3000, 4500, count)

@@ -61,7 +61,7 @@ class VectorQuantizer(Bottleneck):
         learned = rotated(self._parts(z), self._parts(z_q)).transpose(2, 3).flatten(1, 2)
         if self.soft_probability:
             soft = torch.rand(len(z), 1, 1, device=z.device) < self.soft_probability
-            learned = torch.where(soft, self._heard(z, z_q), learned)
+            learned = torch.where(soft, self._in_use(z, z_q), learned)
         return Code(learned, loss, torch.cat(codes, dim=1))
 
     def _encode(self, z: Tensor) -> Code:
@@ -73,9 +73,9 @@ class VectorQuantizer(Bottleneck):
             codes.append(score.argmax(dim=3))
             rest = rest - self._parts(self._look_up(stage, codes[-1]))
         codes = torch.cat(codes, dim=1)
-        return Code(self._heard(z, self.decode(codes)), z.new_zeros(()), codes)
+        return Code(self._in_use(z, self.decode(codes)), z.new_zeros(()), codes)
 
-    def _heard(self, z: Tensor, nearest: Tensor) -> Tensor:
+    def _in_use(self, z: Tensor, nearest: Tensor) -> Tensor:
         """What the decoder is given of z in use, [B, C, T], where the entries ``nearest`` are its code."""
         z_q = self._expected(z) if self.soft_temperature else nearest
         return torch.lerp(z_q, z, self.residual_mix) if self.residual_mix else z_q
