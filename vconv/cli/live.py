@@ -76,7 +76,7 @@ def live(
       vconv embed --me me.npz my_speech.wav
       vconv live --target voice.npz --me me.npz
       vconv live --target voice.npz --output-device "VB-Cable" --monitor Headphones
-      vconv live --target voice.npz --block 0.064 --lookahead 0.032 --past 1.5   # 96 ms in place of 290
+      vconv live --target voice.npz --block 0.064 --lookahead 0.064   # 130 ms in place of 290
       vconv live --target voice.npz --input speech.wav --output as_if_live.wav
     """
     with silent_libraries():
