@@ -19,7 +19,7 @@ from vconv.models.pretrained.campplus import FBANKS, CamPlusPlusConfig, fbank, l
 from vconv.training import checkpoint  # noqa: E402
 from vconv.training.perceptual import PerceptualLosses, speaker_similarity, to_analysis_rate  # noqa: E402
 from vconv.training.trained import load_vocoder  # noqa: E402
-from vconv.training.vocoder import heard_difference  # noqa: E402
+from vconv.training.vocoder import feature_difference  # noqa: E402
 
 SMALL = CamPlusPlusConfig(**CAMPPLUS_SIZES)
 
@@ -211,12 +211,12 @@ def test_a_verifier_hears_the_difference_of_what_is_made(speaker_encoder_file: P
     speaker_encoder = load_campplus(speaker_encoder_file)
     real = torch.from_numpy(np.stack([speech(0.4, 24000), speech(0.4, 24000, 200.0, 3)]))
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
-    assert heard_difference(speaker_encoder, real, real) == 0
+    assert feature_difference(speaker_encoder, real, real) == 0
     near, far = real + 0.001 * noise, (real + 0.1 * noise).requires_grad_()
-    assert heard_difference(speaker_encoder, real, near) < 0.8 * heard_difference(speaker_encoder, real, far)
-    heard_difference(speaker_encoder, real, far).backward()
+    assert feature_difference(speaker_encoder, real, near) < 0.8 * feature_difference(speaker_encoder, real, far)
+    feature_difference(speaker_encoder, real, far).backward()
     closer = far.detach() - 0.002 * far.grad / far.grad.abs().mean()
-    assert heard_difference(speaker_encoder, real, closer) < heard_difference(speaker_encoder, real, far)
+    assert feature_difference(speaker_encoder, real, closer) < feature_difference(speaker_encoder, real, far)
 
 
 def test_a_vocoder_trains_with_a_verifier(
