@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from accelerate.state import AcceleratorState  # noqa: E402
+
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, train  # noqa: E402
 from vconv.data.manifest import Clip  # noqa: E402
@@ -17,6 +19,7 @@ from vconv.errors import InputError  # noqa: E402
 from vconv.training import configuration  # noqa: E402
 from vconv.training.checkpoint import CHECKPOINT  # noqa: E402
 from vconv.training.dry_run import CLIPS, STEPS, choose, measure  # noqa: E402
+from vconv.training.start import make_accelerator  # noqa: E402
 from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
 
 
@@ -93,3 +96,19 @@ def test_a_sample_stands_for_the_corpus() -> None:
     assert len(set(groups)) > 1 and any(groups.count(group) == 2 for group in groups)
     with pytest.raises(InputError, match="no training clips"):
         choose([held_out])
+
+
+@pytest.mark.parametrize(
+    ("found", "precision"), [({"avx2": True}, "no"), ({"avx512_bf16": True}, "bf16"), ({"bf16": True}, "bf16")]
+)
+def test_bf16_is_taken_where_the_cpu_has_it(
+    found: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    AcceleratorState._reset_state(True)  # one precision in a process
+    try:
+        assert make_accelerator("bf16").mixed_precision == precision
+    finally:
+        AcceleratorState._reset_state(True)
+    assert ("training in float32" in capsys.readouterr().out) is (precision == "no")

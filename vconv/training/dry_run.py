@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -33,6 +32,7 @@ from vconv.errors import InputError, VconvError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE
 from vconv.training import TASKS, checkpoint
 from vconv.training.checkpoint import CHECKPOINT
+from vconv.training.start import make_accelerator
 
 STEPS = 5  # that are timed, between one before and one after, whose operations are counted
 CLIPS = 24  # of the sample
@@ -100,7 +100,7 @@ def measure(config: Any, resume: bool = False) -> Cost:
         write_manifest(sample, chosen, sorted({name for clip in chosen for name, _ in clip.extra}))
         rate, clip_bytes = _build_store(read_manifest(sample), sample.with_suffix(".store"), config.corpus.asr_encoder)
         small = shortened(config, sample)
-        device = str(Accelerator(mixed_precision=config.precision).device)
+        device = str(make_accelerator(config.precision).device)
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
         small = dataclasses.replace(small, output=str(Path(folder) / "run"))

@@ -64,18 +64,32 @@ def build_store(clips: list[Clip], store: Path, config: CorpusConfig, asr_encode
         print(f"left out: {line}")
 
 
-def make_accelerator(precision: Precision, accumulate: int) -> Accelerator:
-    """For one process, or for as many as ``accelerate launch`` has started."""
+def make_accelerator(precision: Precision, accumulate: int = 1) -> Accelerator:
+    """For one process, or for as many as ``accelerate launch`` has started.
+
+    On a CPU that has to emulate bf16, where a step takes ten times as long as in float32, training is in float32.
+    """
     if accumulate < 1:
         raise InputError(f"optimizer.accumulate: {accumulate} batches a step are impossible; use 1 or more")
-    return Accelerator(
-        mixed_precision=precision,
+    emulated = precision == "bf16" and not torch.accelerator.is_available() and not _cpu_has_bf16()
+    accelerator = Accelerator(
+        mixed_precision="no" if emulated else precision,
         gradient_accumulation_steps=accumulate,
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=True),  # of heads whose losses begin later
             InitProcessGroupKwargs(timeout=timedelta(days=1)),  # the others wait while one builds the store
         ],
     )
+    if emulated:
+        accelerator.print("precision: this CPU has no bf16 instructions; training in float32")
+    return accelerator
+
+
+def _cpu_has_bf16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return True
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 @dataclass(frozen=True)
