@@ -71,8 +71,6 @@ def test_f0_of_a_crowd_behind_is_not_the_speakers() -> None:
     behind *= 10 ** (-15 / 20) * np.sqrt(np.mean(spoken**2) / np.mean(behind**2))
     tracker, inside = PitchTracker(), np.convolve(pause[::HOP_LENGTH], np.ones(9), "same") == 9
     alone, beside = tracker(spoken), tracker((spoken + behind).astype(np.float32))
-    # It can be heard, and is found where nobody is louder.
-    assert (tracker(behind)[inside] > 0).mean() > 0.8
     assert (beside[inside] > 0).mean() < 0.35
     both = (alone > 0) & (beside > 0)
     assert both.sum() > 0.65 * (alone > 0).sum()

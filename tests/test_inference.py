@@ -268,7 +268,7 @@ def test_a_stretch_of_mel_equals_the_whole(start: int, end: int) -> None:
 
 
 def test_f0_in_stretches_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And swift-f0 is left out only where its result would count for nothing."""
+    """And the network is left out only where its result would count for nothing."""
     tracker = PitchTracker()
     wave = np.concatenate([speech(4.0), np.zeros(20000, np.float32), 0.01 * speech(1.0), speech(6.0, f0=150)])[:-100]
     track = tracker.track(wave)
@@ -277,7 +277,7 @@ def test_f0_in_stretches_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(tracker, "pitch", lambda part: runs.append(len(part)) or PitchTracker.pitch(tracker, part))
     with spool_of(wave) as spool:
         np.testing.assert_allclose(streaming.f0_curve(spool, 1.0, tracker), whole, rtol=1e-3)
-    assert len(runs) > 2 and sum(runs) < len(wave)
+    assert len(runs) > 1 and sum(runs) < len(wave)
 
 
 @pytest.mark.parametrize("frames", [2, 60, 124, 126, 1250, 1252, 1300, 2376, 2378, 9998, 225_000])
@@ -408,7 +408,7 @@ def test_the_package_exports_its_functions_lazily() -> None:
     assert vconv.Converter is Converter
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vconv.nothing  # noqa: B018
-    heavy = "numpy soundfile soxr onnxruntime swift_f0 torch rich".split()  # noqa: SIM905
+    heavy = "numpy soundfile soxr onnxruntime torch rich".split()  # noqa: SIM905
     code = f"import sys, vconv, vconv.cli; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert run.stdout.strip() == "[]"

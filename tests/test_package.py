@@ -88,7 +88,7 @@ def test_the_wheel_holds_the_package_and_the_weights(wheel: zipfile.ZipFile) -> 
     weights = ROOT / "pretrained" / "base"
     expected = {path.relative_to(ROOT).as_posix() for path in SOURCES} | {"vconv/py.typed"}
     expected |= {f"vconv/pretrained/base/{path.name}" for path in weights.iterdir()}
-    expected.add("vconv/evaluation/report.html.jinja")
+    expected |= {"vconv/evaluation/report.html.jinja", "vconv/frontends/pitch.onnx"}
     expected |= {f"vconv/web/static/{path.name}" for path in (ROOT / "vconv" / "web" / "static").iterdir()}
     assert names == expected
     assert {"vconv/pretrained/base/config.json", "vconv/pretrained/base/vocoder.onnx"} <= names
@@ -113,7 +113,7 @@ def test_metadata(metadata: Message, wheel: zipfile.ZipFile) -> None:
 
 def test_the_core_install_is_small(metadata: Message) -> None:
     core = {name for name, extra in requirements(metadata).items() if extra is None}
-    assert core == {"numpy", "onnxruntime", "rich", "soundfile", "soxr", "swift-f0", "typer"}
+    assert core == {"numpy", "onnxruntime", "rich", "soundfile", "soxr", "typer"}
 
 
 def test_every_requirement_is_pinned(metadata: Message) -> None:

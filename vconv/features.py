@@ -1,12 +1,12 @@
 """Log-mel spectrogram and F0 on one 62.5 Hz grid: the only definition, for training and inference.
 
-Frame ``t`` is centred on sample ``t * HOP_LENGTH`` of the 16 kHz wave, which is also how swift-f0
-places its frames, so the two line up without any correction. A wave of ``N`` samples has
+Frame ``t`` is centred on sample ``t * HOP_LENGTH`` of the 16 kHz wave. A wave of ``N`` samples has
 ``ceil(N / HOP_LENGTH)`` frames. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -23,7 +23,9 @@ OUTPUT_HOP = HOP_LENGTH * OUTPUT_RATE // SAMPLE_RATE  # samples of output a fram
 LOG_FLOOR = 1e-4  # magnitudes below this are clipped before the logarithm: 65 dB under a loud vowel's
 LOG_MEL_MIN = float(np.log(LOG_FLOOR))
 LOG_MEL_MIDDLE, LOG_MEL_SPREAD = -6.0, 3.0  # nepers: roughly the mean and deviation of any speech
-F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices; swift-f0 itself reaches 2 kHz
+F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices
+PITCH_BINS = 160  # of the spectrum, 15.6 Hz apart, from which F0 is predicted
+PITCH_STEPS, STEPS_PER_OCTAVE = 200, 48  # of predicted F0, the third of them at F0_MIN
 F0_REFERENCE = 200.0  # Hz, where the log2-F0 feature is zero
 
 
@@ -68,15 +70,34 @@ def _window() -> np.ndarray:
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
     """Natural-log mel magnitudes of a 16 kHz mono wave: [N] -> [N_MELS, T] float32."""
+    blocks = [mel_filterbank() @ spectrum.T for spectrum in _spectra(wave)]
+    return np.log(np.maximum(np.concatenate(blocks, axis=1), LOG_FLOOR))
+
+
+def low_spectrum(wave: np.ndarray) -> np.ndarray:
+    """Natural-log magnitudes of a 16 kHz mono wave above 0 Hz: [N] -> [PITCH_BINS, T] float32."""
+    blocks = [spectrum[:, 1 : PITCH_BINS + 1].T for spectrum in _spectra(wave)]
+    return np.log(np.maximum(np.concatenate(blocks, axis=1), LOG_FLOOR))
+
+
+def _spectra(wave: np.ndarray) -> Iterator[np.ndarray]:
+    """Magnitudes [n, N_FFT // 2 + 1] of a 16 kHz wave [N], at most 512 frames at a time: memory stays bounded."""
     frames = frame_count(len(wave))
-    padded = np.zeros((frames - 1) * HOP_LENGTH + N_FFT, np.float32)
+    padded = np.zeros((max(frames, 1) - 1) * HOP_LENGTH + N_FFT, np.float32)
     padded[N_FFT // 2 : N_FFT // 2 + len(wave)] = wave
-    windows = sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
-    out = np.empty((N_MELS, frames), np.float32)
-    for start in range(0, frames, 512):  # blocks bound the memory of the spectrum
-        spectrum = np.abs(np.fft.rfft(windows[start : start + 512] * _window())).astype(np.float32)
-        out[:, start : start + 512] = mel_filterbank() @ spectrum.T
-    return np.log(np.maximum(out, LOG_FLOOR))
+    windows = sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:frames]
+    for start in range(0, max(frames, 1), 512):
+        yield np.abs(np.fft.rfft(windows[start : start + 512] * _window())).astype(np.float32)
+
+
+def pitch_step(f0: np.ndarray) -> np.ndarray:
+    """F0 in Hz as a step, 0 to ``PITCH_STEPS`` - 1, in fractions."""
+    return np.log2(f0 / F0_MIN) * STEPS_PER_OCTAVE + 2
+
+
+def f0_of_step(step: np.ndarray) -> np.ndarray:
+    """Inverse of ``pitch_step``."""
+    return F0_MIN * np.exp2((step - 2) / STEPS_PER_OCTAVE)
 
 
 def continuous_log_f0(f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,36 +1,41 @@
-"""F0 on the log-mel's frames: swift-f0, an ONNX network, and the decision on what is voiced."""
+"""F0 on the log-mel's frames: a small ONNX network, and the decision on what is voiced.
+
+`recipes/pitch` trains the network (``vconv.models.pitch``), and pitch.onnx beside this file is what it made.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
-from vconv.features import F0_MAX, F0_MIN, HOP_LENGTH, SAMPLE_RATE, frame_count, log_mel
+from vconv.features import HOP_LENGTH, PITCH_STEPS, f0_of_step, frame_count, log_mel, low_spectrum
+from vconv.graphs import open_graph, run_graph
 
-CONFIDENCE = 0.5  # of swift-f0 in what it finds, 0 to 1
+GRAPH = Path(__file__).with_name("pitch.onnx")
+NEAR = np.arange(-4, 5)  # steps around the likeliest one over which F0 is averaged
+PITCH_PAST, PITCH_AHEAD = 26, 4  # frames before and after one that the network takes into account
+CONFIDENCE = 0.5  # of the network in what it finds, 0 to 1
 LOW_BANDS = 26  # of the mel, below 1 kHz: where voices are strongest
 BACKGROUND_MARGIN, LOUD_MARGIN = 8.0, 12.0  # dB over the background, and below the loudest
 LEVEL_FRAMES = 5  # odd, 80 ms
-PITCH_FRAMES = 250  # in one run of swift-f0: in more, its activations exceed the caches
-PITCH_CONTEXT = 12  # frames on each side: swift-f0 sees 2815 samples each way
+PITCH_FRAMES = 500  # in one run of the network
+WINDOW_FRAMES = 2  # that a frame's window reaches to on each side
 MEL_FRAMES = 2000  # whose levels are measured at a time
 
 Read = Callable[[int, int], np.ndarray]  # frames from, to -> the samples there are of them at 16 kHz
 
 
 class PitchTracker:
-    """F0 by swift-f0 on the mel's own frame grid.
+    """F0 on the mel's own frame grid.
 
-    In the speaker's pauses it finds the F0 of people talking behind: what hardly stands out of the background
-    counts as unvoiced.
+    What hardly stands out of the background counts as unvoiced.
     """
 
     def __init__(self, threads: int = 1) -> None:
-        from swift_f0 import SwiftF0  # onnxruntime takes 0.1 s to import: only when it is needed
-
-        self._detector = SwiftF0(threads=threads)
+        self._session = open_graph(GRAPH, threads)
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """F0 in Hz of a 16 kHz mono wave, 0 where unvoiced: [N] -> [T] float32."""
@@ -40,16 +45,16 @@ class PitchTracker:
         """F0 in Hz of a whole recording of any length, 0 where unvoiced: [T] float32.
 
         The background is what a tenth of the frames is no louder than. A recording without pauses has none to be seen.
-        Levels are means over ``LEVEL_FRAMES``: a single frame of background speech may stand out as well. swift-f0 runs
-        only where the level allows voice.
+        Levels are means over ``LEVEL_FRAMES``: a single frame of background speech may stand out as well. The network
+        runs only where the level allows voice.
         """
         track = np.zeros((3, frames), np.float32)
         for start in range(0, frames, MEL_FRAMES):
             end = min(start + MEL_FRAMES, frames)
-            track[2, start:end] = _with_context(lambda wave: low_level(log_mel(wave)), read, start, end)
+            track[2, start:end] = _with_context(_levels, read, start, end, 0, 0)
         threshold = voicing_threshold(track[2])
         for start, end in stretches(_mean_level(track[2]) > threshold):
-            track[:2, start:end] = _with_context(self.pitch, read, start, end)
+            track[:2, start:end] = _with_context(self.pitch, read, start, end, PITCH_PAST, PITCH_AHEAD)
         return f0_above(track, threshold)
 
     def track(self, wave: np.ndarray) -> np.ndarray:
@@ -57,18 +62,28 @@ class PitchTracker:
 
         A pitch in Hz, the confidence in it from 0 to 1, and the level below 1 kHz in dB.
         """
-        return np.concatenate([self.pitch(wave), low_level(log_mel(wave))[None]]).astype(np.float32)
+        return np.concatenate([self.pitch(wave), _levels(wave)[None]]).astype(np.float32)
 
     def pitch(self, wave: np.ndarray) -> np.ndarray:
         """A pitch in Hz, and the confidence in it from 0 to 1: [N] -> [2, T] float32"""
-        padded = np.zeros(frame_count(len(wave)) * HOP_LENGTH, np.float32)
-        padded[: len(wave)] = wave
-        pitch = self._detector.detect(padded, SAMPLE_RATE, F0_MIN, F0_MAX)
-        return np.stack([pitch.pitch_hz, pitch.confidence]).astype(np.float32)
+        scores, voicing = run_graph(self._session, GRAPH, {"spectrum": low_spectrum(wave)[None]})
+        return np.stack([_pitch_of(scores[0]), voicing[0]]).astype(np.float32)
+
+
+def _pitch_of(scores: np.ndarray) -> np.ndarray:
+    """Mean of the steps around the likeliest one, weighted by their probability: [T, PITCH_STEPS] -> [T] Hz"""
+    near = np.clip(scores.argmax(axis=1)[:, None] + NEAR, 0, PITCH_STEPS - 1)
+    weights = np.take_along_axis(scores, near, axis=1)
+    weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+    return f0_of_step((weights * near).sum(axis=1) / weights.sum(axis=1))
+
+
+def _levels(wave: np.ndarray) -> np.ndarray:
+    return low_level(log_mel(wave))
 
 
 def stretches(
-    active: np.ndarray, longest: int = PITCH_FRAMES, gap: int = 2 * PITCH_CONTEXT
+    active: np.ndarray, longest: int = PITCH_FRAMES, gap: int = PITCH_PAST + PITCH_AHEAD
 ) -> Iterator[tuple[int, int]]:
     """[start, end) of at most ``longest`` frames that cover the active ones of [T], across gaps up to ``gap``."""
     at = np.flatnonzero(active)
@@ -81,10 +96,12 @@ def stretches(
         yield from itertools.pairwise(bounds)
 
 
-def _with_context(measure: Callable[[np.ndarray], np.ndarray], read: Read, start: int, end: int) -> np.ndarray:
+def _with_context(
+    measure: Callable[[np.ndarray], np.ndarray], read: Read, start: int, end: int, past: int, ahead: int
+) -> np.ndarray:
     """What ``measure`` gives of each frame from ``start`` to ``end``, as if it had seen the whole: [..., T]"""
-    left = max(start - PITCH_CONTEXT, 0)
-    return measure(read(left, end + PITCH_CONTEXT))[..., start - left : end - left]
+    left = max(start - past - WINDOW_FRAMES, 0)
+    return measure(read(left, end + ahead + WINDOW_FRAMES))[..., start - left : end - left]
 
 
 def low_level(mel: np.ndarray) -> np.ndarray:

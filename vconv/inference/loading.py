@@ -72,7 +72,7 @@ def describe(path: str | os.PathLike[str] | None = None) -> list[tuple[str, str]
     folder = default_model() if path is None else Path(path)
     conversion, _ = read_config(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file())
-    packages = ("onnxruntime", "swift-f0", "torch")
+    packages = ("onnxruntime", "torch")
     return [
         ("vconv", __version__),
         ("model", str(folder)),

@@ -8,7 +8,7 @@ import numpy as np
 
 from vconv import features
 from vconv.features import FRAME_RATE, HOP_LENGTH, N_FFT, OUTPUT_HOP
-from vconv.frontends.pitch import LEVEL_FRAMES, PITCH_CONTEXT, PitchTracker, low_level
+from vconv.frontends.pitch import LEVEL_FRAMES, PITCH_PAST, WINDOW_FRAMES, PitchTracker, low_level
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
 from vconv.inference.streaming import MEL_CONTEXT
@@ -142,7 +142,7 @@ class SlidingWindow:
     def _pitch(self, scaled: np.ndarray, voice: Voice, octaves: float, keep_pitch: bool) -> np.ndarray:
         """The networks' pitch input [2, step + ahead] of the frames that are due and of what is known after them."""
         step, span = self._timing.step, self._timing.step + self._timing.ahead
-        left = max(len(scaled) // HOP_LENGTH - span - PITCH_CONTEXT, 0)
+        left = max(len(scaled) // HOP_LENGTH - span - PITCH_PAST - WINDOW_FRAMES, 0)
         seen = scaled[left * HOP_LENGTH :]
         track = self._tracker.track(mirrored_end(seen, self._mirrored * HOP_LENGTH))[:, : len(seen) // HOP_LENGTH]
         track = track[:, -span - LEVEL_CONTEXT :]
