@@ -6,7 +6,7 @@ Frame ``t`` is centred on sample ``t * HOP_LENGTH`` of the 16 kHz wave. A wave o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
@@ -70,14 +70,28 @@ def _window() -> np.ndarray:
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
     """Natural-log mel magnitudes of a 16 kHz mono wave: [N] -> [N_MELS, T] float32."""
-    blocks = [mel_filterbank() @ spectrum.T for spectrum in _spectra(wave)]
-    return np.log(np.maximum(np.concatenate(blocks, axis=1), LOG_FLOOR))
+    return _log(mel_filterbank() @ spectrum.T for spectrum in _spectra(wave))
 
 
 def low_spectrum(wave: np.ndarray) -> np.ndarray:
     """Natural-log magnitudes of a 16 kHz mono wave above 0 Hz: [N] -> [PITCH_BINS, T] float32."""
-    blocks = [spectrum[:, 1 : PITCH_BINS + 1].T for spectrum in _spectra(wave)]
-    return np.log(np.maximum(np.concatenate(blocks, axis=1), LOG_FLOOR))
+    return _log(map(_low, _spectra(wave)))
+
+
+def log_mel_and_low_spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both with one Fourier transform for each frame: [N] -> [N_MELS, T] and [PITCH_BINS, T]."""
+    mels, lows = zip(*((mel_filterbank() @ spectrum.T, _low(spectrum)) for spectrum in _spectra(wave)))
+    return _log(mels), _log(lows)
+
+
+def _low(spectrum: np.ndarray) -> np.ndarray:
+    """The ``PITCH_BINS`` after 0 Hz: [n, N_FFT // 2 + 1] -> [PITCH_BINS, n]"""
+    return spectrum[:, 1 : PITCH_BINS + 1].T
+
+
+def _log(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Natural logarithm of consecutive blocks of magnitudes [C, n]: [C, T]"""
+    return np.log(np.maximum(np.concatenate(list(blocks), axis=1), LOG_FLOOR))
 
 
 def _spectra(wave: np.ndarray) -> Iterator[np.ndarray]:

@@ -20,8 +20,8 @@ from vconv.audio.resampling import fit_length
 from vconv.data.augmentation.wave import band_limited, clipped, colored, crowd, mix, reverberant
 from vconv.data.manifest import TRAIN, VALID
 from vconv.errors import run_script
-from vconv.features import F0_MAX, F0_MIN, HOP_LENGTH, SAMPLE_RATE, frame_count
-from vconv.frontends.pitch import PitchTracker
+from vconv.features import F0_MAX, F0_MIN, HOP_LENGTH, SAMPLE_RATE, frame_count, log_mel
+from vconv.frontends.pitch import PitchTracker, low_level
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from train import Labelled, label
@@ -48,10 +48,10 @@ class Teacher(PitchTracker):
 
         self._detector = SwiftF0(threads=1)
 
-    def pitch(self, wave: np.ndarray) -> np.ndarray:
+    def track(self, wave: np.ndarray) -> np.ndarray:
         padded = fit_length(wave, frame_count(len(wave)) * HOP_LENGTH)
         found = self._detector.detect(padded, SAMPLE_RATE, F0_MIN, F0_MAX)
-        return np.stack([found.pitch_hz, found.confidence]).astype(np.float32)
+        return np.stack([found.pitch_hz, found.confidence, low_level(log_mel(wave))]).astype(np.float32)
 
 
 def measure(tracker: PitchTracker, corpus: Labelled, clips: Sequence[int], disturb: Disturb) -> tuple[float, ...]:

@@ -41,14 +41,13 @@ from vconv.features import (
     PITCH_BINS,
     PITCH_STEPS,
     SAMPLE_RATE,
-    f0_of_step,
     frame_count,
     log_mel,
     low_spectrum,
     pitch_step,
 )
 from vconv.files import replacing, write_text
-from vconv.frontends.pitch import CONFIDENCE, NEAR, f0_above, low_level, voicing_threshold
+from vconv.frontends.pitch import CONFIDENCE, f0_above, low_level, pitch_of, voicing_threshold
 from vconv.models.pitch import PitchNetwork
 
 FRAMES = 200  # of a crop, 3.2 s
@@ -200,10 +199,8 @@ def measure(network: PitchNetwork, spectra: np.ndarray, f0: np.ndarray) -> str:
     scores, voicing = (one.numpy() for one in network.eval()(torch.from_numpy(spectra)))
     network.train()
     found, voiced = voicing >= CONFIDENCE, f0 > 0
-    near = np.clip(scores.argmax(-1)[..., None] + NEAR, 0, PITCH_STEPS - 1)
-    weights = np.exp(np.take_along_axis(scores, near, -1))
-    hertz, both = f0_of_step((weights * near).sum(-1) / weights.sum(-1)), voiced & found
-    cents = 1200 * np.abs(np.log2(hertz[both] / f0[both]))
+    both = voiced & found
+    cents = 1200 * np.abs(np.log2(pitch_of(scores[both]) / f0[both]))
     missed, false = (voiced & ~found).sum() / voiced.sum(), (found & ~voiced).sum() / (~voiced).sum()
     return (
         f"missed {missed:.3f} false {false:.3f} over 200 cents {(cents > 200).mean():.4f} median {np.median(cents):.1f}"

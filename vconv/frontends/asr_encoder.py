@@ -39,7 +39,7 @@ class AsrEncoder:
         _check(Path(path))
         # It was rewritten when it was made: once more takes 0.1 s and gains nothing.
         self._path = Path(path)
-        self._session = open_graph(self._path, threads, optimize=False)
+        self._session = open_graph(self._path, threads, "DISABLE_ALL")
         self._wave, *self._masks = (one.name for one in self._session.get_inputs())
         notes = self._session.get_modelmeta().custom_metadata_map
         try:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from vconv.features import HOP_LENGTH, PITCH_STEPS, f0_of_step, frame_count, log_mel, low_spectrum
+from vconv.features import HOP_LENGTH, PITCH_STEPS, f0_of_step, frame_count, log_mel_and_low_spectrum
 from vconv.graphs import open_graph, run_graph
 
 GRAPH = Path(__file__).with_name("pitch.onnx")
@@ -21,9 +20,8 @@ CONFIDENCE = 0.5  # of the network in what it finds, 0 to 1
 LOW_BANDS = 26  # of the mel, below 1 kHz: where voices are strongest
 BACKGROUND_MARGIN, LOUD_MARGIN = 8.0, 12.0  # dB over the background, and below the loudest
 LEVEL_FRAMES = 5  # odd, 80 ms
-PITCH_FRAMES = 500  # in one run of the network
+RUN_FRAMES = 500  # in one run of the network; they bound its memory
 WINDOW_FRAMES = 2  # that a frame's window reaches to on each side
-MEL_FRAMES = 2000  # whose levels are measured at a time
 
 Read = Callable[[int, int], np.ndarray]  # frames from, to -> the samples there are of them at 16 kHz
 
@@ -45,63 +43,32 @@ class PitchTracker:
         """F0 in Hz of a whole recording of any length, 0 where unvoiced: [T] float32.
 
         The background is what a tenth of the frames is no louder than. A recording without pauses has none to be seen.
-        Levels are means over ``LEVEL_FRAMES``: a single frame of background speech may stand out as well. The network
-        runs only where the level allows voice.
+        Levels are means over ``LEVEL_FRAMES``: a single frame of background speech may stand out as well.
         """
         track = np.zeros((3, frames), np.float32)
-        for start in range(0, frames, MEL_FRAMES):
-            end = min(start + MEL_FRAMES, frames)
-            track[2, start:end] = _with_context(_levels, read, start, end, 0, 0)
-        threshold = voicing_threshold(track[2])
-        for start, end in stretches(_mean_level(track[2]) > threshold):
-            track[:2, start:end] = _with_context(self.pitch, read, start, end, PITCH_PAST, PITCH_AHEAD)
-        return f0_above(track, threshold)
+        for start in range(0, frames, RUN_FRAMES):
+            end = min(start + RUN_FRAMES, frames)
+            left = max(start - PITCH_PAST - WINDOW_FRAMES, 0)
+            seen = read(left, end + PITCH_AHEAD + WINDOW_FRAMES)
+            track[:, start:end] = self.track(seen)[:, start - left : end - left]
+        return f0_above(track, voicing_threshold(track[2]))
 
     def track(self, wave: np.ndarray) -> np.ndarray:
         """What ``f0_above`` decides on, for each frame of a 16 kHz mono wave: [N] -> [3, T] float32.
 
         A pitch in Hz, the confidence in it from 0 to 1, and the level below 1 kHz in dB.
         """
-        return np.concatenate([self.pitch(wave), _levels(wave)[None]]).astype(np.float32)
-
-    def pitch(self, wave: np.ndarray) -> np.ndarray:
-        """A pitch in Hz, and the confidence in it from 0 to 1: [N] -> [2, T] float32"""
-        scores, voicing = run_graph(self._session, GRAPH, {"spectrum": low_spectrum(wave)[None]})
-        return np.stack([_pitch_of(scores[0]), voicing[0]]).astype(np.float32)
+        mel, spectrum = log_mel_and_low_spectrum(wave)
+        scores, voicing = run_graph(self._session, GRAPH, {"spectrum": spectrum[None]})
+        return np.stack([pitch_of(scores[0]), voicing[0], low_level(mel)]).astype(np.float32)
 
 
-def _pitch_of(scores: np.ndarray) -> np.ndarray:
-    """Mean of the steps around the likeliest one, weighted by their probability: [T, PITCH_STEPS] -> [T] Hz"""
-    near = np.clip(scores.argmax(axis=1)[:, None] + NEAR, 0, PITCH_STEPS - 1)
-    weights = np.take_along_axis(scores, near, axis=1)
-    weights = np.exp(weights - weights.max(axis=1, keepdims=True))
-    return f0_of_step((weights * near).sum(axis=1) / weights.sum(axis=1))
-
-
-def _levels(wave: np.ndarray) -> np.ndarray:
-    return low_level(log_mel(wave))
-
-
-def stretches(
-    active: np.ndarray, longest: int = PITCH_FRAMES, gap: int = PITCH_PAST + PITCH_AHEAD
-) -> Iterator[tuple[int, int]]:
-    """[start, end) of at most ``longest`` frames that cover the active ones of [T], across gaps up to ``gap``."""
-    at = np.flatnonzero(active)
-    if not len(at):
-        return
-    last = np.append(np.flatnonzero(np.diff(at) > gap + 1), len(at) - 1)
-    first = np.append(0, last[:-1] + 1)
-    for start, end in zip(at[first].tolist(), (at[last] + 1).tolist()):
-        bounds = np.linspace(start, end, -(-(end - start) // longest) + 1).astype(int).tolist()
-        yield from itertools.pairwise(bounds)
-
-
-def _with_context(
-    measure: Callable[[np.ndarray], np.ndarray], read: Read, start: int, end: int, past: int, ahead: int
-) -> np.ndarray:
-    """What ``measure`` gives of each frame from ``start`` to ``end``, as if it had seen the whole: [..., T]"""
-    left = max(start - past - WINDOW_FRAMES, 0)
-    return measure(read(left, end + ahead + WINDOW_FRAMES))[..., start - left : end - left]
+def pitch_of(scores: np.ndarray) -> np.ndarray:
+    """Mean of the steps around the likeliest one, weighted by their probability: [..., PITCH_STEPS] -> [...] Hz"""
+    near = np.clip(scores.argmax(axis=-1)[..., None] + NEAR, 0, PITCH_STEPS - 1)
+    weights = np.take_along_axis(scores, near, axis=-1)
+    weights = np.exp(weights - weights.max(axis=-1, keepdims=True))
+    return f0_of_step((weights * near).sum(axis=-1) / weights.sum(axis=-1))
 
 
 def low_level(mel: np.ndarray) -> np.ndarray:

@@ -147,7 +147,7 @@ class OnnxEngine:
         return [output[0] for output in run_graph(session, self._folder / f"{graph}.onnx", batch)]
 
     def _open(self, path: Path, inputs: set[str]) -> InferenceSession:
-        session = open_graph(path, self._threads)
+        session = open_graph(path, self._threads, "ENABLE_EXTENDED")
         found = {node.name for node in session.get_inputs()} - STATISTICS
         if found != inputs:
             raise InputError(
