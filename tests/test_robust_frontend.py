@@ -25,8 +25,10 @@ from vconv.data.corpus import load_corpus  # noqa: E402
 from vconv.data.manifest import read_manifest  # noqa: E402
 from vconv.data.store import build, open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
-from vconv.features import N_MELS, SAMPLE_RATE, log_mel  # noqa: E402
+from vconv.features import HOP_LENGTH, N_MELS, SAMPLE_RATE, log_mel  # noqa: E402
 from vconv.frontends.asr_encoder import AsrEncoder  # noqa: E402
+from vconv.frontends.ends import MIRRORED  # noqa: E402
+from vconv.frontends.grid import CODE_HOP  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.content_encoder import ContentEncoder  # noqa: E402
 from vconv.models.denoiser import Denoiser  # noqa: E402
@@ -127,6 +129,49 @@ def test_a_batch_has_each_crop_twice(corpus: Path) -> None:
     quiet = dataclasses.replace(config, disturb=DisturbConfig(clean=1.0))
     same = RobustFrontendSampler(training, quiet, 0).batch(3)
     np.testing.assert_array_equal(same.clean, same.disturbed)
+
+
+def test_waves_that_break_off(corpus: Path) -> None:
+    """The student gets a stretch of each crop, and its end mirrored."""
+    training, _ = load_corpus(open_store(corpus.with_suffix(".store")), read_manifest(corpus))
+    config = RobustFrontendBatchConfig(
+        items=3, seconds=2.0, broken_off=0.5, window=(0.5, 1.2), disturb=DisturbConfig(clean=1.0)
+    )
+    sampler = RobustFrontendSampler(training, config, 0)
+    whole, lengths = 0, set()
+    for step in range(24):
+        batch = sampler.batch(step)
+        frames, first = len(batch.weights), int(batch.first) * CODE_HOP
+        assert batch.weights.sum() == pytest.approx(1)
+        assert batch.clean_mel.shape == batch.disturbed_mel.shape == (3, N_MELS, 2 * frames)
+        if batch.disturbed.shape == batch.clean.shape:
+            whole += 1
+            assert first == 0 and np.ptp(batch.weights) == 0
+            continue
+        lengths.add(frames)
+        stretch, after = np.split(batch.disturbed, [frames * CODE_HOP], axis=1)
+        np.testing.assert_array_equal(stretch, batch.clean[:, first : first + frames * CODE_HOP])
+        np.testing.assert_array_equal(after, stretch[:, ::-1][:, : after.shape[1]])
+        assert after.shape[1] == MIRRORED * HOP_LENGTH
+        assert first + frames * CODE_HOP <= SAMPLE_RATE * 2 - SAMPLE_RATE // 4  # the teacher sees what follows
+        assert batch.weights[-1] == pytest.approx(5 * batch.weights[0])
+    assert 5 < whole < 19 and min(lengths) >= 15 and max(lengths) <= 38 and len(lengths) > 3
+
+
+def test_an_encoder_of_whole_crops_has_no_loss_on_them(corpus: Path) -> None:
+    """The losses of a stretch compare the same frames: they are small for one encoder, and large for frames beside."""
+    training, _ = load_corpus(open_store(corpus.with_suffix(".store")), read_manifest(corpus))
+    config = build_config(RobustFrontendTraining, {**yaml.safe_load(HEARING), "model": {**SIZE, "asr_channels": 288}})
+    quiet = RobustFrontendBatchConfig(
+        items=3, seconds=3.0, broken_off=1.0, window=(1.5, 2.0), disturb=DisturbConfig(clean=1.0)
+    )
+    batch = to_tensors(RobustFrontendSampler(training, quiet, 0).batch(1), "cpu")
+    torch.manual_seed(0)
+    robust_frontend, teacher = RobustFrontend(config).eval(), load_moonshine(GRAPH)
+    with torch.no_grad():
+        right = robust_frontend(batch, teacher(batch.clean))["content_consistency"]
+        wrong = robust_frontend(batch._replace(first=batch.first + 3), teacher(batch.clean))["content_consistency"]
+    assert 1e-4 < right < 0.5 * wrong
 
 
 # ---------------------------------------------------------------- training and after

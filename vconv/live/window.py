@@ -8,6 +8,7 @@ import numpy as np
 
 from vconv import features
 from vconv.features import FRAME_RATE, HOP_LENGTH, N_FFT, OUTPUT_HOP
+from vconv.frontends.ends import MIRRORED, mirrored_end
 from vconv.frontends.pitch import LEVEL_FRAMES, PITCH_PAST, WINDOW_FRAMES, PitchTracker, low_level
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
@@ -20,7 +21,6 @@ from vconv.live.statistics import Level, NormEstimate, Register
 from vconv.voice import Voice
 
 CONTENT_PAST = 64  # frames, 1.02 s
-MIRRORED = 6  # frames, 96 ms, at most, that follow the window's end mirrored in time: see ``mirrored_end``
 ENOUGH = 12  # frames of lookahead, 192 ms: with so much, the ASR encoder alone gains by mirrored ones
 DECODER_PAST = 28  # frames, 448 ms, its receptive field
 VOCODER_PAST = 26  # frames, its receptive field
@@ -197,12 +197,3 @@ class SlidingWindow:
         """The mel [N_MELS, step] and pitch [2, step] of the step are final."""
         self._decoded = np.concatenate([self._decoded, mel], axis=1)[:, -VOCODER_PAST:]
         self._melody.add(pitch)
-
-
-def mirrored_end(values: np.ndarray, count: int) -> np.ndarray:
-    """Values [..., N] and the last ``count`` of them again, mirrored in time: [..., N + count].
-
-    What breaks off is unlike all that the networks were trained on, and so are the zeros with which convolutions go on.
-    Mirrored speech is not: with it, the last frames need less lookahead.
-    """
-    return np.concatenate([values, values[..., ::-1][..., :count]], axis=-1)

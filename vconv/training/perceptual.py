@@ -89,10 +89,14 @@ def speaker_similarity(found: Tensor, voices: Tensor, speaker: Tensor, voice: Te
     return (distance * known).sum() / known.sum().clamp(min=1)
 
 
-def content_distance(found: Tensor, source: Tensor) -> Tensor:
-    """One minus the cosine of two feature sequences [B, R, T], frame by frame, both less the mean of the source's."""
+def content_distance(found: Tensor, source: Tensor, weights: Tensor | None = None) -> Tensor:
+    """One minus the cosine of two feature sequences [B, R, T], frame by frame, both less the mean of the source's.
+
+    The result is the mean over all frames, or with ``weights`` [T], whose sum is 1, a weighted one.
+    """
     middle = source.mean(dim=(0, 2), keepdim=True)
-    return (1 - F.cosine_similarity(found - middle, source - middle, dim=1)).mean()
+    distance = 1 - F.cosine_similarity(found - middle, source - middle, dim=1)
+    return distance.mean() if weights is None else (distance * weights).sum(dim=1).mean()
 
 
 def clip_embeddings(corpus: Corpus, speaker_encoder: str, octaves: float = 0.0) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 The ASR encoder is its own teacher. From an augmented wave it learns to predict the features that the frozen copy gives
 for the clean wave (Li et al. 2017, "Large-Scale Domain Adaptation via Teacher-Student Learning", section 2). That needs
-no transcripts and keeps the features compatible with conversion models trained on the original. The denoiser takes the
-student's features and predicts the clean mel.
+no transcripts and keeps the features compatible with conversion models trained on the original. A live conversion knows
+little of what follows: with ``batch.broken_off`` the student also learns to predict, at the end of a wave that breaks
+off, the features that the teacher gives with the rest of the clip. The denoiser takes the student's features and
+predicts the clean mel.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from vconv.data.corpus import Corpus, by_length
 from vconv.data.crops import Array
 from vconv.data.store import WAVE_SCALE, Entry
 from vconv.errors import InputError
-from vconv.features import OUTPUT_RATE, SAMPLE_RATE, log_mel
+from vconv.features import HOP_LENGTH, OUTPUT_RATE, SAMPLE_RATE, log_mel
+from vconv.frontends.ends import MIRRORED, mirrored_end
+from vconv.frontends.grid import CODE_HOP
 from vconv.models.denoiser import Denoiser
 from vconv.models.layers import normalize_mel
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
@@ -40,6 +44,9 @@ from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
 from vconv.training.start import begin
 
 PARTS = ("asr_encoder", "denoiser")  # of what is trained
+END_FRAMES = 10  # of the code, 0.32 s: the end of a wave that breaks off, where its features differ most
+AFTER = 8  # frames of the code, 0.26 s, that the teacher sees of the crop after such an end, at least
+REST = 0.2  # weight of a frame before, where that of one of these is 1
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class RobustFrontendBatchConfig:
     seconds: float = 5.0  # of a crop
     voices: float = 0.5  # share of the crops that are played faster or slower
     asr_dropout: float = 0.1  # share of the mels that are denoised without an ASR encoder
+    broken_off: float = 0.0  # share of the batches whose disturbed waves are short and break off, as in live conversion
+    window: tuple[float, float] = (1.0, 3.3)  # seconds of such a wave
     disturb: DisturbConfig = DisturbConfig()
 
 
@@ -79,9 +88,11 @@ class RobustFrontendTraining:
 
 class RobustFrontendBatch(NamedTuple, Generic[Array]):
     clean: Array  # [B, N] at 16 kHz, each at the loudness that models expect
-    disturbed: Array  # [B, N]
-    clean_mel: Array  # [B, N_MELS, T], T even
+    disturbed: Array  # [B, M], a stretch of it; where that breaks off, its end follows mirrored
+    clean_mel: Array  # [B, N_MELS, T] of the stretch, T even
     disturbed_mel: Array  # [B, N_MELS, T]
+    first: Array  # [], frame of the code with which the stretch begins
+    weights: Array  # [T / 2] of its frames in the losses of the features, with a sum of 1
 
 
 class RobustFrontendSampler:
@@ -97,9 +108,29 @@ class RobustFrontendSampler:
         chosen = rng.choice(len(self.corpus.items), self.config.items, p=self._weights)
         pairs = [self._pair(rng, self.corpus.items[index].entry) for index in chosen]
         clean, disturbed = (np.stack(waves) for waves in zip(*pairs))
+        total = self._samples // CODE_HOP
+        first, end = 0, total
+        if broken_off := rng.random() < self.config.broken_off:
+            first, end = self._window(rng, total)
+            disturbed = mirrored_end(disturbed[:, first * CODE_HOP : end * CODE_HOP], MIRRORED * HOP_LENGTH)
+        weights = np.full(end - first, REST if broken_off else 1.0, np.float32)
+        weights[-END_FRAMES:] = 1
         return RobustFrontendBatch(
-            clean=clean, disturbed=disturbed, clean_mel=_even_mels(clean), disturbed_mel=_even_mels(disturbed)
+            clean=clean,
+            disturbed=disturbed,
+            clean_mel=_mels(clean)[:, :, 2 * first : 2 * end],
+            disturbed_mel=_mels(disturbed)[:, :, : 2 * (end - first)],
+            first=np.array(first),
+            weights=weights / weights.sum(),
         )
+
+    def _window(self, rng: np.random.Generator, total: int) -> tuple[int, int]:
+        """A stretch of that many frames of the code: its first frame, and that after its last one."""
+        latest = max(total - AFTER, 1)
+        shortest, longest = (min(round(s * SAMPLE_RATE) // CODE_HOP, latest) for s in self.config.window)
+        length = int(rng.integers(max(shortest, 1), longest + 1))
+        end = int(rng.integers(length, latest + 1))
+        return end - length, end
 
     def _pair(self, rng: np.random.Generator, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         wave = self._crop(rng, entry)
@@ -122,10 +153,9 @@ class RobustFrontendSampler:
         return np.pad(wave[: self._samples], (0, max(0, self._samples - len(wave))))
 
 
-def _even_mels(waves: np.ndarray) -> np.ndarray:
-    """[B, N] -> [B, N_MELS, T], T even"""
-    mels = np.stack([log_mel(wave) for wave in waves])
-    return np.ascontiguousarray(mels[:, :, : mels.shape[2] // 2 * 2])
+def _mels(waves: np.ndarray) -> np.ndarray:
+    """[B, N] -> [B, N_MELS, T]"""
+    return np.stack([log_mel(wave) for wave in waves])
 
 
 class RobustFrontend(nn.Module):
@@ -138,16 +168,18 @@ class RobustFrontend(nn.Module):
         self.denoiser = Denoiser(config.model)
 
     def forward(self, batch: RobustFrontendBatch[Tensor], wanted: Tensor) -> dict[str, Tensor]:
-        """Losses by name; ``wanted`` [B, R, T / 2] are the teacher's features."""
-        features = self.asr_encoder(batch.disturbed)
+        """Losses by name; ``wanted`` [B, R, F] are the teacher's features of the whole crops."""
+        frames, weights = batch.weights.shape[0], batch.weights
+        features = self.asr_encoder(batch.disturbed)[:, :, :frames]
+        wanted = wanted[:, :, int(batch.first) :][:, :, :frames]
         spread = wanted.var(dim=(0, 2), keepdim=True) + 1e-5
         mel = batch.disturbed_mel
         known = torch.rand(len(mel), 1, 1, device=mel.device) >= (self.dropout if self.training else 0)
         # Detached: the features must stay compatible with the content encoder.
-        denoised = self.denoiser(mel, features.detach()[:, :, : mel.shape[2] // 2] * known)
+        denoised = self.denoiser(mel, features.detach() * known)
         return {
-            "content_consistency": content_distance(features, wanted),
-            "features": ((features - wanted).square() / spread).mean(),
+            "content_consistency": content_distance(features, wanted, weights),
+            "features": ((features - wanted).square() / spread * weights).sum(dim=2).mean(),
             "mel": (normalize_mel(denoised) - normalize_mel(batch.clean_mel)).abs().mean(),
         }
 
@@ -244,7 +276,7 @@ def validate(
     total = sum(getattr(config.losses, name) * value for name, value in means.items())
     measured = {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}
     monitor.losses(step, measured)
-    features = robust_frontend.asr_encoder(batch.disturbed)[:, :, : batch.clean_mel.shape[2] // 2]
+    features = robust_frontend.asr_encoder(batch.disturbed)[:, :, : len(batch.weights)]
     denoised = robust_frontend.denoiser(batch.disturbed_mel, features)
     for k in range(min(2, len(denoised))):
         rows = [mel[k].cpu().numpy() for mel in (batch.clean_mel, batch.disturbed_mel, denoised)]
