@@ -78,7 +78,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(corpus: Path) -> Path:
     """The folder of a short training"""
-    train(corpus.parent, HEARING, corpus, "optimizer.steps=40", "log.validate_every=20")
+    train(corpus.parent, HEARING, corpus, "optimizer.steps=120", "log.validate_every=60")
     return corpus.parent / "run"
 
 
