@@ -34,7 +34,14 @@ from vconv.model_folder import ASR_ENCODER, SHIPPED, SPEAKER_ENCODER_WEIGHTS, fi
 from vconv.signals import end_on_signals
 
 HERE = Path(__file__).resolve().parent
-TRAININGS = ("robust_frontend", "encoder", "vocoder", "conversion", "vocoder_predicted")  # each a file in stages/
+TRAININGS = (
+    "robust_frontend",
+    "encoder",
+    "vocoder",
+    "conversion",
+    "vocoder_predicted",
+    "joint",
+)  # each a file in stages/
 SETTINGS = {"pseudo_labels": {"clusters": 512}, "asr_encoder": {"share": 0.5}, "evaluate": {"pairs": 100, "split": ""}}
 CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.yaml"
 STARTED, DONE = "STARTED", "DONE"  # files in a stage's folder; both hold what identifies its settings and inputs
@@ -82,7 +89,7 @@ def make_stages(setup: Setup) -> list[Stage]:
     """All stages in their order."""
     place = partial(_place, setup.output)
     python, vconv = (sys.executable,), (sys.executable, "-m", "vconv")
-    conversion, vocoder = place("conversion", CHECKPOINT), place("vocoder_predicted", CHECKPOINT)
+    conversion, joint = place("conversion", CHECKPOINT), place("joint", CHECKPOINT)
     labels, robust = place("pseudo_labels", "corpus.tsv"), place("asr_encoder", ASR_ENCODER)
     share, clusters = setup.settings("asr_encoder")["share"], setup.settings("pseudo_labels")["clusters"]
     pairs, model = place("evaluate", "pairs.csv"), place("export", "model")
@@ -120,7 +127,14 @@ def make_stages(setup: Setup) -> list[Stage]:
             "speaker_encoder": str(setup.speaker_encoder),
             "corpus": labelled(setup),
         }),
-        Stage("export", ("conversion", "vocoder_predicted"), ((*vconv, "export", conversion, vocoder, "-o", model),)),
+        train(setup, "joint", ("vocoder_predicted",), {
+            "conversion": conversion,
+            "vocoder": place("vocoder_predicted", CHECKPOINT),
+            "speaker_encoder": str(setup.speaker_encoder),
+            "loss_asr_encoder": asr_encoder,
+            "corpus": labelled(setup),
+        }),
+        Stage("export", ("joint",), ((*vconv, "export", joint, joint, "-o", model),)),
         Stage("evaluate", ("export",), (
             (*python, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
              "--count", str(count)),
@@ -229,6 +243,8 @@ def without_results(stage: Stage, setup: Setup) -> Stage:
         config["losses"]["pseudo_labels"] = 0.0  # one more head on the code
     if "vocoder" in config:
         config["vocoder"] = SHIPPED
+    if config["task"] == "joint":  # the others do without
+        config["conversion"] = SHIPPED
     return replace(stage, config=config)
 
 

@@ -1,10 +1,10 @@
-"""Discriminators: of mel patches for the decoder, of waves for the vocoder."""
+"""Discriminators: of mel patches for the decoder, of waves for the vocoder, of an encoder's layers for both."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from vconv.features import N_MELS
 from vconv.models.layers import normalize_mel
@@ -116,3 +116,28 @@ class WaveDiscriminators(nn.Module):
 
     def forward(self, wave: Tensor) -> list[Judged]:
         return [member(wave) for member in self.members]
+
+
+class LayerDiscriminators(nn.Module):
+    """One for each of a frozen encoder's layers: outputs [B, F, C] -> scores [B, 1, F] of each.
+
+    Sauer et al. 2021, "Projected GANs Converge Faster", section 3; for speech Li et al. 2023, "StyleTTS 2",
+    section 3.2.
+    """
+
+    def __init__(self, channels: int, layers: int, width: int = 128) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv1d(channels, width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv1d(width, width, 5, padding=2)),
+                nn.LeakyReLU(0.2),
+                nn.Conv1d(width, 1, 1),
+            )
+            for _ in range(layers)
+        )
+
+    def forward(self, outputs: list[Tensor]) -> list[Tensor]:
+        normed = (nn.functional.layer_norm(x.float(), x.shape[2:]).transpose(1, 2) for x in outputs)
+        return [member(x) for member, x in zip(self.members, normed)]

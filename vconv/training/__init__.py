@@ -16,6 +16,7 @@ from vconv.model_folder import find_shipped
 TASKS = {
     "conversion": ("vconv.training.conversion", "ConversionTraining"),
     "vocoder": ("vconv.training.vocoder", "VocoderTraining"),
+    "joint": ("vconv.training.joint", "JointTraining"),
     "robust_frontend": ("vconv.training.robust_frontend", "RobustFrontendTraining"),
 }
 

@@ -177,14 +177,14 @@ def to_use(path: Path) -> Path:
     return path / (BEST if (path / BEST).exists() else CHECKPOINT)
 
 
-def load_task(path: Path, task: str) -> dict[str, Any]:
-    """The state ``to_use`` of a training of that task.
+def load_task(path: Path, *tasks: str) -> dict[str, Any]:
+    """The state ``to_use`` of a training of one of the tasks.
 
     Raises:
         InputError: there is no such checkpoint, it is damaged, or of another task.
     """
     path = to_use(path)
     state = load(path)
-    if state.get("task") != task:
-        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {task} one")
+    if state.get("task") not in tasks:
+        raise InputError(f"{path}: holds a {state.get('task', 'different')} training, not a {tasks[0]} one")
     return state

@@ -145,8 +145,10 @@ def choose(clips: Sequence[Clip]) -> list[Clip]:
 
 def shortened(config: Any, sample: Path) -> Any:
     """The config with the sample as its corpus, all losses on from the first step, and without first weights."""
-    begun = {f.name: 0 for f in dataclasses.fields(config.losses) if f.name.endswith("_from")}
-    absent = {name: "" for name in ("start_from", "robust_frontend", "conversion") if hasattr(config, name)}
+    first = ("_from", "_alone")
+    begun = {f.name: 0 for f in dataclasses.fields(config.losses) if f.name.endswith(first)}
+    names = ("start_from", "robust_frontend", *(("conversion",) if config.task != "joint" else ()))
+    absent = {name: "" for name in names if hasattr(config, name)}
     corpus = dataclasses.replace(config.corpus, manifest=str(sample), store="", features="store")
     log = dataclasses.replace(config.log, every=NEVER, save_every=NEVER, validate_every=NEVER, patience=0)
     optimizer = dataclasses.replace(config.optimizer, steps=2 + STEPS)
@@ -173,8 +175,12 @@ def _part(module: str, key: str) -> str:
         return words[0]
     if module != "learner":
         return module
-    if words[0] != "model":
+    if words[:2] in (["both", "conversion"], ["both", "vocoder"]):
+        words = words[1:]
+    elif words[0] != "model":
         return "heads"
+    if words[0] == "vocoder":
+        return "vocoder"
     return "denoiser" if words[1:3] == ["content", "denoiser"] else words[1]
 
 

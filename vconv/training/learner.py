@@ -119,7 +119,7 @@ class Learner(nn.Module):
             some = slice(-weights.cycle_items, None)
             other, *other_reference = (x.roll(1, 0)[some] for x in (embedding, *reference))
             wanted = other.detach()
-            pitch = self._moved_pitch(batch.pitch)[some]
+            pitch = moved_pitch(batch.pitch)[some]
             content = twin_q
             if weights.content_consistency:  # augmented sources too, against the clean clip
                 content = twin_q.clone()
@@ -149,8 +149,7 @@ class Learner(nn.Module):
     def _reference(self, mel: Tensor, asr_features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Content and mel of the reference for the decoder's attention, for some items of no reference at all."""
         content = self.model.encode(mel, asr_features).z_q
-        dropped = torch.rand(len(mel), 1, 1, device=mel.device) < self.weights.reference_dropout
-        return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)
+        return without_some_references(content, mel, self.weights.reference_dropout)
 
     def _adversary(self, z_q: Tensor, label: Tensor) -> dict[str, Tensor]:
         """The classifier's loss; with reversal the encoder gets its negative, else a loss of its own.
@@ -183,9 +182,15 @@ class Learner(nn.Module):
             losses["speaker_information"] = self.speaker_critic(z_q, embedding, batch.speaker)
         return losses
 
-    @staticmethod
-    def _moved_pitch(pitch: Tensor) -> Tensor:
-        """The curves moved into the register of the neighbour that lends its voice: [B, 2, T]"""
-        curve, voiced = pitch[:, :1], pitch[:, 1:]
-        middle = (curve * voiced).sum(dim=2, keepdim=True) / voiced.sum(dim=2, keepdim=True).clamp(min=1)
-        return torch.cat([curve - middle + middle.roll(1, 0), voiced], dim=1)
+
+def moved_pitch(pitch: Tensor) -> Tensor:
+    """The curves moved into the register of the neighbour that lends its voice: [B, 2, T]"""
+    curve, voiced = pitch[:, :1], pitch[:, 1:]
+    middle = (curve * voiced).sum(dim=2, keepdim=True) / voiced.sum(dim=2, keepdim=True).clamp(min=1)
+    return torch.cat([curve - middle + middle.roll(1, 0), voiced], dim=1)
+
+
+def without_some_references(content: Tensor, mel: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """References' content [B, C, K] and mel [B, N_MELS, 2K], of a random share of the items as where there is none."""
+    dropped = torch.rand(len(mel), 1, 1, device=mel.device) < share
+    return content.masked_fill(dropped, 0.0), mel.masked_fill(dropped, LOG_MEL_MIDDLE)

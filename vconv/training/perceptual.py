@@ -46,15 +46,12 @@ class PerceptualLosses:
     def __init__(
         self, vocoder: Vocoder, speaker_encoder: CamPlusPlus | None = None, asr_encoder: Moonshine | None = None
     ) -> None:
-        self.vocoder = vocoder.requires_grad_(False)
+        self.vocoder = vocoder
         self.speaker_encoder, self.asr_encoder = speaker_encoder, asr_encoder
 
     def wave(self, mel: Tensor, pitch: Tensor) -> Tensor:
         """mel [B, N_MELS, T], pitch [B, 2, T] -> wave [B, N] at 16 kHz. Gradients reach the mel."""
-        curves = pitch[:, 0].detach().cpu().numpy()
-        source = np.stack([PulseTrain(curve).samples(0, len(curve)) for curve in curves])
-        source = torch.from_numpy(source).to(mel.device)
-        return to_analysis_rate(self.vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1))
+        return to_analysis_rate(vocoded(self.vocoder, mel, pitch))
 
     def __call__(self, converted: Converted, voices: Tensor | None) -> dict[str, Tensor]:
         """``speaker_similarity`` to the embeddings ``voices`` [K, E], and ``content_consistency`` with the source."""
@@ -68,6 +65,13 @@ class PerceptualLosses:
                 wanted = self.asr_encoder(self.wave(converted.source, converted.source_pitch))
             losses["content_consistency"] = content_distance(self.asr_encoder(wave), wanted)
         return losses
+
+
+def vocoded(vocoder: Vocoder, mel: Tensor, pitch: Tensor) -> Tensor:
+    """mel [B, N_MELS, T], pitch [B, 2, T] -> wave [B, T * OUTPUT_HOP] at 24 kHz, with its pulse train and new noise."""
+    curves = pitch[:, 0].detach().cpu().numpy()
+    source = torch.from_numpy(np.stack([PulseTrain(curve).samples(0, len(curve)) for curve in curves])).to(mel.device)
+    return vocoder(mel, pitch, source, 2 * torch.rand_like(source) - 1)
 
 
 def to_analysis_rate(wave: Tensor) -> Tensor:

@@ -22,17 +22,24 @@ from vconv.training import checkpoint
 Config = TypeVar("Config", ConversionConfig, VocoderConfig)
 
 
+JOINT = "joint"  # the task whose checkpoints hold both models, each under its name
+
+
 def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel:
     """The model of a checkpoint or a run's folder, with ``key=value`` settings that do not change its weights' shapes.
+
+    Without settings it may be that of a model folder.
 
     Raises:
         InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
     """
     path = checkpoint.to_use(path)
-    state = checkpoint.load_task(path, "conversion")
+    if path.is_dir() and not settings:
+        return saved.load(path)[0]
+    state = checkpoint.load_task(path, "conversion", JOINT)
     model = saved.make(ConversionModel, override(_config(ConversionConfig, state, path), settings), path)
     try:
-        model.load_state_dict(state["ema"])
+        model.load_state_dict(_weights(state, "conversion"))
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         if not settings:
             raise _unfit(path) from error
@@ -44,7 +51,7 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
 def trained_with(path: Path) -> tuple[Path | None, Path | None]:
     """Paths of the pretrained ASR encoder and speaker encoder that a conversion training used, if any."""
     try:
-        config = checkpoint.load_task(path, "conversion")["config"]
+        config = checkpoint.load_task(path, "conversion", JOINT)["config"]
         asr_encoder, speaker_encoder = config.get("corpus", {}).get("asr_encoder"), config.get("speaker_encoder")
     except (KeyError, AttributeError):
         raise _unfit(path) from None
@@ -53,23 +60,32 @@ def trained_with(path: Path) -> tuple[Path | None, Path | None]:
 
 
 def load_vocoder(path: Path) -> Vocoder:
-    """Of a checkpoint, a run's folder or a model's. Raises InputError where there is none."""
+    """Of a checkpoint, a run's folder or a model's, frozen. Raises InputError where there is none."""
     path = checkpoint.to_use(path)
     if path.is_dir():
-        return saved.load(path)[1]
-    state = checkpoint.load_task(path, "vocoder")
-    model = saved.make(Vocoder, _config(VocoderConfig, state, path), path)
+        return saved.load(path)[1].requires_grad_(False)
+    state = checkpoint.load_task(path, "vocoder", JOINT)
+    part = "vocoder_model" if state["task"] == JOINT else "model"
+    model = saved.make(Vocoder, _config(VocoderConfig, state, path, part), path)
     try:
-        model.load_state_dict(state["ema"])
+        model.load_state_dict(_weights(state, "vocoder"))
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise _unfit(path) from error
-    return model.eval()
+    return model.requires_grad_(False).eval()
 
 
-def _config(kind: type[Config], state: dict[str, Any], path: Path) -> Config:
+def _weights(state: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
+    """The averaged weights of the model of that name in a training's state."""
+    if state["task"] != JOINT:
+        return state["ema"]
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in state["ema"].items() if key.startswith(prefix)}
+
+
+def _config(kind: type[Config], state: dict[str, Any], path: Path, part: str = "model") -> Config:
     """The model's part of the configuration in a training's state. Raises InputError where it is none."""
     try:
-        return build(kind, state["config"]["model"], str(path))
+        return build(kind, state["config"][part], str(path))
     except (KeyError, TypeError):
         raise _unfit(path) from None
 

@@ -80,13 +80,21 @@ class Moonshine(nn.Module):
         self.last = nn.LayerNorm(channels, EPSILON, bias=False)
 
     def forward(self, wave: Tensor) -> Tensor:
+        return self.features(self.hidden(wave)[-1], wave.shape[1])
+
+    def hidden(self, wave: Tensor) -> list[Tensor]:
+        """Of a wave [B, N]: the output of the convolutions and of each layer, [B, F, C]"""
         with torch.autocast(wave.device.type, enabled=False):  # a wave is more than eight bits
             x = self.norm(self.first(wave.float().unsqueeze(1)).tanh())
         x = F.gelu(self.third(F.gelu(self.second(x)))).transpose(1, 2)
-        turn = turns(x.shape[1], x.device)
+        turn, found = turns(x.shape[1], x.device), [x]
         for layer in self.layers:
-            x = layer(x, turn)
-        return self._at_code_frames(self.last(x).transpose(1, 2).float(), wave.shape[1])
+            found.append(layer(found[-1], turn))
+        return found
+
+    def features(self, last: Tensor, samples: int) -> Tensor:
+        """Features [B, R, ceil(T / 2)] of a wave of so many samples, from the last layer's output [B, F, C]."""
+        return self._at_code_frames(self.last(last).transpose(1, 2).float(), samples)
 
     def _at_code_frames(self, x: Tensor, samples: int) -> Tensor:
         """[B, R, F] -> [B, R, ceil(T / 2)], linearly, the ends held: as in ``vconv.frontends.asr_encoder``."""

@@ -1,0 +1,140 @@
+"""Joint training of decoder and vocoder: what it learns, what it leaves alone, and what comes out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+pytest.importorskip("onnxscript")
+
+from tests.conftest import BASE_MODEL, Cli  # noqa: E402
+from tests.synthetic import make_corpus  # noqa: E402
+from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
+from vconv.errors import InputError  # noqa: E402
+from vconv.model_folder import ASR_ENCODER  # noqa: E402
+from vconv.models.discriminators import LayerDiscriminators  # noqa: E402
+from vconv.training.losses import discriminator_hinge  # noqa: E402
+from vconv.training.optimizer import Ema  # noqa: E402
+from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
+
+GRAPH = BASE_MODEL / ASR_ENCODER
+JOINT = f"""
+task: joint
+threads: 1
+corpus: {{processes: 1, asr_encoder: {GRAPH}}}
+layers: [0, 3]
+discriminators: {{periods: [3], n_ffts: [256], width: 4}}
+batch: {{items: 4, frames: 32, reference_frames: [32, 48], phone_items: 0}}
+conversions: 2
+waves: {{items: 2, frames: 12, context_frames: 4}}
+losses: {{n_ffts: [512, 128], discriminators_alone: 20}}
+optimizer: {{steps: 40, warmup: 5, learning_rate: 1.0e-3, ema: 0.9}}
+log: {{every: 10, save_every: 20, validate_every: 40, held_out: 1, best: ""}}
+"""
+
+
+def test_a_discriminator_of_layers_separates_what_differs() -> None:
+    torch.manual_seed(0)
+    judge = LayerDiscriminators(channels=12, layers=2, width=16)
+    real = [torch.randn(4, frames, 12) for frames in (9, 30)]
+    fake = [x.cumsum(dim=1) for x in real]  # as loud after the norm of each frame, but smoother
+    assert [score.shape for score in judge(real)] == [(4, 1, 9), (4, 1, 30)]
+    torch.testing.assert_close(judge(real), judge([3 * x for x in real]), atol=0.05, rtol=0.05)  # no matter of level
+    optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = discriminator_hinge(judge(real), judge(fake))
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("conversion=''", "conversion: joint training begins with a trained one; set conversion"),
+        ("vocoder=''", "set vocoder"),
+        ("speaker_encoder=''", "set speaker_encoder"),
+        ("corpus.asr_encoder=''", "set corpus.asr_encoder"),
+        ("conversions=5", "a batch has 4 items; use 1 to that many"),
+        ("waves.frames=30", "raise it, or lower waves.frames"),
+    ],
+)
+def test_what_is_missing_is_told_at_once(tmp_path: Path, setting: str, message: str) -> None:
+    places = (f"{name}={tmp_path}" for name in ("conversion", "vocoder", "speaker_encoder"))
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, JOINT, tmp_path / "none.tsv", *places, setting)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, speaker_encoder_file: Path) -> tuple[Path, list[str]]:
+    """A manifest, and the settings with which a joint training begins: two models trained for a few steps."""
+    manifest = make_corpus(tmp_path_factory.mktemp("corpus"))
+    own = ("model.speaker=pretrained", f"speaker_encoder={speaker_encoder_file}", f"corpus.asr_encoder={GRAPH}")
+    places = []
+    for name, text, settings in (("conversion", CONVERSION, own), ("vocoder", VOCODER, own[2:])):
+        folder = manifest.parent / name
+        folder.mkdir()
+        train(folder, text, manifest, "optimizer.steps=30", *settings)
+        places.append(f"{name}={folder / 'run'}")
+    return manifest, [*places, own[1]]
+
+
+@pytest.mark.slow
+def test_joint_training_learns(begun: tuple[Path, list[str]], tmp_path: Path, vconv_cli: Cli, clips: Path) -> None:
+    manifest, settings = begun
+    state = train(tmp_path, JOINT, manifest, *settings)
+    critic, realism = scalars(tmp_path, "layer_critic"), scalars(tmp_path, "layer_realism")
+    assert critic[1] < 0.9 * critic[0]  # while the discriminators train alone
+    assert realism[-1] < 0.8 * realism[0] and scalars(tmp_path, "anchor")[1] == 0
+    first, place = load_conversion(tmp_path_of(settings[0])), tmp_path / "run"
+    conversion, vocoder = load_conversion(place), load_vocoder(place)
+    changed = {name for name, value in conversion.state_dict().items() if not value.equal(first.state_dict()[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    assert not vocoder.head.weight.equal(load_vocoder(tmp_path_of(settings[1])).head.weight)
+    assert state["config"]["model"]["speaker"] == "pretrained"
+    assert vconv_cli("export", place, place, "-o", tmp_path / "model").code == 0
+    done = vconv_cli(
+        "convert", clips / "src.wav", "-t", clips / "low.wav", "-o", tmp_path / "x.wav", "--model", tmp_path / "model"
+    )
+    assert done.code == 0 and (tmp_path / "x.wav").exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_joint_run_is_the_uninterrupted_one(
+    begun: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, settings = begun
+    short = [
+        *settings,
+        "losses.discriminators_alone=2",
+        "log.save_every=1",
+        "log.validate_every=100",
+        "optimizer.steps=6",
+    ]
+    folders = tmp_path / "whole", tmp_path / "parts"
+    for folder in folders:
+        folder.mkdir()
+    one = train(folders[0], JOINT, manifest, *short)
+    count = Ema.update
+
+    def die(self: Ema, module: torch.nn.Module, step: int) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+        count(self, module, step)
+
+    monkeypatch.setattr(Ema, "update", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(folders[1], JOINT, manifest, *short)
+    monkeypatch.setattr(Ema, "update", count)
+    other = train(folders[1], JOINT, manifest, *short, resume=True)
+    for part in ("learner", "discriminators", "ema"):
+        for name, value in one[part].items():
+            assert value.equal(other[part][name]), name
+
+
+def tmp_path_of(setting: str) -> Path:
+    return Path(setting.partition("=")[2])

@@ -1,0 +1,317 @@
+"""Joint training of the decoder and the vocoder on waves, after each has been trained by itself.
+
+The encoders stay as they are. A conversion has no recording to be compared with: discriminators of waves, and of the
+layers of a frozen ASR encoder, compare conversions with recordings in general, and the perceptual losses compare them
+with the source's content and the target's voice. Against drift, the decoder's mels stay near those that it predicted
+before, and the vocoder goes on with recordings.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Generic, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vconv.data.batches import ConversionBatch, ConversionSampler
+from vconv.data.corpus import Corpus
+from vconv.data.crops import Array
+from vconv.data.wave_batches import WaveBatch, WaveSampler, full_band_items
+from vconv.errors import InputError
+from vconv.features import OUTPUT_HOP
+from vconv.models.conversion import ConversionModel
+from vconv.models.decoder import Decoder
+from vconv.models.discriminators import Judged, LayerDiscriminators, WaveDiscriminators
+from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
+from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
+from vconv.models.vocoder import Vocoder
+from vconv.training.guard import gradient_norm
+from vconv.training.held_out import Encoders as HeldOutEncoders
+from vconv.training.held_out import HeldOut
+from vconv.training.joint_settings import JointTraining, check_settings
+from vconv.training.journal import Monitor
+from vconv.training.learner import moved_pitch, without_some_references
+from vconv.training.loop import Run, Validation
+from vconv.training.losses import (
+    discriminator_hinge,
+    feature_matching,
+    generator_hinge,
+    mel_l1,
+    spectral_distance,
+    weigh,
+)
+from vconv.training.optimizer import frozen, learning_rate, make_optimizer, set_rate
+from vconv.training.perceptual import clip_embeddings, content_distance, to_analysis_rate, vocoded
+from vconv.training.predict import predict_mels
+from vconv.training.start import Start, begin
+from vconv.training.trained import load_conversion, load_vocoder
+from vconv.training.vocoder import VocoderLossConfig, VocoderTraining
+from vconv.training.vocoder import validate as validate_vocoder
+
+LEVEL = 0.05  # root mean square of the waves that the ASR encoder gets: a discriminator is not to compare loudness
+
+
+class JointBatch(NamedTuple, Generic[Array]):
+    speech: ConversionBatch[Array]
+    waves: WaveBatch[Array]  # crops as long as those of the speech
+
+
+class JointSampler:
+    """Batches of a sampler of speech and one of waves."""
+
+    def __init__(self, speech: ConversionSampler, waves: WaveSampler) -> None:
+        self.seed, self.speech, self.waves = speech.seed, speech, waves
+
+    def batch(self, step: int, rank: int = 0) -> JointBatch:
+        return JointBatch(self.speech.batch(step, rank), self.waves.batch(step, rank))
+
+
+class Both(nn.Module):
+    """What is exported: the conversion model, of which the decoder alone is trained, and the vocoder."""
+
+    def __init__(self, conversion: ConversionModel, vocoder: Vocoder) -> None:
+        super().__init__()
+        self.conversion, self.vocoder = conversion.requires_grad_(False), vocoder.requires_grad_(True)
+        conversion.decoder.requires_grad_(True)
+
+
+class Made(NamedTuple):
+    """Waves for the losses outside the learner, and what they are compared with."""
+
+    converted: Tensor  # [K, N] at 24 kHz
+    copies: Tensor  # [W, M], by the vocoder, of the recordings
+    recordings: Tensor  # [W, M]
+    source: Tensor  # [K, N_MELS, T], clean mels of the conversions' sources
+    source_pitch: Tensor  # [K, 2, T]
+    voice: Tensor  # [K, V], pretrained embeddings of the conversions' targets
+
+
+class JointLearner(nn.Module):
+    """Decoder and vocoder behind the frozen encoders: a batch in, losses by name and waves out."""
+
+    def __init__(self, both: Both, anchor: Decoder, config: JointTraining) -> None:
+        super().__init__()
+        self.both, self.config = both, config
+        self._anchor = (anchor,)  # in a tuple: no part of the state
+
+    def forward(self, batch: JointBatch[Tensor]) -> tuple[dict[str, Tensor], Made]:
+        speech, some = batch.speech, slice(-self.config.conversions, None)
+        model = self.both.conversion
+        with torch.no_grad():
+            code, twin = model.encode(*speech.source).z_q, model.encode(*speech.clean).z_q
+            embedding = model.embed(speech.reference.mel, speech.speaker_embedding)
+            content, mel = model.encode(*speech.reference).z_q, speech.reference.mel
+            reference = without_some_references(content, mel, self.config.losses.reference_dropout)
+            twin[::2] = code[::2]  # half of the conversions are of augmented speech
+        own = model.decoder(code, speech.pitch, embedding, *reference)
+        others = [x.roll(1, 0)[some] for x in (embedding, *reference)]
+        pitch = moved_pitch(speech.pitch)[some]
+        converted = model.decoder(twin[some], pitch, *others)
+        with torch.no_grad():
+            before = self._anchor[0](twin[some], pitch, *others)
+        copies, recordings = self._copies(batch.waves)
+        losses = {
+            "reconstruction": mel_l1(own, speech.clean.mel),
+            "anchor": mel_l1(converted, before),
+            "spectral": spectral_distance(copies, recordings, self.config.losses.n_ffts),
+        }
+        wave = vocoded(self.both.vocoder, converted, pitch)
+        voice = speech.speaker_embedding.roll(1, 0)[some]
+        return losses, Made(wave, copies, recordings, speech.clean.mel[some], speech.clean_pitch[some], voice)
+
+    def _copies(self, waves: WaveBatch[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of a part of each crop, the same in all: what the vocoder makes of it and the recording, without context."""
+        config, frames = self.config.waves, waves.mel.shape[2]
+        length = min(config.frames, frames - 2 * config.context_frames) + 2 * config.context_frames
+        first = int(torch.randint(frames - length + 1, ()))
+        part, samples = slice(first, first + length), slice(first * OUTPUT_HOP, (first + length) * OUTPUT_HOP)
+        inputs = waves.mel[..., part], waves.pitch[..., part], waves.source[:, samples], waves.noise[:, samples]
+        inner = slice(config.context_frames * OUTPUT_HOP, (length - config.context_frames) * OUTPUT_HOP)
+        return self.both.vocoder(*inputs)[:, inner], waves.wave[:, samples][:, inner]
+
+
+class Discriminators(nn.Module):
+    """Of waves, and of the ASR encoder's layers."""
+
+    def __init__(self, config: JointTraining, channels: int) -> None:
+        super().__init__()
+        own = config.discriminators
+        self.waves = WaveDiscriminators(own.periods, own.n_ffts, own.width)
+        self.layers = LayerDiscriminators(channels, len(config.layers))
+
+    def forward(self, waves: Tensor, hidden: list[Tensor]) -> tuple[list[Judged], list[Tensor]]:
+        """Scores and feature maps of waves [B, N], and scores of the layers' outputs [K, F, C]."""
+        return self.waves(waves), self.layers(hidden)
+
+
+class Encoders(NamedTuple):
+    """Frozen networks of the losses. No nn.Module: checkpoints leave them out."""
+
+    asr: Moonshine
+    speaker: CamPlusPlus
+    vocoder: Vocoder  # as it was: the recordings that give the wanted content go through it
+    layers: tuple[int, ...]
+
+    def hidden(self, wave: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Of waves [B, N] at 24 kHz, at one level: the chosen layers' outputs [B, F, C], and the features."""
+        wave = to_analysis_rate(wave)
+        wave = wave * (LEVEL / (wave.square().mean(dim=1, keepdim=True).sqrt() + 1e-4))
+        found = self.asr.hidden(wave)
+        return [found[layer] for layer in self.layers], self.asr.features(found[-1], wave.shape[1])
+
+
+def perceptual_losses(encoders: Encoders, made: Made, features: Tensor) -> dict[str, Tensor]:
+    """Of conversions, whose ASR features are given: against the source's content and the target's voice."""
+    with torch.no_grad():
+        wanted = encoders.hidden(vocoded(encoders.vocoder, made.source, made.source_pitch))[1]
+    found = encoders.speaker(to_analysis_rate(made.converted))
+    return {
+        "content_consistency": content_distance(features, wanted),
+        "speaker_similarity": (1 - (found * made.voice).sum(dim=1)).mean(),
+    }
+
+
+def realism_losses(
+    discriminators: Discriminators, made: Made, converted: Tensor, hidden: list[Tensor]
+) -> dict[str, Tensor]:
+    """The generators' side: of copies, of parts [K, M] of the conversions, and of the layers' outputs for these."""
+    with frozen(discriminators):
+        judged, layers = discriminators(torch.cat([made.copies, converted]), hidden)
+        with torch.no_grad():
+            truth = discriminators.waves(made.recordings)
+    count = len(made.copies)
+    halves = [part for scores, _ in judged for part in (scores[:count], scores[count:])]
+    return {
+        "realism": 2 * generator_hinge(halves),
+        "matching": feature_matching([m for _, m in truth], [[one[:count] for one in m] for _, m in judged]),
+        "layer_realism": generator_hinge(layers),
+    }
+
+
+def critic_losses(
+    discriminators: nn.Module, made: Made, converted: Tensor, hidden: list[Tensor], recorded: list[Tensor]
+) -> dict[str, Tensor]:
+    """The discriminators' side; ``recorded`` are the layers' outputs for recordings."""
+    waves = torch.cat([made.recordings, made.copies.detach(), converted.detach()])
+    outputs = [torch.cat([real, fake.detach()]) for real, fake in zip(recorded, hidden)]
+    judged, layers = discriminators(waves, outputs)
+    count, split = len(made.copies), len(recorded[0])
+    parts = [scores.split([count, count, len(converted)]) for scores, _ in judged]
+    return {
+        "critic": discriminator_hinge([p[0] for p in parts] * 2, [p[1] for p in parts] + [p[2] for p in parts]),
+        "layer_critic": discriminator_hinge([x[:split] for x in layers], [x[split:] for x in layers]),
+    }
+
+
+def crops(waves: Tensor, samples: int) -> Tensor:
+    """A random part of each wave [B, N]: [B, samples]"""
+    places = torch.randint(waves.shape[1] - samples + 1, (len(waves),)).tolist()
+    return torch.stack([wave[place : place + samples] for wave, place in zip(waves, places)])
+
+
+def build(config: JointTraining, resume: bool) -> tuple[Run, Encoders, Validation]:
+    """The run with both models and the discriminators, the frozen networks of the losses, and the validation."""
+    check_settings(config)
+    start = begin(config, resume)
+    device = start.accelerator.device
+    conversion, vocoder = load_conversion(Path(config.conversion)), load_vocoder(Path(config.vocoder))
+    if conversion.config.speaker != "pretrained":
+        raise InputError(f"{config.conversion}: joint training needs a model with `speaker: pretrained`")
+    config = replace(config, model=conversion.config, vocoder_model=vocoder.config)
+    sampler = make_sampler(config, start, conversion.to(device))
+    asr, speaker = (
+        load_moonshine(config.loss_asr_encoder or config.corpus.asr_encoder),
+        load_campplus(config.speaker_encoder),
+    )
+    if config.layers and max(config.layers) > len(asr.layers):
+        raise InputError(f"layers: the ASR encoder has {len(asr.layers)}; use 0 to {len(asr.layers)}")
+    encoders = Encoders(asr.to(device), speaker.to(device), copy.deepcopy(vocoder).to(device), config.layers)
+    torch.manual_seed(config.seed)
+    anchor = copy.deepcopy(conversion.decoder).requires_grad_(False)
+    learner = JointLearner(Both(conversion, vocoder), anchor, config).to(device)
+    discriminators = Discriminators(config, asr.channels).to(device)
+    modules = {"learner": learner, "discriminators": discriminators}
+    optimizers = {
+        "optimizer": make_optimizer(learner, config.optimizer),
+        "critic_optimizer": make_optimizer(discriminators, config.optimizer),
+    }
+    held_out = None
+    if start.validation.items:
+        judged = HeldOutEncoders(vocoder, speaker, asr)
+        held_out = HeldOut(start.corpus, start.validation, judged, config.log.held_out, device)
+    measures = ("validation", *(held_out.names(conversion) if held_out else ()))
+    run = Run(config, start, modules, optimizers, learner.both, sampler, measures, config.losses.discriminators_alone)
+    return run, encoders, partial(validate, learner.both, start.validation, held_out, config, run.journal.monitor)
+
+
+def make_sampler(config: JointTraining, start: Start, conversion: ConversionModel) -> JointSampler:
+    """Of the corpus, with the mels that the conversion model predicts now for the vocoder."""
+    corpus, own = start.corpus, config.waves
+    waves = replace(own, frames=config.batch.frames - 2 * own.context_frames)
+    with start.accelerator.main_process_first():  # the others then find the embeddings on the disk
+        largest = config.batch.other_octaves
+        moved = (largest, -largest) if config.batch.other_voice else ()
+        voices = {octaves: clip_embeddings(corpus, config.speaker_encoder, octaves) for octaves in (0.0, *moved)}
+    predicted = predict_mels(conversion, corpus, full_band_items(corpus, waves), config.seed, config.speaker_encoder)
+    return JointSampler(
+        ConversionSampler(corpus, config.batch, config.seed, voices), WaveSampler(corpus, waves, config.seed, predicted)
+    )
+
+
+def train(config: JointTraining, resume: bool = False) -> Path:
+    """Run (or go on with) a training; returns the checkpoint's path."""
+    run, encoders, show = build(config, resume)
+    accelerator, weights, clip = run.accelerator, config.losses, config.optimizer.clip
+    learner, discriminators = run.modules
+    bare_discriminators = run.bare[1]
+    optimizer, critic_optimizer = run.optimizers
+    with run:
+        for step in run.steps(show):
+            rate = learning_rate(step, config.optimizer)
+            set_rate(optimizer, rate)
+            set_rate(critic_optimizer, rate * config.optimizer.critic_rate)
+            alone = step < weights.discriminators_alone
+
+            found = []
+            for batch in run.batches():
+                with accelerator.autocast():
+                    losses, made = learner(batch)
+                    hidden, features = encoders.hidden(made.converted)
+                    with torch.no_grad():
+                        recorded, _ = encoders.hidden(batch.waves.wave)
+                    converted = crops(made.converted, made.copies.shape[1])
+                    if not alone:  # bare: their own gradients are not wanted here, in no process
+                        losses |= perceptual_losses(encoders, made, features)
+                        losses |= realism_losses(bare_discriminators, made, converted, hidden)
+                if not alone:
+                    accelerator.backward(weigh(losses, weights))
+                with accelerator.autocast():
+                    critics = critic_losses(discriminators, made, converted, hidden, recorded)
+                accelerator.backward(sum(critics.values()))
+                found.append(losses | critics)
+
+            norms = {"discriminators": gradient_norm(accelerator, discriminators)}
+            if not alone:
+                norms["generators"] = accelerator.clip_grad_norm_(learner.parameters(), clip)
+            if run.guard.passes(step, **norms):
+                critic_optimizer.step()
+                if not alone:
+                    optimizer.step()
+                run.count(step, *found)
+    return run.path
+
+
+@torch.no_grad()
+def validate(
+    both: Both, corpus: Corpus, held_out: HeldOut | None, config: JointTraining, monitor: Monitor, step: int
+) -> dict[str, float]:
+    """The vocoder's spectral distance on held-out clips, and measures of held-out conversions."""
+    alone = VocoderTraining(seed=config.seed, batch=config.waves, losses=VocoderLossConfig(n_ffts=config.losses.n_ffts))
+    found = validate_vocoder(both.vocoder, corpus, alone, monitor, step)
+    measured = held_out(both.conversion, step) if held_out else {}
+    monitor.losses(step, measured)
+    return found | measured
