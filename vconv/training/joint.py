@@ -30,8 +30,7 @@ from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
 from vconv.models.vocoder import Vocoder
 from vconv.training.guard import gradient_norm
-from vconv.training.held_out import Encoders as HeldOutEncoders
-from vconv.training.held_out import HeldOut
+from vconv.training.held_out import Encoders, HeldOut
 from vconv.training.joint_settings import JointTraining, check_settings
 from vconv.training.journal import Monitor
 from vconv.training.learner import moved_pitch, without_some_references
@@ -49,7 +48,7 @@ from vconv.training.perceptual import clip_embeddings, content_distance, to_anal
 from vconv.training.predict import predict_mels
 from vconv.training.start import Start, begin
 from vconv.training.trained import load_conversion, load_vocoder
-from vconv.training.vocoder import VocoderLossConfig, VocoderTraining
+from vconv.training.vocoder import VocoderLossConfig, VocoderTraining, with_upper_band
 from vconv.training.vocoder import validate as validate_vocoder
 
 LEVEL = 0.05  # root mean square of the waves that the ASR encoder gets: a discriminator is not to compare loudness
@@ -131,7 +130,8 @@ class JointLearner(nn.Module):
         part, samples = slice(first, first + length), slice(first * OUTPUT_HOP, (first + length) * OUTPUT_HOP)
         inputs = waves.mel[..., part], waves.pitch[..., part], waves.source[:, samples], waves.noise[:, samples]
         inner = slice(config.context_frames * OUTPUT_HOP, (length - config.context_frames) * OUTPUT_HOP)
-        return self.both.vocoder(*inputs)[:, inner], waves.wave[:, samples][:, inner]
+        copies = self.both.vocoder(*inputs)[:, inner]
+        return copies, with_upper_band(waves.wave[:, samples][:, inner], copies, waves.narrow)
 
 
 class Discriminators(nn.Module):
@@ -148,7 +148,7 @@ class Discriminators(nn.Module):
         return self.waves(waves), self.layers(hidden)
 
 
-class Encoders(NamedTuple):
+class LossEncoders(NamedTuple):
     """Frozen networks of the losses. No nn.Module: checkpoints leave them out."""
 
     asr: Moonshine
@@ -164,7 +164,7 @@ class Encoders(NamedTuple):
         return [found[layer] for layer in self.layers], self.asr.features(found[-1], wave.shape[1])
 
 
-def perceptual_losses(encoders: Encoders, made: Made, features: Tensor) -> dict[str, Tensor]:
+def perceptual_losses(encoders: LossEncoders, made: Made, features: Tensor) -> dict[str, Tensor]:
     """Of conversions, whose ASR features are given: against the source's content and the target's voice."""
     with torch.no_grad():
         wanted = encoders.hidden(vocoded(encoders.vocoder, made.source, made.source_pitch))[1]
@@ -213,7 +213,7 @@ def crops(waves: Tensor, samples: int) -> Tensor:
     return torch.stack([wave[place : place + samples] for wave, place in zip(waves, places)])
 
 
-def build(config: JointTraining, resume: bool) -> tuple[Run, Encoders, Validation]:
+def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Validation]:
     """The run with both models and the discriminators, the frozen networks of the losses, and the validation."""
     check_settings(config)
     start = begin(config, resume)
@@ -229,7 +229,7 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, Encoders, Validatio
     )
     if config.layers and max(config.layers) > len(asr.layers):
         raise InputError(f"layers: the ASR encoder has {len(asr.layers)}; use 0 to {len(asr.layers)}")
-    encoders = Encoders(asr.to(device), speaker.to(device), copy.deepcopy(vocoder).to(device), config.layers)
+    encoders = LossEncoders(asr.to(device), speaker.to(device), copy.deepcopy(vocoder).to(device), config.layers)
     torch.manual_seed(config.seed)
     anchor = copy.deepcopy(conversion.decoder).requires_grad_(False)
     learner = JointLearner(Both(conversion, vocoder), anchor, config).to(device)
@@ -241,7 +241,7 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, Encoders, Validatio
     }
     held_out = None
     if start.validation.items:
-        judged = HeldOutEncoders(vocoder, speaker, asr)
+        judged = Encoders(vocoder, speaker, asr)
         held_out = HeldOut(start.corpus, start.validation, judged, config.log.held_out, device)
     measures = ("validation", *(held_out.names(conversion) if held_out else ()))
     run = Run(config, start, modules, optimizers, learner.both, sampler, measures, config.losses.discriminators_alone)
