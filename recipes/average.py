@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Weights between those of two checkpoints of one run: ``average.py EARLIER LATER --share 0.4 -o BETWEEN``.
 
+Of a joint training, ``average.py CONVERSION VOCODER JOINT`` takes what it began with; one model folder serves as both.
+
 A fine-tuned model gains on what it was tuned for and loses elsewhere; on the straight line between the two lie
 models that keep most of both (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). The
 result has the later one's config and step, and its optimizer's state: it is for `vconv export` and `start_from`.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,9 @@ import torch
 
 from vconv.errors import InputError, run_script
 from vconv.training import checkpoint
+from vconv.training.trained import JOINT, load_conversion, load_vocoder
 
-AVERAGED = ("learner", "vocoder", "ema")  # whichever of them a checkpoint has
+AVERAGED = ("learner", "vocoder", "ema")  # whichever of them a checkpoint has; of a joint training, "ema"
 
 
 def between(earlier: Any, later: Any, share: float) -> Any:
@@ -38,15 +42,28 @@ def between(earlier: Any, later: Any, share: float) -> Any:
     return torch.lerp(earlier, later, share)
 
 
-def average(earlier: Path, later: Path, share: float, output: Path) -> None:
-    first, second = checkpoint.load(earlier), checkpoint.load(later)
-    parts = {name: between(first.get(name, {}), second[name], share) for name in AVERAGED if name in second}
+def average(earlier: Sequence[Path], later: Path, share: float, output: Path) -> None:
+    """Raises InputError where a file is missing, or the checkpoints do not belong together."""
+    second = checkpoint.load(later)
+    if second.get("task") == JOINT:
+        first, names = {"ema": before_joint(earlier[0], earlier[-1])}, ("ema",)
+    elif len(earlier) > 1:
+        raise InputError(f"{later}: is no joint training; give one earlier checkpoint")
+    else:
+        first, names = checkpoint.load(earlier[0]), AVERAGED
+    parts = {name: between(first.get(name, {}), second[name], share) for name in names if name in second}
     checkpoint.save(output, second | parts)
+
+
+def before_joint(conversion: Path, vocoder: Path) -> dict[str, torch.Tensor]:
+    """The weights of both models under the names that a joint training gives them."""
+    models = {"conversion": load_conversion(conversion), "vocoder": load_vocoder(vocoder)}
+    return {f"{name}.{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("earlier", type=Path)
+    parser.add_argument("earlier", type=Path, nargs="+", help="checkpoint; before a joint one, two or a model folder")
     parser.add_argument("later", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="of the way to the later one, 0 to 1")
     parser.add_argument("-o", "--output", type=Path, required=True)

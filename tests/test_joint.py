@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 pytest.importorskip("onnxscript")
 
-from tests.conftest import BASE_MODEL, Cli  # noqa: E402
+from tests.conftest import BASE_MODEL, REPOSITORY, Cli  # noqa: E402
 from tests.synthetic import make_corpus  # noqa: E402
+from tests.test_recipes import script  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
@@ -94,8 +95,19 @@ def test_joint_training_learns(begun: tuple[Path, list[str]], tmp_path: Path, vc
     conversion, vocoder = load_conversion(place), load_vocoder(place)
     changed = {name for name, value in conversion.state_dict().items() if not value.equal(first.state_dict()[name])}
     assert changed and all(name.startswith("decoder.") for name in changed)
-    assert not vocoder.head.weight.equal(load_vocoder(tmp_path_of(settings[1])).head.weight)
+    before, path = load_vocoder(tmp_path_of(settings[1])), place / "checkpoint.safetensors"
+    assert not vocoder.head.weight.equal(before.head.weight)
     assert state["config"]["model"]["speaker"] == "pretrained"
+    between = tmp_path / "between.safetensors"
+    earlier = [setting.partition("=")[2] for setting in settings[:2]]
+    assert (
+        script(REPOSITORY / "recipes" / "average.py").main([*earlier, str(path), "--share", "0.5", "-o", str(between)])
+        == 0
+    )
+    for load, one, other in ((load_conversion, first, conversion), (load_vocoder, before, vocoder)):
+        for name, value in load(between).state_dict().items():
+            middle = (one.state_dict()[name] + other.state_dict()[name]) / 2
+            torch.testing.assert_close(value, middle.to(value.dtype))
     assert vconv_cli("export", place, place, "-o", tmp_path / "model").code == 0
     done = vconv_cli(
         "convert", clips / "src.wav", "-t", clips / "low.wav", "-o", tmp_path / "x.wav", "--model", tmp_path / "model"

@@ -42,7 +42,12 @@ TRAININGS = (
     "vocoder_predicted",
     "joint",
 )  # each a file in stages/
-SETTINGS = {"pseudo_labels": {"clusters": 512}, "asr_encoder": {"share": 0.5}, "evaluate": {"pairs": 100, "split": ""}}
+SETTINGS = {
+    "pseudo_labels": {"clusters": 512},
+    "asr_encoder": {"share": 0.5},
+    "export": {"share": 0.7},
+    "evaluate": {"pairs": 100, "split": ""},
+}
 CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.yaml"
 STARTED, DONE = "STARTED", "DONE"  # files in a stage's folder; both hold what identifies its settings and inputs
 
@@ -89,7 +94,8 @@ def make_stages(setup: Setup) -> list[Stage]:
     """All stages in their order."""
     place = partial(_place, setup.output)
     python, vconv = (sys.executable,), (sys.executable, "-m", "vconv")
-    conversion, joint = place("conversion", CHECKPOINT), place("joint", CHECKPOINT)
+    conversion, vocoder = place("conversion", CHECKPOINT), place("vocoder_predicted", CHECKPOINT)
+    joint, averaged = place("joint", CHECKPOINT), place("export", "averaged.safetensors")
     labels, robust = place("pseudo_labels", "corpus.tsv"), place("asr_encoder", ASR_ENCODER)
     share, clusters = setup.settings("asr_encoder")["share"], setup.settings("pseudo_labels")["clusters"]
     pairs, model = place("evaluate", "pairs.csv"), place("export", "model")
@@ -129,12 +135,16 @@ def make_stages(setup: Setup) -> list[Stage]:
         }),
         train(setup, "joint", ("vocoder_predicted",), {
             "conversion": conversion,
-            "vocoder": place("vocoder_predicted", CHECKPOINT),
+            "vocoder": vocoder,
             "speaker_encoder": str(setup.speaker_encoder),
             "loss_asr_encoder": asr_encoder,
             "corpus": labelled(setup),
         }),
-        Stage("export", ("joint",), ((*vconv, "export", joint, joint, "-o", model),)),
+        Stage("export", ("conversion", "vocoder_predicted", "joint"), (
+            (*python, str(HERE.parent / "average.py"), conversion, vocoder, joint,
+             "--share", str(setup.settings("export")["share"]), "-o", averaged),
+            (*vconv, "export", averaged, averaged, "-o", model),
+        )),
         Stage("evaluate", ("export",), (
             (*python, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
              "--count", str(count)),
