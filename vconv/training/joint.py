@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vconv.data.batches import ConversionBatch, ConversionSampler
 from vconv.data.corpus import Corpus
-from vconv.data.crops import Array
+from vconv.data.crops import Array, Speech
 from vconv.data.wave_batches import WaveBatch, WaveSampler, full_band_items
 from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP
@@ -101,9 +101,11 @@ class JointLearner(nn.Module):
         speech, some = batch.speech, slice(-self.config.conversions, None)
         model = self.both.conversion
         with torch.no_grad():
-            code, twin = model.encode(*speech.source).z_q, model.encode(*speech.clean).z_q
-            embedding = model.embed(speech.reference.mel, speech.speaker_embedding)
-            content, mel = model.encode(*speech.reference).z_q, speech.reference.mel
+            nearest = torch.rand(len(speech.speaker), 1, 1, device=speech.pitch.device) < self._nearest
+            code, twin, content = (
+                self._content(part, nearest) for part in (speech.source, speech.clean, speech.reference)
+            )
+            embedding, mel = model.embed(speech.reference.mel, speech.speaker_embedding), speech.reference.mel
             reference = without_some_references(content, mel, self.config.losses.reference_dropout)
             twin[::2] = code[::2]  # half of the conversions are of augmented speech
         own = model.decoder(code, speech.pitch, embedding, *reference)
@@ -121,6 +123,20 @@ class JointLearner(nn.Module):
         wave = vocoded(self.both.vocoder, converted, pitch)
         voice = speech.speaker_embedding.roll(1, 0)[some]
         return losses, Made(wave, copies, recordings, speech.clean.mel[some], speech.clean_pitch[some], voice)
+
+    @property
+    def _nearest(self) -> float:
+        """Share of the items that have the nearest entries, as decoded tokens do, in place of the code in use."""
+        bottleneck = self.both.conversion.config.bottleneck
+        return 1 - bottleneck.soft_probability if bottleneck.soft_probability else 0.0
+
+    def _content(self, speech: Speech[Tensor], nearest: Tensor) -> Tensor:
+        """Content [B, C, T / 2], for the items ``nearest`` [B, 1, 1] of the nearest entries."""
+        model = self.both.conversion
+        code = model.encode(*speech)
+        if code.codes is None:
+            return code.z_q
+        return torch.where(nearest, model.bottleneck.decode(code.codes), code.z_q)
 
     def _copies(self, waves: WaveBatch[Tensor]) -> tuple[Tensor, Tensor]:
         """Of a part of each crop, the same in all: what the vocoder makes of it and the recording, without context."""
