@@ -17,6 +17,7 @@ from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E40
 from vconv.errors import InputError  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.discriminators import LayerDiscriminators  # noqa: E402
+from vconv.training.learner import misplaced_pitch  # noqa: E402
 from vconv.training.losses import discriminator_hinge  # noqa: E402
 from vconv.training.optimizer import Ema  # noqa: E402
 from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
@@ -53,6 +54,19 @@ def test_a_discriminator_of_layers_separates_what_differs() -> None:
     assert loss < 0.5
 
 
+def test_misplaced_pitch_keeps_voicing_and_moves_a_share_of_the_curves() -> None:
+    torch.manual_seed(0)
+    pitch = torch.stack([torch.randn(200, 50) * 0.2, (torch.rand(200, 50) < 0.7).float()], dim=1)
+    moved = misplaced_pitch(pitch, 0.4)
+    assert torch.equal(moved[:, 1], pitch[:, 1])
+    same = (moved == pitch).flatten(1).all(dim=1)
+    assert 0.5 < same.float().mean() < 0.7
+    middle = [(x[:, 0] * x[:, 1]).sum(dim=1) / x[:, 1].sum(dim=1) for x in (pitch, moved)]
+    shift = (middle[1] - middle[0]).abs()
+    assert 0.3 < shift.max() <= 0.4 + 1e-5
+    assert torch.equal(misplaced_pitch(pitch, 0.0), pitch)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -61,6 +75,7 @@ def test_a_discriminator_of_layers_separates_what_differs() -> None:
         ("speaker_encoder=''", "set speaker_encoder"),
         ("corpus.asr_encoder=''", "set corpus.asr_encoder"),
         ("conversions=5", "a batch has 4 items; use 1 to that many"),
+        ("misplaced_pitch=1.5", "misplaced_pitch: 1.5 is no share of the conversions; use 0 to 1"),
         ("waves.frames=30", "raise it, or lower waves.frames"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from vconv.graphs import open_graph, run_graph
 from vconv.inference.loading import load
 from vconv.inference.targets import speech_of
 from vconv.model_folder import SPEAKER_ENCODER, default_model
-from vconv.voices.corpus import Item, embed_corpus, items_of
+from vconv.voices.corpus import Item, items_of
 
 SAMPLE = 20  # clips whose rows are compared with `vconv embed` of each
 
@@ -40,12 +41,21 @@ def graph_seconds(items: Sequence[Item], model: Path | None) -> float:
 
 
 def each_seconds(items: Sequence[Item], model: Path | None, jobs: int, output: Path) -> float:
-    """Of `vconv embed --each` over these clips, its start included."""
+    """Of the command `vconv embed --each` over these clips, its start included.
+
+    Raises:
+        VconvError: the command fails.
+    """
     table = output.with_suffix(".tsv")
     lines = ["path\tspeaker", *(f"{Path(item.path).resolve()}\t{item.speaker}" for item in items)]
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "vconv", "embed", "--each", str(table), "-o", str(output), "--jobs", str(jobs)]
+    if model is not None:
+        command += ["--model", str(model)]
     begun = time.perf_counter()
-    embed_corpus([table], output, model=model, jobs=jobs)
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise VconvError(f"vconv embed --each: {run.stderr.strip()}")
     return time.perf_counter() - begun
 
 

@@ -33,7 +33,7 @@ from vconv.training.guard import gradient_norm
 from vconv.training.held_out import Encoders, HeldOut
 from vconv.training.joint_settings import JointTraining, check_settings
 from vconv.training.journal import Monitor
-from vconv.training.learner import moved_pitch, without_some_references
+from vconv.training.learner import misplaced_pitch, moved_pitch, without_some_references
 from vconv.training.loop import Run, Validation
 from vconv.training.losses import (
     discriminator_hinge,
@@ -110,7 +110,7 @@ class JointLearner(nn.Module):
             twin[::2] = code[::2]  # half of the conversions are of augmented speech
         own = model.decoder(code, speech.pitch, embedding, *reference)
         others = [x.roll(1, 0)[some] for x in (embedding, *reference)]
-        pitch = moved_pitch(speech.pitch)[some]
+        pitch = misplaced_pitch(moved_pitch(speech.pitch)[some], self.config.misplaced_pitch)
         converted = model.decoder(twin[some], pitch, *others)
         with torch.no_grad():
             before = self._anchor[0](twin[some], pitch, *others)

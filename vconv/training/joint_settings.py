@@ -48,6 +48,7 @@ class JointTraining:
     discriminators: DiscriminatorConfig = DiscriminatorConfig()
     batch: BatchConfig = BatchConfig()
     conversions: int = 6  # of a batch's items
+    misplaced_pitch: float = 0.0  # share of the conversions whose F0 lies beside the target's register
     waves: WaveBatchConfig = WaveBatchConfig()
     losses: JointLossConfig = JointLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -61,6 +62,8 @@ def check_settings(config: JointTraining) -> None:
             raise InputError(f"{name}: joint training begins with a trained one; set {name}")
     if not config.corpus.asr_encoder:
         raise InputError("corpus.asr_encoder: joint training needs the conversion model's; set corpus.asr_encoder")
+    if not 0 <= config.misplaced_pitch <= 1:
+        raise InputError(f"misplaced_pitch: {config.misplaced_pitch} is no share of the conversions; use 0 to 1")
     if not 0 < config.conversions <= config.batch.items:
         raise InputError(
             f"conversions: {config.conversions}: a batch has {config.batch.items} items; use 1 to that many"

@@ -28,6 +28,9 @@ from vconv.training.losses import (
 from vconv.training.optimizer import frozen
 from vconv.training.perceptual import Converted, speaker_similarity
 
+REGISTER_OCTAVES = (-0.4, 0.4)  # by how much a misplaced curve lies beside its register
+REGISTER_SPREAD = (0.6, 1.5)  # and its spread, as a multiple of the right one
+
 
 def who(batch: ConversionBatch[Tensor], config: ConversionConfig) -> Tensor:
     """The speaker input of the model: pretrained embedding [B, V] or number [B]."""
@@ -188,6 +191,18 @@ def moved_pitch(pitch: Tensor) -> Tensor:
     curve, voiced = pitch[:, :1], pitch[:, 1:]
     middle = (curve * voiced).sum(dim=2, keepdim=True) / voiced.sum(dim=2, keepdim=True).clamp(min=1)
     return torch.cat([curve - middle + middle.roll(1, 0), voiced], dim=1)
+
+
+def misplaced_pitch(pitch: Tensor, share: float) -> Tensor:
+    """Curves [B, 2, T], of which a random share lies in another register and is wider or narrower: [B, 2, T]
+
+    A live conversion places F0 by a median and a spread that it does not know well in its first seconds.
+    """
+    curve, voiced = pitch[:, :1], pitch[:, 1:]
+    middle = (curve * voiced).sum(dim=2, keepdim=True) / voiced.sum(dim=2, keepdim=True).clamp(min=1)
+    shift, spread = (torch.empty_like(middle).uniform_(low, high) for low, high in (REGISTER_OCTAVES, REGISTER_SPREAD))
+    chosen = torch.rand_like(middle) < share
+    return torch.cat([torch.where(chosen, middle + shift + spread * (curve - middle), curve), voiced], dim=1)
 
 
 def without_some_references(content: Tensor, mel: Tensor, share: float) -> tuple[Tensor, Tensor]:
