@@ -2,6 +2,7 @@
 """Weights between those of two checkpoints of one run: ``average.py EARLIER LATER --share 0.4 -o BETWEEN``.
 
 Of a joint training, ``average.py CONVERSION VOCODER JOINT`` takes what it began with; one model folder serves as both.
+Of a training of encoders, it is ``average.py CONVERSION ENCODERS``, and the ASR encoder that its config names.
 
 A fine-tuned model gains on what it was tuned for and loses elsewhere; on the straight line between the two lie
 models that keep most of both (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). The
@@ -19,10 +20,15 @@ from typing import Any
 import torch
 
 from vconv.errors import InputError, run_script
+from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.training import checkpoint
-from vconv.training.trained import JOINT, load_conversion, load_vocoder
+from vconv.training.trained import ENCODERS, JOINT, load_conversion, load_vocoder
 
-AVERAGED = ("learner", "vocoder", "ema")  # whichever of them a checkpoint has; of a joint training, "ema"
+AVERAGED = (
+    "learner",
+    "vocoder",
+    "ema",
+)  # whichever a checkpoint has; of a joint training or one of encoders, "ema"
 
 
 def between(earlier: Any, later: Any, share: float) -> Any:
@@ -47,6 +53,8 @@ def average(earlier: Sequence[Path], later: Path, share: float, output: Path) ->
     second = checkpoint.load(later)
     if second.get("task") == JOINT:
         first, names = {"ema": before_joint(earlier[0], earlier[-1])}, ("ema",)
+    elif second.get("task") == ENCODERS:
+        first, names = {"ema": before_encoders(earlier[0], second["config"]["asr_encoder"])}, ("ema",)
     elif len(earlier) > 1:
         raise InputError(f"{later}: is no joint training; give one earlier checkpoint")
     else:
@@ -58,6 +66,12 @@ def average(earlier: Sequence[Path], later: Path, share: float, output: Path) ->
 def before_joint(conversion: Path, vocoder: Path) -> dict[str, torch.Tensor]:
     """The weights of both models under the names that a joint training gives them."""
     models = {"conversion": load_conversion(conversion), "vocoder": load_vocoder(vocoder)}
+    return {f"{name}.{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
+
+
+def before_encoders(conversion: Path, asr_encoder: str) -> dict[str, torch.Tensor]:
+    """Likewise, of a training of encoders."""
+    models = {"conversion": load_conversion(conversion), "asr_encoder": load_moonshine(asr_encoder)}
     return {f"{name}.{key}": value for name, model in models.items() for key, value in model.state_dict().items()}
 
 

@@ -7,9 +7,9 @@
 The input takes a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
 Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
 say where its frames lie. With --trained the input is an asr_encoder.onnx,
-and the result has the weights that a training with `task: robust_frontend` made of its own; --share interpolates
-between the two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md beside this
-file says where the ASR encoder of pretrained/base came from.
+and the result has the weights that a training with `task: robust_frontend` or `task: encoders` made of its own; --share
+interpolates between the two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md
+beside this file says where the ASR encoder of pretrained/base came from.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def trained(asr_encoder: Path, checkpoint: Path, share: float = 1.0) -> onnx.Mod
         InputError: one is not of the other, or the share not from 0 to 1.
     """
     from vconv.models.pretrained.moonshine import load_moonshine, with_weights
-    from vconv.training.robust_frontend import load_robust_frontend
+    from vconv.training.trained import load_asr_encoder
 
     if not 0 <= share <= 1:
         raise InputError(f"--share {share:g}: use 0 to 1")
-    weights = load_robust_frontend(checkpoint)["asr_encoder"]
+    weights = load_asr_encoder(checkpoint)
     before = load_moonshine(asr_encoder).state_dict()
     try:
         between = {name: torch.lerp(before[name], value, share) for name, value in weights.items()}

@@ -50,7 +50,9 @@ def export(
     asr_file = asr_encoder or asr_encoder_file
     if not model.config.asr_channels:
         asr_file = None
-    elif asr_file is None or AsrEncoder(asr_file).channels != model.config.asr_channels:
+    elif asr_file is None:
+        raise InputError(f"{conversion}: no ASR encoder is known for it; give the one that it was trained with")
+    elif AsrEncoder(asr_file).channels != model.config.asr_channels:
         raise InputError(f"{conversion}: was trained with another ASR encoder than {asr_file}; give that one")
     write_model(
         output, model, speaks, asr_file, _speaker_encoder(model, conversion, speaker_encoder or speaker_encoder_file)

@@ -17,6 +17,7 @@ TASKS = {
     "conversion": ("vconv.training.conversion", "ConversionTraining"),
     "vocoder": ("vconv.training.vocoder", "VocoderTraining"),
     "joint": ("vconv.training.joint", "JointTraining"),
+    "encoders": ("vconv.training.encoders", "EncodersTraining"),
     "robust_frontend": ("vconv.training.robust_frontend", "RobustFrontendTraining"),
 }
 

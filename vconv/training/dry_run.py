@@ -147,7 +147,7 @@ def shortened(config: Any, sample: Path) -> Any:
     """The config with the sample as its corpus, all losses on from the first step, and without first weights."""
     first = ("_from", "_alone")
     begun = {f.name: 0 for f in dataclasses.fields(config.losses) if f.name.endswith(first)}
-    names = ("start_from", "robust_frontend", *(("conversion",) if config.task != "joint" else ()))
+    names = ("start_from", "robust_frontend", *(("conversion",) if config.task not in ("joint", "encoders") else ()))
     absent = {name: "" for name in names if hasattr(config, name)}
     corpus = dataclasses.replace(config.corpus, manifest=str(sample), store="", features="store")
     log = dataclasses.replace(config.log, every=NEVER, save_every=NEVER, validate_every=NEVER, patience=0)
@@ -175,7 +175,9 @@ def _part(module: str, key: str) -> str:
         return words[0]
     if module != "learner":
         return module
-    if words[:2] in (["both", "conversion"], ["both", "vocoder"]):
+    if words[:2] == ["trained", "asr_encoder"]:
+        return "ASR encoder"
+    if words[:2] in (["both", "conversion"], ["both", "vocoder"], ["trained", "conversion"]):
         words = words[1:]
     elif words[0] != "model":
         return "heads"

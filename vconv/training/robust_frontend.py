@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from vconv import audio
 from vconv.config import ConversionConfig, Precision
+from vconv.data.aligned_waves import mels
 from vconv.data.augmentation import recording as disturb
 from vconv.data.augmentation.recording import DisturbConfig
 from vconv.data.corpus import Corpus, by_length
 from vconv.data.crops import Array
 from vconv.data.store import WAVE_SCALE, Entry
 from vconv.errors import InputError
-from vconv.features import HOP_LENGTH, OUTPUT_RATE, SAMPLE_RATE, log_mel
+from vconv.features import HOP_LENGTH, OUTPUT_RATE, SAMPLE_RATE
 from vconv.frontends.ends import MIRRORED, mirrored_end
 from vconv.frontends.grid import CODE_HOP
 from vconv.models.denoiser import Denoiser
@@ -88,9 +89,10 @@ class RobustFrontendTraining:
 
 class RobustFrontendBatch(NamedTuple, Generic[Array]):
     clean: Array  # [B, N] at 16 kHz, each at the loudness that models expect
+    whole_mel: Array  # [B, N_MELS, N / HOP_LENGTH]
     disturbed: Array  # [B, M], a stretch of it; where that breaks off, its end follows mirrored
     clean_mel: Array  # [B, N_MELS, T] of the stretch, T even
-    disturbed_mel: Array  # [B, N_MELS, T]
+    disturbed_mel: Array  # [B, N_MELS, M / HOP_LENGTH], with the mirrored end
     first: Array  # [], frame of the code with which the stretch begins
     weights: Array  # [T / 2] of its frames in the losses of the features, with a sum of 1
 
@@ -100,7 +102,7 @@ class RobustFrontendSampler:
 
     def __init__(self, corpus: Corpus, config: RobustFrontendBatchConfig, seed: int) -> None:
         self.corpus, self.config, self.seed = corpus, config, seed
-        self._samples = round(config.seconds * SAMPLE_RATE)
+        self._samples = int(config.seconds * SAMPLE_RATE) // CODE_HOP * CODE_HOP
         self._weights = by_length(corpus.items)
 
     def batch(self, step: int, rank: int = 0) -> RobustFrontendBatch[np.ndarray]:
@@ -113,13 +115,15 @@ class RobustFrontendSampler:
         if broken_off := rng.random() < self.config.broken_off:
             first, end = self._window(rng, total)
             disturbed = mirrored_end(disturbed[:, first * CODE_HOP : end * CODE_HOP], MIRRORED * HOP_LENGTH)
+        whole_mel = mels(clean)
         weights = np.full(end - first, REST if broken_off else 1.0, np.float32)
         weights[-END_FRAMES:] = 1
         return RobustFrontendBatch(
             clean=clean,
+            whole_mel=whole_mel,
             disturbed=disturbed,
-            clean_mel=_mels(clean)[:, :, 2 * first : 2 * end],
-            disturbed_mel=_mels(disturbed)[:, :, : 2 * (end - first)],
+            clean_mel=whole_mel[:, :, 2 * first : 2 * end],
+            disturbed_mel=mels(disturbed),
             first=np.array(first),
             weights=weights / weights.sum(),
         )
@@ -153,11 +157,6 @@ class RobustFrontendSampler:
         return np.pad(wave[: self._samples], (0, max(0, self._samples - len(wave))))
 
 
-def _mels(waves: np.ndarray) -> np.ndarray:
-    """[B, N] -> [B, N_MELS, T]"""
-    return np.stack([log_mel(wave) for wave in waves])
-
-
 class RobustFrontend(nn.Module):
     """ASR encoder and denoiser, with the ASR encoder as it was, from which both learn."""
 
@@ -170,13 +169,14 @@ class RobustFrontend(nn.Module):
     def forward(self, batch: RobustFrontendBatch[Tensor], wanted: Tensor) -> dict[str, Tensor]:
         """Losses by name; ``wanted`` [B, R, F] are the teacher's features of the whole crops."""
         frames, weights = batch.weights.shape[0], batch.weights
-        features = self.asr_encoder(batch.disturbed)[:, :, :frames]
+        features = self.asr_encoder(batch.disturbed)
         wanted = wanted[:, :, int(batch.first) :][:, :, :frames]
         spread = wanted.var(dim=(0, 2), keepdim=True) + 1e-5
         mel = batch.disturbed_mel
         known = torch.rand(len(mel), 1, 1, device=mel.device) >= (self.dropout if self.training else 0)
         # Detached: the features must stay compatible with the content encoder.
-        denoised = self.denoiser(mel, features.detach() * known)
+        denoised = self.denoiser(mel, features.detach() * known)[:, :, : 2 * frames]
+        features = features[:, :, :frames]
         return {
             "content_consistency": content_distance(features, wanted, weights),
             "features": ((features - wanted).square() / spread * weights).sum(dim=2).mean(),
@@ -276,8 +276,7 @@ def validate(
     total = sum(getattr(config.losses, name) * value for name, value in means.items())
     measured = {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}
     monitor.losses(step, measured)
-    features = robust_frontend.asr_encoder(batch.disturbed)[:, :, : len(batch.weights)]
-    denoised = robust_frontend.denoiser(batch.disturbed_mel, features)
+    denoised = robust_frontend.denoiser(batch.disturbed_mel, robust_frontend.asr_encoder(batch.disturbed))
     for k in range(min(2, len(denoised))):
         rows = [mel[k].cpu().numpy() for mel in (batch.clean_mel, batch.disturbed_mel, denoised)]
         monitor.picture(step, f"clean, disturbed, denoised/{k}", rows)

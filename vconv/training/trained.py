@@ -23,6 +23,7 @@ Config = TypeVar("Config", ConversionConfig, VocoderConfig)
 
 
 JOINT = "joint"  # the task whose checkpoints hold both models, each under its name
+ENCODERS = "encoders"  # the task whose checkpoints hold a conversion model and its ASR encoder, likewise
 
 
 def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel:
@@ -36,7 +37,7 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
     path = checkpoint.to_use(path)
     if path.is_dir() and not settings:
         return saved.load(path)[0]
-    state = checkpoint.load_task(path, "conversion", JOINT)
+    state = checkpoint.load_task(path, "conversion", JOINT, ENCODERS)
     model = saved.make(ConversionModel, override(_config(ConversionConfig, state, path), settings), path)
     try:
         model.load_state_dict(_weights(state, "conversion"))
@@ -49,9 +50,13 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
 
 
 def trained_with(path: Path) -> tuple[Path | None, Path | None]:
-    """Paths of the pretrained ASR encoder and speaker encoder that a conversion training used, if any."""
+    """Paths of the pretrained ASR encoder and speaker encoder that a conversion training used, if any.
+
+    A training of encoders has changed its ASR encoder, which therefore has no file yet.
+    """
     try:
-        config = checkpoint.load_task(path, "conversion", JOINT)["config"]
+        state = checkpoint.load_task(path, "conversion", JOINT, ENCODERS)
+        config = state["config"] if state["task"] != ENCODERS else state["config"] | {"corpus": {}}
         asr_encoder, speaker_encoder = config.get("corpus", {}).get("asr_encoder"), config.get("speaker_encoder")
     except (KeyError, AttributeError):
         raise _unfit(path) from None
@@ -74,9 +79,18 @@ def load_vocoder(path: Path) -> Vocoder:
     return model.requires_grad_(False).eval()
 
 
+def load_asr_encoder(path: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of the ASR encoder that a training has made.
+
+    Raises:
+        InputError: there is no checkpoint of a training that makes one.
+    """
+    return _weights(checkpoint.load_task(path, "robust_frontend", ENCODERS), "asr_encoder")
+
+
 def _weights(state: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
     """The averaged weights of the model of that name in a training's state."""
-    if state["task"] != JOINT:
+    if state["task"] in ("conversion", "vocoder"):
         return state["ema"]
     prefix = f"{name}."
     return {key.removeprefix(prefix): value for key, value in state["ema"].items() if key.startswith(prefix)}
