@@ -387,7 +387,7 @@ def test_a_run_is_never_overwritten(corpus: Path, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("optimiser.steps=1", "did you mean 'optimizer'"),
-        ("task=singing", "expected conversion, vocoder, joint, robust_frontend"),
+        ("task=singing", "expected conversion, vocoder, joint, encoders, robust_frontend"),
         ("corpus.manifest=/nowhere/manifest.tsv", "/nowhere/manifest.tsv"),
     ],
 )
