@@ -234,7 +234,7 @@ def test_a_recognizer_is_made_of_it(trained: Path, tmp_path: Path, capsys) -> No
     # Of noise they hear most differently, and 8 bits say least exactly what the weights were.
     assert (
         speaker_similarity(graph(noise), after, noise)
-        > speaker_similarity(before(torch.from_numpy(noise)[None])[0], after, noise) + 0.1
+        > speaker_similarity(before(torch.from_numpy(noise)[None])[0], after, noise) + 0.05
     )
     assert speaker_similarity(graph(noise), reloaded, noise) > 0.9
     assert abs(made.stat().st_size / GRAPH.stat().st_size - 1) < 0.02
