@@ -187,11 +187,11 @@ class Jobs:
                         continue
                     job.state, job.started = RUNNING, time.monotonic()
                 state, error = _outcome(job, work)
+                if state != DONE:  # before the job shows as ended: who sees that finds no folder left
+                    shutil.rmtree(job.folder, ignore_errors=True)
                 with self._lock:
                     job.error, job.state = error, state
                     job.bytes = _size(job.folder) if state == DONE else 0
-                if state != DONE:
-                    shutil.rmtree(job.folder, ignore_errors=True)
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
