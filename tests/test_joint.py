@@ -28,6 +28,7 @@ task: joint
 threads: 1
 corpus: {{processes: 1, asr_encoder: {GRAPH}}}
 layers: [0, 3]
+speaker_layers: [0, 2]
 discriminators: {{periods: [3], n_ffts: [256], width: 4}}
 batch: {{items: 4, frames: 32, reference_frames: [32, 48], phone_items: 0}}
 conversions: 2
@@ -40,8 +41,8 @@ log: {{every: 10, save_every: 20, validate_every: 40, held_out: 1, best: ""}}
 
 def test_a_discriminator_of_layers_separates_what_differs() -> None:
     torch.manual_seed(0)
-    judge = LayerDiscriminators(channels=12, layers=2, width=16)
-    real = [torch.randn(4, frames, 12) for frames in (9, 30)]
+    judge = LayerDiscriminators(channels=(12, 8), width=16)
+    real = [torch.randn(4, 9, 12), torch.randn(4, 30, 8)]
     fake = [x.cumsum(dim=1) for x in real]  # as loud after the norm of each frame, but smoother
     assert [score.shape for score in judge(real)] == [(4, 1, 9), (4, 1, 30)]
     torch.testing.assert_close(judge(real), judge([3 * x for x in real]), atol=0.05, rtol=0.05)  # no matter of level
@@ -76,6 +77,7 @@ def test_misplaced_pitch_keeps_voicing_and_moves_a_share_of_the_curves() -> None
         ("corpus.asr_encoder=''", "set corpus.asr_encoder"),
         ("conversions=5", "a batch has 4 items; use 1 to that many"),
         ("misplaced_pitch=1.5", "misplaced_pitch: 1.5 is no share of the conversions; use 0 to 1"),
+        ("waves.narrow_share=1", "waves.narrow_share: leaves no full-band recording"),
         ("waves.frames=30", "raise it, or lower waves.frames"),
     ],
 )

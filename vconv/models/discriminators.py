@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
@@ -119,23 +121,26 @@ class WaveDiscriminators(nn.Module):
 
 
 class LayerDiscriminators(nn.Module):
-    """One for each of a frozen encoder's layers: outputs [B, F, C] -> scores [B, 1, F] of each.
+    """One for each of some layers of frozen encoders: outputs [B, F, C] -> scores [B, 1, F] of each.
 
     Sauer et al. 2021, "Projected GANs Converge Faster", section 3; for speech Li et al. 2023, "StyleTTS 2",
     section 3.2.
+
+    Args:
+        channels: C of each layer.
     """
 
-    def __init__(self, channels: int, layers: int, width: int = 128) -> None:
+    def __init__(self, channels: Sequence[int], width: int = 128) -> None:
         super().__init__()
         self.members = nn.ModuleList(
             nn.Sequential(
-                spectral_norm(nn.Conv1d(channels, width, 3, padding=1)),
+                spectral_norm(nn.Conv1d(count, width, 3, padding=1)),
                 nn.LeakyReLU(0.2),
                 spectral_norm(nn.Conv1d(width, width, 5, padding=2)),
                 nn.LeakyReLU(0.2),
                 nn.Conv1d(width, 1, 1),
             )
-            for _ in range(layers)
+            for count in channels
         )
 
     def forward(self, outputs: list[Tensor]) -> list[Tensor]:

@@ -1,9 +1,9 @@
 """Joint training of the decoder and the vocoder on waves, after each has been trained by itself.
 
 The encoders stay as they are. A conversion has no recording to be compared with: discriminators of waves, and of the
-layers of a frozen ASR encoder, compare conversions with recordings in general, and the perceptual losses compare them
-with the source's content and the target's voice. Against drift, the decoder's mels stay near those that it predicted
-before, and the vocoder goes on with recordings.
+layers of a frozen ASR encoder and speaker encoder, compare conversions with recordings in general, and the perceptual
+losses compare them with the source's content and the target's voice. Against drift, the decoder's mels stay near those
+that it predicted before, and the vocoder goes on with recordings.
 """
 
 from __future__ import annotations
@@ -25,33 +25,32 @@ from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP
 from vconv.models.conversion import ConversionModel
 from vconv.models.decoder import Decoder
-from vconv.models.discriminators import Judged, LayerDiscriminators, WaveDiscriminators
-from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
-from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
+from vconv.models.pretrained.campplus import load_campplus
+from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.models.vocoder import Vocoder
 from vconv.training.guard import gradient_norm
 from vconv.training.held_out import Encoders, HeldOut
+from vconv.training.joint_losses import (
+    Discriminators,
+    LossEncoders,
+    Made,
+    critic_losses,
+    crops,
+    perceptual_losses,
+    realism_losses,
+)
 from vconv.training.joint_settings import JointTraining, check_settings
 from vconv.training.journal import Monitor
 from vconv.training.learner import misplaced_pitch, moved_pitch, without_some_references
 from vconv.training.loop import Run, Validation
-from vconv.training.losses import (
-    discriminator_hinge,
-    feature_matching,
-    generator_hinge,
-    mel_l1,
-    spectral_distance,
-    weigh,
-)
-from vconv.training.optimizer import frozen, learning_rate, make_optimizer, set_rate
-from vconv.training.perceptual import clip_embeddings, content_distance, to_analysis_rate, vocoded
+from vconv.training.losses import mel_l1, spectral_distance, weigh
+from vconv.training.optimizer import learning_rate, make_optimizer, set_rate
+from vconv.training.perceptual import clip_embeddings, vocoded
 from vconv.training.predict import predict_mels
 from vconv.training.start import Start, begin
 from vconv.training.trained import load_conversion, load_vocoder
 from vconv.training.vocoder import VocoderLossConfig, VocoderTraining, with_upper_band
 from vconv.training.vocoder import validate as validate_vocoder
-
-LEVEL = 0.05  # root mean square of the waves that the ASR encoder gets: a discriminator is not to compare loudness
 
 
 class JointBatch(NamedTuple, Generic[Array]):
@@ -76,17 +75,6 @@ class Both(nn.Module):
         super().__init__()
         self.conversion, self.vocoder = conversion.requires_grad_(False), vocoder.requires_grad_(True)
         conversion.decoder.requires_grad_(True)
-
-
-class Made(NamedTuple):
-    """Waves for the losses outside the learner, and what they are compared with."""
-
-    converted: Tensor  # [K, N] at 24 kHz
-    copies: Tensor  # [W, M], by the vocoder, of the recordings
-    recordings: Tensor  # [W, M]
-    source: Tensor  # [K, N_MELS, T], clean mels of the conversions' sources
-    source_pitch: Tensor  # [K, 2, T]
-    voice: Tensor  # [K, V], pretrained embeddings of the conversions' targets
 
 
 class JointLearner(nn.Module):
@@ -150,85 +138,6 @@ class JointLearner(nn.Module):
         return copies, with_upper_band(waves.wave[:, samples][:, inner], copies, waves.narrow)
 
 
-class Discriminators(nn.Module):
-    """Of waves, and of the ASR encoder's layers."""
-
-    def __init__(self, config: JointTraining, channels: int) -> None:
-        super().__init__()
-        own = config.discriminators
-        self.waves = WaveDiscriminators(own.periods, own.n_ffts, own.width)
-        self.layers = LayerDiscriminators(channels, len(config.layers))
-
-    def forward(self, waves: Tensor, hidden: list[Tensor]) -> tuple[list[Judged], list[Tensor]]:
-        """Scores and feature maps of waves [B, N], and scores of the layers' outputs [K, F, C]."""
-        return self.waves(waves), self.layers(hidden)
-
-
-class LossEncoders(NamedTuple):
-    """Frozen networks of the losses. No nn.Module: checkpoints leave them out."""
-
-    asr: Moonshine
-    speaker: CamPlusPlus
-    vocoder: Vocoder  # as it was: the recordings that give the wanted content go through it
-    layers: tuple[int, ...]
-
-    def hidden(self, wave: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Of waves [B, N] at 24 kHz, at one level: the chosen layers' outputs [B, F, C], and the features."""
-        wave = to_analysis_rate(wave)
-        wave = wave * (LEVEL / (wave.square().mean(dim=1, keepdim=True).sqrt() + 1e-4))
-        found = self.asr.hidden(wave)
-        return [found[layer] for layer in self.layers], self.asr.features(found[-1], wave.shape[1])
-
-
-def perceptual_losses(encoders: LossEncoders, made: Made, features: Tensor) -> dict[str, Tensor]:
-    """Of conversions, whose ASR features are given: against the source's content and the target's voice."""
-    with torch.no_grad():
-        wanted = encoders.hidden(vocoded(encoders.vocoder, made.source, made.source_pitch))[1]
-    found = encoders.speaker(to_analysis_rate(made.converted))
-    return {
-        "content_consistency": content_distance(features, wanted),
-        "speaker_similarity": (1 - (found * made.voice).sum(dim=1)).mean(),
-    }
-
-
-def realism_losses(
-    discriminators: Discriminators, made: Made, converted: Tensor, hidden: list[Tensor]
-) -> dict[str, Tensor]:
-    """The generators' side: of copies, of parts [K, M] of the conversions, and of the layers' outputs for these."""
-    with frozen(discriminators):
-        judged, layers = discriminators(torch.cat([made.copies, converted]), hidden)
-        with torch.no_grad():
-            truth = discriminators.waves(made.recordings)
-    count = len(made.copies)
-    halves = [part for scores, _ in judged for part in (scores[:count], scores[count:])]
-    return {
-        "realism": 2 * generator_hinge(halves),
-        "matching": feature_matching([m for _, m in truth], [[one[:count] for one in m] for _, m in judged]),
-        "layer_realism": generator_hinge(layers),
-    }
-
-
-def critic_losses(
-    discriminators: nn.Module, made: Made, converted: Tensor, hidden: list[Tensor], recorded: list[Tensor]
-) -> dict[str, Tensor]:
-    """The discriminators' side; ``recorded`` are the layers' outputs for recordings."""
-    waves = torch.cat([made.recordings, made.copies.detach(), converted.detach()])
-    outputs = [torch.cat([real, fake.detach()]) for real, fake in zip(recorded, hidden)]
-    judged, layers = discriminators(waves, outputs)
-    count, split = len(made.copies), len(recorded[0])
-    parts = [scores.split([count, count, len(converted)]) for scores, _ in judged]
-    return {
-        "critic": discriminator_hinge([p[0] for p in parts] * 2, [p[1] for p in parts] + [p[2] for p in parts]),
-        "layer_critic": discriminator_hinge([x[:split] for x in layers], [x[split:] for x in layers]),
-    }
-
-
-def crops(waves: Tensor, samples: int) -> Tensor:
-    """A random part of each wave [B, N]: [B, samples]"""
-    places = torch.randint(waves.shape[1] - samples + 1, (len(waves),)).tolist()
-    return torch.stack([wave[place : place + samples] for wave, place in zip(waves, places)])
-
-
 def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Validation]:
     """The run with both models and the discriminators, the frozen networks of the losses, and the validation."""
     check_settings(config)
@@ -239,17 +148,11 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Valid
         raise InputError(f"{config.conversion}: joint training needs a model with `speaker: pretrained`")
     config = replace(config, model=conversion.config, vocoder_model=vocoder.config)
     sampler = make_sampler(config, start, conversion.to(device))
-    asr, speaker = (
-        load_moonshine(config.loss_asr_encoder or config.corpus.asr_encoder),
-        load_campplus(config.speaker_encoder),
-    )
-    if config.layers and max(config.layers) > len(asr.layers):
-        raise InputError(f"layers: the ASR encoder has {len(asr.layers)}; use 0 to {len(asr.layers)}")
-    encoders = LossEncoders(asr.to(device), speaker.to(device), copy.deepcopy(vocoder).to(device), config.layers)
+    encoders = load_loss_encoders(config, copy.deepcopy(vocoder), device)
     torch.manual_seed(config.seed)
     anchor = copy.deepcopy(conversion.decoder).requires_grad_(False)
     learner = JointLearner(Both(conversion, vocoder), anchor, config).to(device)
-    discriminators = Discriminators(config, asr.channels).to(device)
+    discriminators = Discriminators(config.discriminators, encoders.channels).to(device)
     modules = {"learner": learner, "discriminators": discriminators}
     optimizers = {
         "optimizer": make_optimizer(learner, config.optimizer),
@@ -257,11 +160,21 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Valid
     }
     held_out = None
     if start.validation.items:
-        judged = Encoders(vocoder, speaker, asr)
+        judged = Encoders(vocoder, encoders.speaker, encoders.asr)
         held_out = HeldOut(start.corpus, start.validation, judged, config.log.held_out, device)
     measures = ("validation", *(held_out.names(conversion) if held_out else ()))
     run = Run(config, start, modules, optimizers, learner.both, sampler, measures, config.losses.discriminators_alone)
     return run, encoders, partial(validate, learner.both, start.validation, held_out, config, run.journal.monitor)
+
+
+def load_loss_encoders(config: JointTraining, vocoder: Vocoder, device: torch.device) -> LossEncoders:
+    """The frozen networks. Raises InputError where a layer is chosen that one of them does not have."""
+    asr = load_moonshine(config.loss_asr_encoder or config.corpus.asr_encoder)
+    speaker = load_campplus(config.speaker_encoder)
+    for name, last in (("layers", len(asr.layers)), ("speaker_layers", len(speaker.map_channels()) - 1)):
+        if not set(getattr(config, name)) <= set(range(last + 1)):
+            raise InputError(f"{name}: that encoder has {last}; use 0 to {last}")
+    return LossEncoders(asr.to(device), speaker.to(device), vocoder.to(device), config.layers, config.speaker_layers)
 
 
 def make_sampler(config: JointTraining, start: Start, conversion: ConversionModel) -> JointSampler:
@@ -296,17 +209,17 @@ def train(config: JointTraining, resume: bool = False) -> Path:
             for batch in run.batches():
                 with accelerator.autocast():
                     losses, made = learner(batch)
-                    hidden, features = encoders.hidden(made.converted)
+                    encoded = encoders(made.converted)
                     with torch.no_grad():
-                        recorded, _ = encoders.hidden(batch.waves.wave)
+                        recorded = encoders(batch.waves.wave[~batch.waves.narrow]).layers
                     converted = crops(made.converted, made.copies.shape[1])
                     if not alone:  # bare: their own gradients are not wanted here, in no process
-                        losses |= perceptual_losses(encoders, made, features)
-                        losses |= realism_losses(bare_discriminators, made, converted, hidden)
+                        losses |= perceptual_losses(encoders, made, encoded)
+                        losses |= realism_losses(bare_discriminators, made, converted, encoded.layers)
                 if not alone:
                     accelerator.backward(weigh(losses, weights))
                 with accelerator.autocast():
-                    critics = critic_losses(discriminators, made, converted, hidden, recorded)
+                    critics = critic_losses(discriminators, made, converted, encoded.layers, recorded)
                 accelerator.backward(sum(critics.values()))
                 found.append(losses | critics)
 

@@ -24,8 +24,9 @@ class JointLossConfig:
     spectral: float = 1.0  # of the vocoder's copies of recordings
     n_ffts: tuple[int, ...] = (2048, 1024, 512, 256)
     matching: float = 1.5  # feature maps of the wave discriminators, of copies and recordings
+    copy_features: float = 1.5  # feature maps of the speaker encoder, likewise
     realism: float = 0.3  # by the wave discriminators, of copies and of conversions
-    layer_realism: float = 1.0  # by the discriminators of the ASR encoder's layers, of conversions
+    layer_realism: float = 1.0  # by the discriminators of the encoders' layers, of conversions
     reference_dropout: float = 0.1  # share of items whose decoder has the embedding alone
     discriminators_alone: int = 100
 
@@ -42,6 +43,12 @@ class JointTraining:
     speaker_encoder: str = ""  # .safetensors: for losses.speaker_similarity and `model.speaker: pretrained`
     loss_asr_encoder: str = ""  # ONNX file; default: corpus.asr_encoder
     layers: tuple[int, ...] = (0, 2, 4, 6)  # of the ASR encoder that have a discriminator; 0: its convolutions
+    speaker_layers: tuple[int, ...] = (
+        0,
+        1,
+        2,
+        3,
+    )  # likewise of the speaker encoder; 0: its 2-D convolutions
     corpus: CorpusConfig = CorpusConfig()
     model: ConversionConfig = ConversionConfig()  # both as they were trained: what is set here is not used
     vocoder_model: VocoderConfig = VocoderConfig()
@@ -68,5 +75,7 @@ def check_settings(config: JointTraining) -> None:
         raise InputError(
             f"conversions: {config.conversions}: a batch has {config.batch.items} items; use 1 to that many"
         )
+    if round(config.waves.items * config.waves.narrow_share) >= config.waves.items:
+        raise InputError("waves.narrow_share: leaves no full-band recording to compare conversions with; lower it")
     if config.batch.frames < config.waves.frames + 2 * config.waves.context_frames:
         raise InputError("batch.frames: shorter than the vocoder's crops; raise it, or lower waves.frames")

@@ -124,12 +124,21 @@ class CamPlusPlus(nn.Module):
 
     def embed(self, energies: Tensor) -> Tensor:
         """``fbank`` of a wave [B, T, FBANKS] -> embedding [B, E]"""
-        x = self._maps(energies)[-1]
-        return F.normalize(self.output(torch.cat([x.mean(dim=2), x.std(dim=2)], dim=1)).float(), dim=1)
+        return self.pooled(self._maps(energies))
 
     def features(self, wave: Tensor) -> list[Tensor]:
         """Feature maps after each part: [B, C, F, T], then [B, C, T / 2]."""
         return self._maps(fbank(wave))
+
+    def pooled(self, features: list[Tensor]) -> Tensor:
+        """The embedding [B, E] of a wave, from its ``features``."""
+        x = features[-1]
+        return F.normalize(self.output(torch.cat([x.mean(dim=2), x.std(dim=2)], dim=1)).float(), dim=1)
+
+    def map_channels(self) -> list[int]:
+        """Channels of each of the ``features``, times the frequencies that the first one has."""
+        wide = self.config.maps * FBANKS // 8
+        return [wide, self.config.channels, *(transition[1].out_channels for transition in self.transitions)]
 
     def _maps(self, energies: Tensor) -> list[Tensor]:
         maps = self.last_map(self.maps(self.input(energies.transpose(1, 2).unsqueeze(1)).relu())).relu()
