@@ -17,7 +17,7 @@ from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_recipes import script  # noqa: E402
 from tests.test_training import CONVERSION, scalars, train  # noqa: E402
 from vconv.data.aligned_waves import AlignedConfig, AlignedSampler  # noqa: E402
-from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
+from vconv.data.corpus import Corpus, base_language, load_corpus  # noqa: E402
 from vconv.data.manifest import read_manifest  # noqa: E402
 from vconv.data.store import build, open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
@@ -25,7 +25,7 @@ from vconv.features import HOP_LENGTH, N_MELS, log_mel  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.pretrained.moonshine import load_moonshine  # noqa: E402
-from vconv.training.encoders import difference  # noqa: E402
+from vconv.training.encoders import difference, in_languages  # noqa: E402
 from vconv.training.trained import load_asr_encoder, load_conversion  # noqa: E402
 
 GRAPH = BASE_MODEL / ASR_ENCODER
@@ -90,6 +90,30 @@ def test_targets_are_of_the_same_group_and_references_of_the_targets_speaker(cor
             assert corpus.items[voice].speaker == b.speaker
             kinds.add(alone)
     assert False in kinds
+
+
+def test_a_rare_language_is_drawn_more_often_than_its_share(corpus: Corpus) -> None:
+    languages = ["hi" if item.group == "0" else "en" for item in corpus.items]
+    items = [replace(item, language=language) for item, language in zip(corpus.items, languages)]
+    mixed, shares = replace(corpus, items=items), []
+    for balance in (1.0, 0.0):
+        config = AlignedConfig(items=8, reference_frames=16, disturbed=0.0, balance=balance)
+        sampler = AlignedSampler(mixed, config, 0, numbered(mixed))
+        drawn = [k for step in range(40) for k in sampler._neighbours(np.random.default_rng(step))]
+        shares.append(np.mean([items[k].language == "hi" for k in drawn]))
+    assert shares[0] == pytest.approx(0.2, abs=0.08) and shares[1] == pytest.approx(0.5, abs=0.08)
+
+
+def test_crops_are_of_the_languages_that_are_to_stay_as_they_were(corpus: Corpus) -> None:
+    items = [replace(item, language=("en", "hi")[k % 2]) for k, item in enumerate(corpus.items)]
+    mixed = replace(corpus, items=items)
+    assert in_languages(mixed, ("en",)).items == items[::2]
+    assert in_languages(mixed, ()).items == in_languages(mixed, ("fr",)).items == items
+
+
+@pytest.mark.parametrize("language", ["en", "en-US", "EN_gb", "en (Mandarin L1)"])
+def test_regions_and_accents_are_one_language(language: str) -> None:
+    assert base_language(language) == "en"
 
 
 def test_a_corpus_without_phones_is_refused(corpus: Corpus) -> None:

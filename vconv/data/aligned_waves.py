@@ -20,7 +20,7 @@ from vconv.data.store import WAVE_SCALE
 from vconv.errors import InputError
 from vconv.features import FRAME_RATE, HOP_LENGTH, OUTPUT_RATE, SAMPLE_RATE, continuous_log_f0, log_mel
 
-NEIGHBOURS = 24  # clips of similar length, of which a batch is drawn: little of it is padding
+NEIGHBOURS = 48  # clips of similar length, of which a batch is drawn: little of it is padding
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class AlignedConfig:
     items: int = 5
     seconds: float = 6.0  # longer clips are not used
     reference_frames: int = 240  # 3.8 s, even
+    balance: float = 0.5  # a language with n frames is drawn in proportion to n ** balance
     disturbed: float = 0.5  # share of the sources that are disturbed
     disturb: DisturbConfig = DisturbConfig(clean=0.0)
 
@@ -70,15 +71,14 @@ class AlignedSampler:
                 f"no clip of the manifest has phones and lasts {config.seconds:g} s or less; add a column 'phones'"
             )
         self._usable = np.array(usable)[np.argsort(frames[usable], kind="stable")]
+        self._weights = self._balanced(frames[self._usable])
         self._by_name: dict[str, list[int]] = defaultdict(list)
         for index, item in enumerate(corpus.items):
             self._by_name[item.speaker_name].append(index)
 
     def batch(self, step: int, rank: int = 0) -> AlignedBatch[np.ndarray]:
         rng = np.random.default_rng([self.seed, step, rank])
-        first = int(rng.integers(max(1, len(self._usable) - NEIGHBOURS + 1)))
-        chosen = rng.choice(self._usable[first : first + NEIGHBOURS], self.config.items)
-        pairs = [(int(a), self._target(rng, int(a))) for a in chosen]
+        pairs = [(a, self._target(rng, a)) for a in self._neighbours(rng)]
         items = self.corpus.items
         frames = np.array([min(items[a].entry.frames, items[b].entry.frames) for a, b in pairs])
         total = int(-(-frames.max() // 2) * 2)
@@ -100,6 +100,23 @@ class AlignedSampler:
             phones=phones,
             counts=counts,
         )
+
+    def _balanced(self, frames: np.ndarray) -> np.ndarray:
+        """Probabilities of the usable clips, of so many frames each: [usable]"""
+        languages = np.array([self.corpus.items[k].language for k in self._usable])
+        weights = frames.astype(float)
+        for language in set(languages):
+            same = languages == language
+            weights[same] *= weights[same].sum() ** (self.config.balance - 1)
+        return weights / weights.sum()
+
+    def _neighbours(self, rng: np.random.Generator) -> list[int]:
+        """Clips of a batch, of similar length."""
+        place = int(rng.choice(len(self._usable), p=self._weights))
+        first = max(0, min(place - NEIGHBOURS // 2, len(self._usable) - NEIGHBOURS))
+        near = slice(first, first + NEIGHBOURS)
+        weights = self._weights[near]
+        return rng.choice(self._usable[near], self.config.items, p=weights / weights.sum()).tolist()
 
     def _target(self, rng: np.random.Generator, index: int) -> int:
         group = self.corpus.items[index].group

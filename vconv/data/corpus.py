@@ -30,6 +30,7 @@ class Item:
     label: int  # what the adversary is to read off it; -1 where unknown
     pseudo_labels: np.ndarray | None = None  # [frames / 2] of each frame of the code, where the manifest has them
     speaker_name: str = ""  # in the manifest; the number of a speaker that training does not have is -1
+    language: str = ""  # code without a region, such as en; empty where unknown
 
 
 @dataclass
@@ -131,12 +132,18 @@ def load_corpus(
                 label_number.get(clip.text(label), -1),
                 pseudo_labels[entry.path],
                 clip.speaker,
+                base_language(clip.language),
             )
             for entry, clip in pairs
         ]
         return Corpus(store, items, speakers, phone_set, label_set, pseudo_label_count)
 
     return corpus(train), corpus([pair for pair in known if pair[1].split == "valid"])
+
+
+def base_language(language: str) -> str:
+    """A manifest's language as a code without region and accent: ``en-us`` and ``en (Mandarin L1)`` are ``en``."""
+    return language.lower().replace("_", "-").replace(" ", "-").partition("-")[0]
 
 
 def by_length(items: Sequence[Item]) -> np.ndarray:

@@ -51,6 +51,8 @@ HEAD_RATE = 6.0  # learning rate of the phone head, which begins with random wei
 class EncodersBatchConfig:
     aligned: AlignedConfig = AlignedConfig()
     crops: RobustFrontendBatchConfig = RobustFrontendBatchConfig(items=5, seconds=3.6, broken_off=0.6)
+    # of the crops; the encoders are to stay as they were for these alone. (): all
+    crop_languages: tuple[str, ...] = ("en",)
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,16 @@ class EncodersSampler:
 
     def __init__(self, corpus: Corpus, config: EncodersBatchConfig, seed: int, voices: np.ndarray) -> None:
         self.seed, self.aligned = seed, AlignedSampler(corpus, config.aligned, seed, voices)
-        self.crops = RobustFrontendSampler(corpus, config.crops, seed)
+        self.crops = RobustFrontendSampler(in_languages(corpus, config.crop_languages), config.crops, seed)
 
     def batch(self, step: int, rank: int = 0) -> EncodersBatch[np.ndarray]:
         return EncodersBatch(self.aligned.batch(step, rank), self.crops.batch(step, rank))
+
+
+def in_languages(corpus: Corpus, languages: tuple[str, ...]) -> Corpus:
+    """The part of a corpus in these languages; all of it where there is none, or none are given."""
+    items = [item for item in corpus.items if item.language in languages]
+    return replace(corpus, items=items) if items else corpus
 
 
 class Trained(nn.Module):
