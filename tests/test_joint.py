@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,8 +16,10 @@ from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_recipes import script  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
+from vconv.frontends.ends import mirrored_end  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.discriminators import LayerDiscriminators  # noqa: E402
+from vconv.training.joint import mirrored_from  # noqa: E402
 from vconv.training.learner import misplaced_pitch  # noqa: E402
 from vconv.training.losses import discriminator_hinge  # noqa: E402
 from vconv.training.optimizer import Ema  # noqa: E402
@@ -32,6 +35,7 @@ speaker_layers: [0, 2]
 discriminators: {{periods: [3], n_ffts: [256], width: 4}}
 batch: {{items: 4, frames: 32, reference_frames: [32, 48], phone_items: 0}}
 conversions: 2
+broken_off: 0.5
 waves: {{items: 2, frames: 12, context_frames: 4}}
 losses: {{n_ffts: [512, 128], discriminators_alone: 20}}
 optimizer: {{steps: 40, warmup: 5, learning_rate: 1.0e-3, ema: 0.9}}
@@ -68,6 +72,16 @@ def test_misplaced_pitch_keeps_voicing_and_moves_a_share_of_the_curves() -> None
     assert torch.equal(misplaced_pitch(pitch, 0.0), pitch)
 
 
+def test_speech_that_breaks_off_is_mirrored_after_its_end() -> None:
+    mel = torch.arange(40.0).expand(2, 3, 40)
+    cut = mirrored_from(mel, 20)
+    assert cut.shape == (2, 3, 26)
+    np.testing.assert_array_equal(cut, mirrored_end(mel[..., :20].numpy(), 6))  # as live conversion has it
+    features = mel[..., ::2]
+    np.testing.assert_array_equal(mirrored_from(features, 20, hop=2), mirrored_end(features[..., :10].numpy(), 3))
+    assert mirrored_from(mel, 40) is mel
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -77,8 +91,10 @@ def test_misplaced_pitch_keeps_voicing_and_moves_a_share_of_the_curves() -> None
         ("corpus.asr_encoder=''", "set corpus.asr_encoder"),
         ("conversions=5", "a batch has 4 items; use 1 to that many"),
         ("misplaced_pitch=1.5", "misplaced_pitch: 1.5 is no share of the conversions; use 0 to 1"),
+        ("broken_off=-1", "broken_off: -1.0 is no share of the batches; use 0 to 1"),
         ("waves.narrow_share=1", "waves.narrow_share: leaves no full-band recording"),
         ("waves.frames=30", "raise it, or lower waves.frames"),
+        ("waves.frames=18", "raise it, or lower waves.frames"),  # half of the speech of a batch that breaks off is 16
     ],
 )
 def test_what_is_missing_is_told_at_once(tmp_path: Path, setting: str, message: str) -> None:
@@ -104,7 +120,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, speaker_encoder_file: Path) 
 @pytest.mark.slow
 def test_joint_training_learns(begun: tuple[Path, list[str]], tmp_path: Path, vconv_cli: Cli, clips: Path) -> None:
     manifest, settings = begun
-    state = train(tmp_path, JOINT, manifest, *settings)
+    state = train(tmp_path, JOINT, manifest, *settings, "broken_off=0")
     critic, realism = scalars(tmp_path, "layer_critic"), scalars(tmp_path, "layer_realism")
     assert critic[1] < 0.9 * critic[0]  # while the discriminators train alone
     assert realism[-1] < 0.8 * realism[0] and scalars(tmp_path, "anchor")[1] == 0

@@ -23,6 +23,7 @@ from vconv.data.crops import Array, Speech
 from vconv.data.wave_batches import WaveBatch, WaveSampler, full_band_items
 from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP
+from vconv.frontends.ends import MIRRORED
 from vconv.models.conversion import ConversionModel
 from vconv.models.decoder import Decoder
 from vconv.models.pretrained.campplus import load_campplus
@@ -87,30 +88,48 @@ class JointLearner(nn.Module):
 
     def forward(self, batch: JointBatch[Tensor]) -> tuple[dict[str, Tensor], Made]:
         speech, some = batch.speech, slice(-self.config.conversions, None)
-        model = self.both.conversion
+        model, frames = self.both.conversion, speech.clean.mel.shape[2]
+        end = self._end(frames)
+        cut = slice(0, end)
         with torch.no_grad():
             nearest = torch.rand(len(speech.speaker), 1, 1, device=speech.pitch.device) < self._nearest
-            code, twin, content = (
-                self._content(part, nearest) for part in (speech.source, speech.clean, speech.reference)
-            )
+            content = self._content(speech.reference, nearest)
             embedding, mel = model.embed(speech.reference.mel, speech.speaker_embedding), speech.reference.mel
             reference = without_some_references(content, mel, self.config.losses.reference_dropout)
-            twin[::2] = code[::2]  # half of the conversions are of augmented speech
-        own = model.decoder(code, speech.pitch, embedding, *reference)
+            code, twin = self._sources(speech, nearest, end)
+            whole = twin if end == frames else self._sources(speech, nearest, frames)[1]
+        own = model.decoder(code, mirrored_from(speech.pitch, end), embedding, *reference)
         others = [x.roll(1, 0)[some] for x in (embedding, *reference)]
         pitch = misplaced_pitch(moved_pitch(speech.pitch)[some], self.config.misplaced_pitch)
-        converted = model.decoder(twin[some], pitch, *others)
+        converted = model.decoder(twin[some], mirrored_from(pitch, end), *others)[..., cut]
         with torch.no_grad():
-            before = self._anchor[0](twin[some], pitch, *others)
+            before = self._anchor[0](whole[some], pitch, *others)
         copies, recordings = self._copies(batch.waves)
         losses = {
-            "reconstruction": mel_l1(own, speech.clean.mel),
-            "anchor": mel_l1(converted, before),
+            "reconstruction": mel_l1(own[..., cut], speech.clean.mel[..., cut]),
+            "anchor": mel_l1(converted, before[..., cut]),
             "spectral": spectral_distance(copies, recordings, self.config.losses.n_ffts),
         }
-        wave = vocoded(self.both.vocoder, converted, pitch)
+        if end < frames:
+            converted = torch.cat([converted, converted[..., end - MIRRORED :].flip(-1)], dim=-1)
+            pitch = mirrored_from(pitch, end)
+        wave = vocoded(self.both.vocoder, converted, pitch)[:, : end * OUTPUT_HOP]
         voice = speech.speaker_embedding.roll(1, 0)[some]
-        return losses, Made(wave, copies, recordings, speech.clean.mel[some], speech.clean_pitch[some], voice)
+        source = speech.clean.mel[some][..., cut], speech.clean_pitch[some][..., cut]
+        return losses, Made(wave, copies, recordings, *source, voice)
+
+    def _end(self, frames: int) -> int:
+        """How many of a crop's frames there are: all, or an even part of them, from half on, where it breaks off."""
+        if float(torch.rand(())) >= self.config.broken_off:
+            return frames
+        return 2 * int(torch.randint(frames // 4, frames // 2 - MIRRORED // 2, ()))
+
+    def _sources(self, speech: ConversionBatch[Tensor], nearest: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Content [B, C, T / 2] of the sources, and of the conversions' sources, which break off at a frame ``end``."""
+        parts = (part.each(lambda x, hop: mirrored_from(x, end, hop)) for part in (speech.source, speech.clean))
+        code, twin = (self._content(part, nearest) for part in parts)
+        twin[::2] = code[::2]  # half of the conversions are of augmented speech
+        return code, twin
 
     @property
     def _nearest(self) -> float:
@@ -136,6 +155,15 @@ class JointLearner(nn.Module):
         inner = slice(config.context_frames * OUTPUT_HOP, (length - config.context_frames) * OUTPUT_HOP)
         copies = self.both.vocoder(*inputs)[:, inner]
         return copies, with_upper_band(waves.wave[:, samples][:, inner], copies, waves.narrow)
+
+
+def mirrored_from(x: Tensor, end: int, hop: int = 1) -> Tensor:
+    """Values [..., T], one for ``hop`` frames, up to the frame ``end`` and then ``MIRRORED`` frames mirrored in time.
+
+    That is what live conversion has of sound that goes on. Where nothing lies behind ``end``, nothing is mirrored.
+    """
+    last, count = end // hop, MIRRORED // hop
+    return x if last == x.shape[-1] else torch.cat([x[..., :last], x[..., last - count : last].flip(-1)], dim=-1)
 
 
 def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Validation]:
@@ -211,7 +239,7 @@ def train(config: JointTraining, resume: bool = False) -> Path:
                     losses, made = learner(batch)
                     encoded = encoders(made.converted)
                     with torch.no_grad():
-                        recorded = encoders(batch.waves.wave[~batch.waves.narrow]).layers
+                        recorded = encoders(batch.waves.wave[~batch.waves.narrow, : made.converted.shape[1]]).layers
                     converted = crops(made.converted, made.copies.shape[1])
                     if not alone:  # bare: their own gradients are not wanted here, in no process
                         losses |= perceptual_losses(encoders, made, encoded)

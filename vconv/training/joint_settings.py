@@ -56,6 +56,7 @@ class JointTraining:
     batch: BatchConfig = BatchConfig()
     conversions: int = 6  # of a batch's items
     misplaced_pitch: float = 0.0  # share of the conversions whose F0 lies beside the target's register
+    broken_off: float = 0.0  # share of the batches whose speech breaks off, its end mirrored, as in live conversion
     waves: WaveBatchConfig = WaveBatchConfig()
     losses: JointLossConfig = JointLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -71,11 +72,14 @@ def check_settings(config: JointTraining) -> None:
         raise InputError("corpus.asr_encoder: joint training needs the conversion model's; set corpus.asr_encoder")
     if not 0 <= config.misplaced_pitch <= 1:
         raise InputError(f"misplaced_pitch: {config.misplaced_pitch} is no share of the conversions; use 0 to 1")
+    if not 0 <= config.broken_off <= 1:
+        raise InputError(f"broken_off: {config.broken_off} is no share of the batches; use 0 to 1")
     if not 0 < config.conversions <= config.batch.items:
         raise InputError(
             f"conversions: {config.conversions}: a batch has {config.batch.items} items; use 1 to that many"
         )
     if round(config.waves.items * config.waves.narrow_share) >= config.waves.items:
         raise InputError("waves.narrow_share: leaves no full-band recording to compare conversions with; lower it")
-    if config.batch.frames < config.waves.frames + 2 * config.waves.context_frames:
+    least = config.batch.frames // 2 if config.broken_off else config.batch.frames
+    if config.batch.frames < config.waves.frames + 2 * config.waves.context_frames or least < config.waves.frames:
         raise InputError("batch.frames: shorter than the vocoder's crops; raise it, or lower waves.frames")
