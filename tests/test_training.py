@@ -374,7 +374,18 @@ def test_a_model_that_gets_deeper_is_what_it_was(corpus: Path, tmp_path: Path) -
 
 def test_vocoder_trains_on_predicted_mels(corpus: Path, tmp_path: Path) -> None:
     conversion = corpus.parent / "first" / "checkpoint.safetensors"
-    assert train(tmp_path, VOCODER, corpus, f"conversion={conversion}", "optimizer.steps=2")["step"] == 2
+    settings = f"conversion={conversion}", "optimizer.steps=2"
+    first = train(tmp_path, VOCODER, corpus, *settings)
+    assert first["step"] == 2
+    (kept,) = corpus.with_suffix(".store").glob("predicted-*.npy")
+    made = kept.stat().st_mtime_ns
+    (tmp_path / "again").mkdir()
+    again = train(tmp_path / "again", VOCODER, corpus, *settings)
+    assert kept.stat().st_mtime_ns == made  # read, not predicted anew
+    assert all(value.equal(again["ema"][name]) for name, value in first["ema"].items())
+    (tmp_path / "other").mkdir()
+    train(tmp_path / "other", VOCODER, corpus, *settings, "seed=1")
+    assert len(list(kept.parent.glob("predicted-*.npy"))) == 2
 
 
 def test_a_run_is_never_overwritten(corpus: Path, tmp_path: Path) -> None:

@@ -209,11 +209,12 @@ def make_sampler(config: JointTraining, start: Start, conversion: ConversionMode
     """Of the corpus, with the mels that the conversion model predicts now for the vocoder."""
     corpus, own = start.corpus, config.waves
     waves = replace(own, frames=config.batch.frames - 2 * own.context_frames)
-    with start.accelerator.main_process_first():  # the others then find the embeddings on the disk
+    with start.accelerator.main_process_first():  # the others then find on the disk what it has made
         largest = config.batch.other_octaves
         moved = (largest, -largest) if config.batch.other_voice else ()
         voices = {octaves: clip_embeddings(corpus, config.speaker_encoder, octaves) for octaves in (0.0, *moved)}
-    predicted = predict_mels(conversion, corpus, full_band_items(corpus, waves), config.seed, config.speaker_encoder)
+        items = full_band_items(corpus, waves)
+        predicted = predict_mels(conversion, corpus, items, config.seed, config.speaker_encoder)
     return JointSampler(
         ConversionSampler(corpus, config.batch, config.seed, voices), WaveSampler(corpus, waves, config.seed, predicted)
     )

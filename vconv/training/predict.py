@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
 from vconv.data.corpus import Corpus
 from vconv.data.crops import Speech, part_of
 from vconv.errors import InputError
-from vconv.features import continuous_log_f0
+from vconv.features import N_MELS, continuous_log_f0
+from vconv.files import digest, replacing
 from vconv.models.conversion import ConversionModel
 from vconv.training.perceptual import clip_embeddings
 
 
-@torch.no_grad()
 def predict_mels(
     model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str = ""
 ) -> dict[int, np.ndarray]:
     """The items ``indices`` decoded from the words with their speaker's embedding: mels [frames, N_MELS] float16.
 
     The words come from a parallel clip in another voice where there is one, else from the clip itself;
-    the embedding from another clip of the speaker where there is one.
+    the embedding from another clip of the speaker where there is one. They are kept beside the features of the corpus,
+    since they take minutes: a training that goes on reads them again.
 
     Raises:
         InputError: the model needs ASR features that the corpus has not, or a speaker encoder.
     """
     if model.config.asr_channels not in (0, corpus.store.asr_channels):
         raise InputError("conversion: needs ASR features; set corpus.asr_encoder to the one it was trained with")
-    pretrained = model.config.speaker == "pretrained"
-    if pretrained and not speaker_encoder:
+    if model.config.speaker == "pretrained" and not speaker_encoder:
         raise InputError(
             "conversion: needs a pretrained speaker encoder; set speaker_encoder to the one it was trained with"
         )
+    path = corpus.store.folder / f"predicted-{_key(model, corpus, indices, seed, speaker_encoder)}.npy"
+    if not path.exists():
+        found = _predicted(model, corpus, indices, seed, speaker_encoder)
+        mels = np.concatenate(found) if found else np.zeros((0, N_MELS), np.float16)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, mels)
+    mels, ends = np.load(path, mmap_mode="r"), np.cumsum([corpus.items[index].entry.frames for index in indices])
+    return dict(zip(indices, np.split(mels, ends[:-1])))
+
+
+def _key(model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str) -> str:
+    """Tells whether predictions are the same, by all that they depend on."""
+    found = hashlib.sha256(f"{model.config} {seed} {digest(speaker_encoder) if speaker_encoder else ''}".encode())
+    for item in corpus.items:
+        found.update(f"{item.entry} {item.group} {item.speaker}".encode("utf-8", "surrogateescape"))
+    found.update(np.array(indices).tobytes())
+    for name, value in model.state_dict().items():
+        found.update(name.encode() + value.cpu().float().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+@torch.no_grad()
+def _predicted(
+    model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str
+) -> list[np.ndarray]:
+    """The mels, in order."""
+    pretrained = model.config.speaker == "pretrained"
     voices = clip_embeddings(corpus, speaker_encoder) if pretrained else None
     rng = np.random.default_rng(seed)
     store, device = corpus.store, next(model.parameters()).device
@@ -49,7 +78,7 @@ def predict_mels(
     def tensor(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
 
-    predicted = {}
+    predicted = []
     for index in indices:
         item = corpus.items[index]
         frames = item.entry.frames // 2 * 2
@@ -60,5 +89,5 @@ def predict_mels(
         speaker = tensor(voices[other]) if pretrained else torch.tensor([item.speaker], device=device)
         mel = model(source, tensor(pitch), voice, speaker, asr_features, voice_asr_features)[0].T.cpu().numpy()
         # The model works on pairs of frames; an odd last one stays as it is.
-        predicted[index] = np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]])
+        predicted.append(np.concatenate([mel.astype(np.float16), store.clip_mel(item.entry)[frames:]]))
     return predicted

@@ -82,7 +82,8 @@ def build(config: VocoderTraining, resume: bool) -> tuple[Run, CamPlusPlus | Non
         raise InputError("losses.speaker_similarity: needs a speaker encoder; set speaker_encoder")
     start = begin(config, resume)
     device = start.accelerator.device
-    predicted = predicted_mels(config, start.corpus, device) if config.conversion else None
+    with start.accelerator.main_process_first():  # the others then find the predicted mels on the disk
+        predicted = predicted_mels(config, start.corpus, device) if config.conversion else None
     sampler = WaveSampler(start.corpus, config.batch, config.seed, predicted)
     torch.manual_seed(config.seed)
     vocoder = Vocoder(config.model).to(device)
