@@ -31,7 +31,14 @@ recipe = script(RECIPE / "run.py")
 def manifest(tmp_path: Path) -> Path:
     """Speakers of the valid split alone are held out; nothing is read of the clips."""
     path = tmp_path / "corpus.tsv"
-    path.write_text("path\tspeaker\tsplit\na.wav\ta\ttrain\nb.wav\tb\tvalid\nc.wav\tc\tvalid\nd.wav\td\ttest\n")
+    lines = [
+        "path\tspeaker\tsplit\tphones",
+        "a.wav\ta\ttrain\taba",
+        "b.wav\tb\tvalid\t",
+        "c.wav\tc\tvalid\t",
+        "d.wav\td\ttest\t",
+    ]
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
@@ -62,6 +69,14 @@ def test_every_size_has_good_settings_in_every_stage(manifest: Path, size: str) 
         text = f"{stage.config} {stage.commands}"
         taken = {name for name in needed if f"{setup.output / name}/" in text} - {stage.name}
         assert taken <= needed[stage.name]
+
+
+def test_a_corpus_without_phones_has_no_training_of_encoders(manifest: Path) -> None:
+    stages, setup = made(manifest, "cpu")
+    manifest.write_text(manifest.read_text().replace("aba", ""))
+    fewer, _ = made(manifest, "cpu")
+    assert [stage.name for stage in stages if stage not in fewer] == ["encoders", "export"]
+    assert f"{setup.output / 'encoders'}" not in str(fewer)
 
 
 def test_settings_reach_their_stage(manifest: Path) -> None:
@@ -127,7 +142,7 @@ def test_stages_go_on_where_they_stopped(manifest: Path, capsys: pytest.CaptureF
     assert run(chain(steps=6)) == ["train", "first", "second"]  # and all that follows from it
     assert "train.old1" in capsys.readouterr().out
     assert (setup.output / "train.old1" / "half").exists() and not (setup.output / "train" / "half").exists()
-    manifest.write_text(manifest.read_text() + "e.wav\te\ttrain\n")
+    manifest.write_text(manifest.read_text() + "e.wav\te\ttrain\t\n")
     assert run(chain(steps=6)) == ["train", "first", "second", "other"]
 
 

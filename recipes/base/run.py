@@ -41,10 +41,12 @@ TRAININGS = (
     "conversion",
     "vocoder_predicted",
     "joint",
+    "encoders",
 )  # each a file in stages/
 SETTINGS = {
     "pseudo_labels": {"clusters": 512},
     "asr_encoder": {"share": 0.5},
+    "averaged": {"share": 0.7},
     "export": {"share": 0.7},
     "evaluate": {"pairs": 100, "split": ""},
 }
@@ -95,7 +97,7 @@ def make_stages(setup: Setup) -> list[Stage]:
     place = partial(_place, setup.output)
     python, vconv = (sys.executable,), (sys.executable, "-m", "vconv")
     conversion, vocoder = place("conversion", CHECKPOINT), place("vocoder_predicted", CHECKPOINT)
-    joint, averaged = place("joint", CHECKPOINT), place("export", "averaged.safetensors")
+    joint, averaged = place("joint", CHECKPOINT), place("averaged", CHECKPOINT)
     labels, robust = place("pseudo_labels", "corpus.tsv"), place("asr_encoder", ASR_ENCODER)
     share, clusters = setup.settings("asr_encoder")["share"], setup.settings("pseudo_labels")["clusters"]
     pairs, model = place("evaluate", "pairs.csv"), place("export", "model")
@@ -103,6 +105,7 @@ def make_stages(setup: Setup) -> list[Stage]:
     split, count = judging.pop("split") or evaluated_split(setup.manifest), judging.pop("pairs")
     asr_encoder = str(setup.asr_encoder)
     first = train(setup, "robust_frontend", (), {"asr_encoder": asr_encoder, "corpus": plain(setup)})
+    encoders, export = last_stages(setup, averaged, robust, model)
     return [
         first,
         Stage("asr_encoder", (first.name,), (
@@ -140,17 +143,39 @@ def make_stages(setup: Setup) -> list[Stage]:
             "loss_asr_encoder": asr_encoder,
             "corpus": labelled(setup),
         }),
-        Stage("export", ("conversion", "vocoder_predicted", "joint"), (
+        Stage("averaged", ("conversion", "vocoder_predicted", "joint"), (
             (*python, str(HERE.parent / "average.py"), conversion, vocoder, joint,
-             "--share", str(setup.settings("export")["share"]), "-o", averaged),
-            (*vconv, "export", averaged, averaged, "-o", model),
+             "--share", str(setup.settings("averaged")["share"]), "-o", averaged),
         )),
+        *encoders,
+        export,
         Stage("evaluate", ("export",), (
             (*python, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
              "--count", str(count)),
             (*vconv, "evaluate", pairs, "--model", model, "-o", place("evaluate", "results"), *options(judging)),
         )),
     ]  # fmt: skip
+
+
+def last_stages(setup: Setup, averaged: str, robust: str, model: str) -> tuple[list[Stage], Stage]:
+    """The training of encoders for the averaged models, where the corpus has phones, and the export."""
+    vconv = (sys.executable, "-m", "vconv")
+    if not any(clip.phones for clip in read_manifest(setup.manifest)):
+        return [], Stage("export", ("averaged",), ((*vconv, "export", averaged, averaged, "-o", model),))
+    place = partial(_place, setup.output)
+    training = train(setup, "encoders", ("robust_frontend", "asr_encoder", "averaged"), {
+        "conversion": averaged,
+        "asr_encoder": robust,
+        "speaker_encoder": str(setup.speaker_encoder),
+        "corpus": plain(setup),
+    })  # fmt: skip
+    trained, graph = place("export", "encoders.safetensors"), place("export", ASR_ENCODER)
+    return [training], Stage("export", ("asr_encoder", "averaged", "encoders"), (
+        (sys.executable, str(HERE.parent / "average.py"), averaged, place("encoders", CHECKPOINT),
+         "--share", str(setup.settings("export")["share"]), "-o", trained),
+        (sys.executable, str(HERE / "asr_encoder.py"), robust, "--trained", trained, "-o", graph),
+        (*vconv, "export", trained, averaged, "-o", model, "--asr-encoder", graph),
+    ))  # fmt: skip
 
 
 def train(setup: Setup, name: str, needs: tuple[str, ...], inputs: dict[str, Any]) -> Stage:
@@ -253,8 +278,10 @@ def without_results(stage: Stage, setup: Setup) -> Stage:
         config["losses"]["pseudo_labels"] = 0.0  # one more head on the code
     if "vocoder" in config:
         config["vocoder"] = SHIPPED
-    if config["task"] == "joint":  # the others do without
+    if config["task"] in ("joint", "encoders"):  # the others do without
         config["conversion"] = SHIPPED
+    if config["task"] == "encoders":
+        config["asr_encoder"] = str(setup.asr_encoder)
     return replace(stage, config=config)
 
 
