@@ -2,7 +2,8 @@
 """Weights between those of two checkpoints of one run: ``average.py EARLIER LATER --share 0.4 -o BETWEEN``.
 
 Of a joint training, ``average.py CONVERSION VOCODER JOINT`` takes what it began with; one model folder serves as both.
-Of a training of encoders, it is ``average.py CONVERSION ENCODERS``, and the ASR encoder that its config names.
+Of a training of encoders, it is ``average.py CONVERSION ENCODERS``, and the ASR encoder that its config names. The
+decoder and all else that such a training leaves alone is CONVERSION's, which may be a later one with the same encoders.
 
 A fine-tuned model gains on what it was tuned for and loses elsewhere; on the straight line between the two lie
 models that keep most of both (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). The
@@ -30,6 +31,8 @@ AVERAGED = (
     "ema",
 )  # whichever a checkpoint has; of a joint training or one of encoders, "ema"
 
+ENCODER_PARTS = ("conversion.content.", "asr_encoder.")  # what a training of encoders changes
+
 
 def between(earlier: Any, later: Any, share: float) -> Any:
     """``earlier + share * (later - earlier)`` for every tensor of floats in nested dicts; else what ``later`` has.
@@ -55,6 +58,8 @@ def average(earlier: Sequence[Path], later: Path, share: float, output: Path) ->
         first, names = {"ema": before_joint(earlier[0], earlier[-1])}, ("ema",)
     elif second.get("task") == ENCODERS:
         first, names = {"ema": before_encoders(earlier[0], second["config"]["asr_encoder"])}, ("ema",)
+        trained = {name: value for name, value in second["ema"].items() if name.startswith(ENCODER_PARTS)}
+        second["ema"] = first["ema"] | trained
     elif len(earlier) > 1:
         raise InputError(f"{later}: is no joint training; give one earlier checkpoint")
     else:

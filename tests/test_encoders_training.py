@@ -25,6 +25,7 @@ from vconv.features import HOP_LENGTH, N_MELS, log_mel  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.pretrained.moonshine import load_moonshine  # noqa: E402
+from vconv.training import checkpoint  # noqa: E402
 from vconv.training.encoders import difference, in_languages  # noqa: E402
 from vconv.training.trained import load_asr_encoder, load_conversion  # noqa: E402
 
@@ -175,6 +176,16 @@ def test_encoders_learn_and_the_decoder_stays(
     name = "content.output.weight"
     middle = (first.state_dict()[name] + after.state_dict()[name]) / 2
     torch.testing.assert_close(load_conversion(between).state_dict()[name], middle)
+    later = tmp_path / "later.safetensors"  # with the same encoders and another decoder, which is kept
+    state = checkpoint.load(begun / "run" / "checkpoint.safetensors")
+    decoder = next(key for key in state["ema"] if key.startswith("decoder.") and key.endswith("weight"))
+    state["ema"][decoder] = state["ema"][decoder] + 1
+    checkpoint.save(later, state)
+    combined = [str(later), *arguments[1:-1], str(tmp_path / "combined.safetensors")]
+    assert script(REPOSITORY / "recipes" / "average.py").main(combined) == 0
+    found = load_conversion(tmp_path / "combined.safetensors").state_dict()
+    torch.testing.assert_close(found[decoder], state["ema"][decoder])
+    torch.testing.assert_close(found[name], middle)
     arguments = [str(GRAPH), "--trained", str(between), "-o", str(graph)]
     assert script(REPOSITORY / "recipes" / "base" / "asr_encoder.py").main(arguments) == 0
     refused = vconv_cli("export", between, BASE_MODEL, "-o", tmp_path / "model")

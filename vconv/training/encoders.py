@@ -60,10 +60,10 @@ class EncodersLossConfig:
     """Weights."""
 
     reconstruction: float = 2.0  # of the same words in the other voice
-    phones: float = 0.25
-    content_consistency: float = 0.5  # one less the cosine of the ASR features of crops
-    code: float = 0.5  # squared difference of what the content encoder gives for crops, by its variance
-    code_in_use: float = 0.5  # the same behind the bottleneck
+    phones: float = 0.2
+    content_consistency: float = 2.0  # one less the cosine of the ASR features of crops
+    code: float = 1.0  # squared difference of what the content encoder gives for crops, by its variance
+    code_in_use: float = 1.0  # the same behind the bottleneck
 
 
 @dataclass(frozen=True)
