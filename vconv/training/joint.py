@@ -101,19 +101,17 @@ class JointLearner(nn.Module):
         own = model.decoder(code, mirrored_from(speech.pitch, end), embedding, *reference)
         others = [x.roll(1, 0)[some] for x in (embedding, *reference)]
         pitch = misplaced_pitch(moved_pitch(speech.pitch)[some], self.config.misplaced_pitch)
-        converted = model.decoder(twin[some], mirrored_from(pitch, end), *others)[..., cut]
         with torch.no_grad():
             before = self._anchor[0](whole[some], pitch, *others)
+        pitch = mirrored_from(pitch, end)
+        converted = model.decoder(twin[some], pitch, *others)
         copies, recordings = self._copies(batch.waves)
         losses = {
             "reconstruction": mel_l1(own[..., cut], speech.clean.mel[..., cut]),
-            "anchor": mel_l1(converted, before[..., cut]),
+            "anchor": mel_l1(converted[..., cut], before[..., cut]),
             "spectral": spectral_distance(copies, recordings, self.config.losses.n_ffts),
         }
-        if end < frames:
-            converted = torch.cat([converted, converted[..., end - MIRRORED :].flip(-1)], dim=-1)
-            pitch = mirrored_from(pitch, end)
-        wave = vocoded(self.both.vocoder, converted, pitch)[:, : end * OUTPUT_HOP]
+        wave = vocoded(self.both.vocoder, mirrored_from(converted, end), pitch)[:, : end * OUTPUT_HOP]
         voice = speech.speaker_embedding.roll(1, 0)[some]
         source = speech.clean.mel[some][..., cut], speech.clean_pitch[some][..., cut]
         return losses, Made(wave, copies, recordings, *source, voice)

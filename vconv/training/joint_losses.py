@@ -15,7 +15,7 @@ from vconv.models.vocoder import Vocoder
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge
 from vconv.training.optimizer import frozen
 from vconv.training.perceptual import content_distance, to_analysis_rate, vocoded
-from vconv.training.vocoder import DiscriminatorConfig
+from vconv.training.vocoder import DiscriminatorConfig, feature_difference
 
 LEVEL = 0.05  # root mean square of the waves that the encoders get: a discriminator is not to compare loudness
 
@@ -66,12 +66,6 @@ class LossEncoders(NamedTuple):
         """ASR features [B, R, T / 2] of waves [B, N] at 24 kHz."""
         return self.asr(_at_one_level(to_analysis_rate(wave)))
 
-    def map_difference(self, recordings: Tensor, copies: Tensor) -> Tensor:
-        """Difference of the speaker encoder's feature maps, of waves [B, N] at 24 kHz, relative to their size."""
-        with torch.no_grad():
-            real = self.speaker.features(to_analysis_rate(recordings))
-        return feature_matching([real], [self.speaker.features(to_analysis_rate(copies))])
-
 
 def _at_one_level(wave: Tensor) -> Tensor:
     return wave * (LEVEL / (wave.square().mean(dim=1, keepdim=True).sqrt() + 1e-4))
@@ -97,7 +91,7 @@ def perceptual_losses(encoders: LossEncoders, made: Made, converted: Encoded) ->
     return {
         "content_consistency": content_distance(converted.content, wanted),
         "speaker_similarity": (1 - (converted.voice * made.voice).sum(dim=1)).mean(),
-        "copy_features": encoders.map_difference(made.recordings, made.copies),
+        "copy_features": feature_difference(encoders.speaker, made.recordings, made.copies),
     }
 
 
