@@ -382,6 +382,11 @@ def test_vocoder_trains_on_predicted_mels(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     again = train(tmp_path / "again", VOCODER, corpus, *settings)
     assert kept.stat().st_mtime_ns == made  # read, not predicted anew
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "damaged").mkdir()
+    train(tmp_path / "damaged", VOCODER, corpus, *settings)
+    assert kept.read_bytes() == whole
     assert all(value.equal(again["ema"][name]) for name, value in first["ema"].items())
     (tmp_path / "other").mkdir()
     train(tmp_path / "other", VOCODER, corpus, *settings, "seed=1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,14 +35,25 @@ def predict_mels(
         raise InputError(
             "conversion: needs a pretrained speaker encoder; set speaker_encoder to the one it was trained with"
         )
+    if not indices:
+        return {}
     path = corpus.store.folder / f"predicted-{_key(model, corpus, indices, seed, speaker_encoder)}.npy"
-    if not path.exists():
-        found = _predicted(model, corpus, indices, seed, speaker_encoder)
-        mels = np.concatenate(found) if found else np.zeros((0, N_MELS), np.float16)
+    ends = np.cumsum([corpus.items[index].entry.frames for index in indices])
+    mels = _kept(path, int(ends[-1]))
+    if mels is None:
         with replacing(path) as partial, partial.open("wb") as file:
-            np.save(file, mels)
-    mels, ends = np.load(path, mmap_mode="r"), np.cumsum([corpus.items[index].entry.frames for index in indices])
+            np.save(file, np.concatenate(_predicted(model, corpus, indices, seed, speaker_encoder)))
+        mels = np.load(path, mmap_mode="r")
     return dict(zip(indices, np.split(mels, ends[:-1])))
+
+
+def _kept(path: Path, frames: int) -> np.ndarray | None:
+    """What was predicted before, [frames, N_MELS], or None where there is nothing or a damaged file."""
+    try:
+        mels = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return mels if mels.shape == (frames, N_MELS) and mels.dtype == np.float16 else None
 
 
 def _key(model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str) -> str:
