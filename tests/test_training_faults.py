@@ -101,3 +101,23 @@ def test_many_in_a_row_end_the_run(corpus: Path, tmp_path: Path, task: str) -> N
     assert caught.value.exit_code == 1
     state = checkpoint.load(tmp_path / "run" / "checkpoint.safetensors")
     assert all(torch.isfinite(value).all() for value in tensors(state).values())
+
+
+def test_clips_that_came_after_the_feature_store_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_corpus(tmp_path / "corpus", sentences=3)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    (manifest.parent / "broken.wav").write_bytes(b"no sound")
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write("broken.wav\ta\tAI\t\t24000\ttrain\t\n")  # told when the store is built, and not again
+    train(tmp_path / "first", CONVERSION, manifest, "optimizer.steps=1")
+    lines = capfd.readouterr()
+    assert "left out: " in lines.out and "not in the feature store" not in lines.err
+    first = next(manifest.parent.glob("0_*.wav"))
+    first.rename(manifest.parent / "new.wav")
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace(first.name, "new.wav"), encoding="utf-8")
+    monkeypatch.chdir(manifest.parent)  # clips are the same by a relative path
+    train(tmp_path / "second", CONVERSION, Path(manifest.name), "optimizer.steps=1")
+    assert "1 of the manifest's 13 clips are not in the feature store" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -107,8 +108,9 @@ def load_corpus(
     Raises:
         InputError: nothing to train on, or no two labels (other than speakers) to tell apart.
     """
-    by_path = {str(clip.path): clip for clip in clips}
-    known = [(entry, by_path[entry.path]) for entry in store.entries if entry.path in by_path]
+    by_path = {os.path.abspath(clip.path): clip for clip in clips}
+    paths = [os.path.abspath(entry.path) for entry in store.entries]
+    known = [(entry, by_path[path]) for entry, path in zip(store.entries, paths) if path in by_path]
     train = [pair for pair in known if pair[1].split == TRAIN]
     if not train:
         raise InputError("the feature store holds no training clip of the manifest; delete the store folder")

@@ -65,6 +65,7 @@ class Store:
     folder: Path
     asr_encoder: str  # the file whose features are in use, if any
     entries: list[Entry]
+    unusable: frozenset[str]  # paths of clips that no features could be made of
     mel: np.ndarray
     f0: np.ndarray
     wave: np.ndarray
@@ -235,6 +236,7 @@ def build(
     channels = _asr_encoder(asr_encoder).channels if asr_encoder else 0
     entries: list[Entry] = []
     skipped: list[str] = []
+    unusable: list[str] = []
     total = 0
     try:
         with contextlib.ExitStack() as stack:
@@ -242,6 +244,7 @@ def build(
             for done, (task, result) in enumerate(zip(tasks, map_in_order(extract, tasks, processes)), 1):
                 if isinstance(result, str):
                     skipped.append(result)
+                    unusable.append(task.path)
                 else:
                     for name, file in files.items():
                         result[name].tofile(file)
@@ -250,7 +253,7 @@ def build(
                 report(done)
         if not entries:
             raise InputError(f"no clip could be used; the first problem: {skipped[0] if skipped else 'no clips'}")
-        _write_index(partial, entries, total, channels, digest(asr_encoder) if asr_encoder else "")
+        _write_index(partial, entries, unusable, total, channels, digest(asr_encoder) if asr_encoder else "")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     finally:
@@ -264,7 +267,7 @@ def _tasks(clips: Sequence[Clip], asr_encoder: str) -> list[Task]:
     pool = [str(clip.path) for clip in clips if clip.split == TRAIN] if asr_encoder else []
     crowds = rng.integers(len(pool), size=(len(clips), disturb.BABBLE_VOICES)) if pool else [()] * len(clips)
     return [
-        Task(str(clip.path), not clip.group, asr_encoder, tuple(pool[k] for k in crowd))
+        Task(os.path.abspath(clip.path), not clip.group, asr_encoder, tuple(pool[k] for k in crowd))
         for clip, crowd in zip(clips, crowds)
     ]
 
@@ -282,7 +285,9 @@ def _arrays(asr_channels: int) -> dict[str, tuple[type, tuple[int, ...], bool]]:
     return found
 
 
-def _write_index(folder: Path, entries: list[Entry], total: int, channels: int, asr_encoder: str) -> None:
+def _write_index(
+    folder: Path, entries: list[Entry], unusable: list[str], total: int, channels: int, asr_encoder: str
+) -> None:
     clips = [[e.path, e.start, e.frames] for e in entries]
     index = {
         "format": FORMAT,
@@ -290,6 +295,7 @@ def _write_index(folder: Path, entries: list[Entry], total: int, channels: int, 
         "asr_channels": channels,
         "asr_encoder": asr_encoder,
         "clips": clips,
+        "unusable": unusable,
     }
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
@@ -317,4 +323,11 @@ def open_store(folder: Path, asr_encoder: str = "") -> Store:
     for name, (kind, shape, halved) in _arrays(channels).items():
         shape = (rows if halved else index["frames"], *shape)
         arrays[name] = np.memmap(folder / f"{name}.raw", kind, "r", shape=shape)
-    return Store(folder, asr_encoder, entries, **arrays)
+    unusable = frozenset(index.get("unusable", ()))
+    return Store(folder, asr_encoder, entries, unusable, **arrays)
+
+
+def clips_outside(store: Store, clips: Iterable[Clip]) -> int:
+    """How many clips of a manifest the store has no features of, though it was never told of them."""
+    known = {os.path.abspath(entry.path) for entry in store.entries} | store.unusable
+    return sum(os.path.abspath(clip.path) not in known for clip in clips)

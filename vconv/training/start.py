@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from vconv.data.decoded import Decoded
 from vconv.data.manifest import TEST, Clip, read_manifest
 from vconv.data.on_the_fly import OnTheFly
 from vconv.data.shards.store import ShardStore
-from vconv.data.store import build, open_store
+from vconv.data.store import build, clips_outside, open_store
 from vconv.errors import InputError
 from vconv.training.settings import CorpusConfig, Training
 from vconv.training.state import resume_state
@@ -49,6 +50,12 @@ def require_corpus(config: CorpusConfig, accelerator: Accelerator, label: str = 
             build_store(clips, store, config, asr_encoder)
         accelerator.wait_for_everyone()
     found = open_store(store, asr_encoder)
+    if accelerator.is_main_process and (missing := clips_outside(found, clips)):
+        print(
+            f"vconv: {missing} of the manifest's {len(clips)} clips are not in the feature store, and training goes on "
+            f"without them; delete {store} to have it built anew",
+            file=sys.stderr,
+        )
     return load_corpus(Decoded(found, config.asr_encoder) if config.features == "device" else found, clips, label)
 
 
