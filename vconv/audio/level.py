@@ -19,6 +19,7 @@ class LoudnessMeter:
     """Loudness of a wave that comes in blocks, without its offset; it keeps two numbers for every 25 ms."""
 
     def __init__(self, rate: int) -> None:
+        self._rate = rate
         self._frame = max(1, round(rate * _FRAME_SECONDS))
         self._rest = np.zeros(0, np.float32)
         self._powers: list[np.ndarray] = []
@@ -44,6 +45,14 @@ class LoudnessMeter:
 
     def loudness(self) -> float:
         """RMS in dBFS over the active frames so far; -inf for digital silence and for a constant."""
+        return active_loudness(self._frame_powers())
+
+    def active_seconds(self) -> float:
+        """How long the active frames so far are together."""
+        return np.count_nonzero(is_active(self._frame_powers())) * self._frame / self._rate
+
+    def _frame_powers(self) -> np.ndarray:
+        """Mean squares [n] of the frames so far, without the offset."""
         powers, means = (np.concatenate([*parts, np.zeros(0)]) for parts in (self._powers, self._means))
         if not len(powers) and len(self._rest):  # less than one frame in all
             powers, means = _mean_power(self._rest[None]), self._rest.mean(keepdims=True, dtype=np.float64)
@@ -52,7 +61,7 @@ class LoudnessMeter:
             # Where a constant begins and ends, resampling rings.
             powers = powers - offset * (2 * means - offset)
             powers = np.where(powers > 1e-9 * offset**2, powers, 0.0)[1:-1]
-        return active_loudness(powers)
+        return powers
 
 
 def loudness(wave: np.ndarray, rate: int) -> float:

@@ -16,6 +16,7 @@ from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
 from vconv.inference.output import not_finite
+from vconv.inference.prior import Prior
 from vconv.inference.streaming import Spool
 from vconv.inference.targets import check_length
 from vconv.inference.utterance import Utterance
@@ -29,6 +30,7 @@ class Analysis:
     wave: Spool  # 16 kHz mono, as loud as the source
     gain: float  # brings it to the reference loudness
     loudness: float  # dBFS
+    active_seconds: float  # of speech, pauses left out
     output_samples: int  # its length at 24 kHz
     f0: np.ndarray  # [T] Hz, 0 where unvoiced
 
@@ -88,17 +90,18 @@ def analyse(source: Source, tracker: PitchTracker) -> Iterator[Analysis]:
             wave=wave,
             gain=gain,
             loudness=loudness,
+            active_seconds=meter.active_seconds(),
             output_samples=audio.scaled_length(reader.source_samples, reader.source_rate, OUTPUT_RATE),
             f0=streaming.f0_curve(wave, gain, tracker),
         )
 
 
-def codes_of(engine: Engine, analysis: Analysis) -> np.ndarray | None:
+def codes_of(engine: Engine, analysis: Analysis, prior: Prior) -> np.ndarray | None:
     """Content codes of a source [G, frames / 2], None where the bottleneck has none."""
     parts = []
     done = 0
     for start, end in streaming.chunk_bounds(analysis.frames):
-        codes = engine.content(analysis.utterance(start, end)).codes
+        codes = prior.content(engine, analysis.utterance(start, end)).codes
         if codes is None:
             return None
         last = end == analysis.frames

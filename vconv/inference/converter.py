@@ -22,6 +22,7 @@ from vconv.inference.analysis import Analysis, Extraction, Rebuilt, analyse, cod
 from vconv.inference.checks import check_has_codes, check_tokens, checked
 from vconv.inference.engine import Engine
 from vconv.inference.output import Progress, finished, write
+from vconv.inference.prior import ENOUGH_SECONDS, Prior
 from vconv.inference.register import check_pitch, moved_pitch
 from vconv.inference.targets import clips_in, embed_clip, make_voice, speech_features
 from vconv.inference.utterance import Utterance
@@ -118,11 +119,13 @@ class Converter:
             if inspect:
                 inspect(analysis)
 
+            prior = self._prior(analysis.active_seconds)
+
             def content(start: int, end: int) -> np.ndarray:
-                return self._engine.content(analysis.utterance(start, end)).content
+                return prior.content(self._engine, analysis.utterance(start, end)).content
 
             melody = moved_pitch(analysis.f0, analysis.frames, None if keep_pitch else voice, pitch / 12)
-            blocks = self._blocks(content, melody, voice)
+            blocks = self._blocks(content, melody, voice, prior)
             yield from finished(blocks, analysis.output_samples, analysis.loudness, progress)
 
     def encode(self, source: Source, stages: int | None = None) -> Tokens:
@@ -141,7 +144,7 @@ class Converter:
         rows = bottleneck.codes_of(stages)
         with analyse(source, self._tracker) as analysis:
             return Tokens(
-                codes=codes_of(self._engine, analysis)[:rows],
+                codes=codes_of(self._engine, analysis, self._prior(analysis.active_seconds))[:rows],
                 melody=Melody.of(analysis.even_f0),
                 samples=analysis.output_samples,
                 loudness=round(analysis.loudness, 2),
@@ -205,8 +208,9 @@ class Converter:
         melody = moved_pitch(f0, len(f0), None if keep_pitch else voice, pitch / 12)
         missing = self._config.bottleneck.codes_per_frame - len(tokens.codes)
         codes = np.pad(tokens.codes, ((0, missing), (0, 0)), constant_values=-1)  # of the stages left out
+        prior = self._prior(tokens.samples / OUTPUT_RATE)
         blocks = self._blocks(
-            lambda start, end: self._engine.content_of(codes[:, start // 2 : end // 2]), melody, voice
+            lambda start, end: self._engine.content_of(codes[:, start // 2 : end // 2]), melody, voice, prior
         )
         yield from finished(blocks, tokens.samples, tokens.loudness, progress)
 
@@ -283,7 +287,7 @@ class Converter:
             InputError: the source cannot be used.
         """
         with analyse(source, self._tracker) as analysis:
-            return Extraction(codes_of(self._engine, analysis), analysis.even_f0)
+            return Extraction(codes_of(self._engine, analysis, self._prior(analysis.active_seconds)), analysis.even_f0)
 
     def live(
         self, target: Target | list[Target], block: float = 0.096, enrolment: Enrolment | None = None, **options: Any
@@ -320,11 +324,16 @@ class Converter:
         population = Enrolment.load(path)
         return population if population.model == self.model else None
 
-    def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice) -> Iterator[np.ndarray]:
+    def _prior(self, seconds: float) -> Prior:
+        """What the instance norms of a source with so many seconds of active speech take from the population."""
+        return Prior.of(self.population, seconds) if seconds < ENOUGH_SECONDS else Prior(None)
+
+    def _blocks(self, content: ContentOf, pitch: np.ndarray, voice: Voice, prior: Prior) -> Iterator[np.ndarray]:
         """Wave of content and pitch [2, T] in a voice, whatever its loudness: blocks [n], together [T * OUTPUT_HOP]."""
+        decode = prior.decoder(self._engine, pitch, voice)
 
         def chunks() -> Iterator[tuple[int, np.ndarray]]:
             for start, end in streaming.chunk_bounds(pitch.shape[1]):
-                yield start, self._engine.decode(content(start, end), pitch[:, start:end], voice).mel
+                yield start, decode(content(start, end), pitch[:, start:end]).mel
 
         return streaming.vocode(self._engine.vocode, streaming.crossfade(chunks()), pitch)

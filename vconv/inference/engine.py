@@ -45,13 +45,14 @@ class Decoded:
 class Engine(Protocol):
     """The four networks on single utterances. T frames (even), C channels, G groups, E embedding, R features.
 
-    Where ``statistics`` [2, S] are given, instance norms normalize by them, and else each input by itself.
+    Where ``statistics`` [2, S] are given, instance norms normalize by a ``share`` of them and for the rest by their
+    input's own; without any, each input by itself.
     """
 
     def asr_features(self, utterance: Utterance) -> np.ndarray | None:
         """ASR features [R, T / 2], None where the model has no ASR encoder."""
 
-    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None, share: float = 1.0) -> Encoded:
         """Content code of an utterance."""
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
@@ -65,7 +66,12 @@ class Engine(Protocol):
         """
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+        self,
+        content: np.ndarray,
+        pitch: np.ndarray,
+        voice: Voice,
+        statistics: np.ndarray | None = None,
+        share: float = 1.0,
     ) -> Decoded:
         """content [C, T / 2] and pitch [2, T] in a voice, whatever the voice has."""
 
@@ -101,10 +107,10 @@ class OnnxEngine:
     def asr_features(self, utterance: Utterance) -> np.ndarray | None:
         return self._encoders.asr_features(utterance)
 
-    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None, share: float = 1.0) -> Encoded:
         asr_features = self.asr_features(utterance)
         optional = {} if asr_features is None else {"asr_features": asr_features}
-        content, codes, *own = self._run("content", statistics, mel=utterance.mel, **optional)
+        content, codes, *own = self._run("content", statistics, share, mel=utterance.mel, **optional)
         return Encoded(content, codes if len(codes) else None, *own or [None])
 
     def content_of(self, codes: np.ndarray) -> np.ndarray:
@@ -117,10 +123,15 @@ class OnnxEngine:
         return self._run("speaker", **inputs)[0]
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+        self,
+        content: np.ndarray,
+        pitch: np.ndarray,
+        voice: Voice,
+        statistics: np.ndarray | None = None,
+        share: float = 1.0,
     ) -> Decoded:
         inputs = conditioning(voice, self._config)
-        mel, *own = self._run("decoder", statistics, content=content, pitch=pitch, **inputs)
+        mel, *own = self._run("decoder", statistics, share, content=content, pitch=pitch, **inputs)
         return Decoded(mel, *own or [None])
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -132,7 +143,9 @@ class OnnxEngine:
         spectrum += stft(noise, hop) * noise_gain
         return istft(spectrum, hop)
 
-    def _run(self, graph: str, statistics: np.ndarray | None = None, **inputs: np.ndarray) -> list[np.ndarray]:
+    def _run(
+        self, graph: str, statistics: np.ndarray | None = None, share: float = 1.0, **inputs: np.ndarray
+    ) -> list[np.ndarray]:
         """Outputs of a graph for one utterance: the batch axis is put on and taken off here.
 
         With instance norms, the input's own statistics [2, S] are the last.
@@ -142,7 +155,7 @@ class OnnxEngine:
         session = self._sessions[graph]
         if shape := next((node.shape for node in session.get_inputs() if node.name == "statistics"), None):
             inputs["statistics"] = np.zeros(shape[1:], np.float32) if statistics is None else statistics
-            inputs["share"] = np.float32(statistics is not None)
+            inputs["share"] = np.float32(0.0 if statistics is None else share)
         batch = {name: np.ascontiguousarray(np.asarray(value)[None], _kind(value)) for name, value in inputs.items()}
         return [output[0] for output in run_graph(session, self._folder / f"{graph}.onnx", batch)]
 

@@ -38,9 +38,9 @@ class TorchEngine:
     def asr_features(self, utterance: Utterance) -> np.ndarray | None:
         return self._encoders.asr_features(utterance)
 
-    def content(self, utterance: Utterance, statistics: np.ndarray | None = None) -> Encoded:
+    def content(self, utterance: Utterance, statistics: np.ndarray | None = None, share: float = 1.0) -> Encoded:
         asr_features = self.asr_features(utterance)
-        with torch.inference_mode(), self._normalized(statistics) as norms:
+        with torch.inference_mode(), self._normalized(statistics, share) as norms:
             optional = [] if asr_features is None else [self._tensor(asr_features)]
             code = self._conversion.encode(self._tensor(utterance.mel), *optional)
         return Encoded(_array(code.z_q), None if code.codes is None else _array(code.codes), _reported(norms))
@@ -54,20 +54,25 @@ class TorchEngine:
         return self._run(self._conversion.speaker, utterance.mel if pretrained is None else pretrained)
 
     def decode(
-        self, content: np.ndarray, pitch: np.ndarray, voice: Voice, statistics: np.ndarray | None = None
+        self,
+        content: np.ndarray,
+        pitch: np.ndarray,
+        voice: Voice,
+        statistics: np.ndarray | None = None,
+        share: float = 1.0,
     ) -> Decoded:
         inputs = conditioning(voice, self._conversion.config).values()
-        with self._normalized(statistics) as norms:
+        with self._normalized(statistics, share) as norms:
             mel = self._run(self._conversion.decoder, content, pitch, *inputs)
         return Decoded(mel, _reported(norms))
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run(self._vocoder, mel, pitch, source, noise)
 
-    def _normalized(self, statistics: np.ndarray | None) -> NormStatistics:
+    def _normalized(self, statistics: np.ndarray | None, share: float) -> NormStatistics:
         if statistics is None:
             return NormStatistics()
-        return NormStatistics(self._tensor(statistics), torch.ones(1, device=self._device))
+        return NormStatistics(self._tensor(statistics), torch.full((1,), share, device=self._device))
 
     def _run(self, module: nn.Module, *inputs: np.ndarray) -> np.ndarray:
         """Output of a module for one utterance: the batch axis is put on and taken off here."""
