@@ -20,7 +20,7 @@ from vconv.voice import Voice
 if TYPE_CHECKING:
     from vconv.live import Enrolment
 
-ENOUGH_SECONDS = 5.0  # of active speech; a source with as much is normalized by itself alone
+ENOUGH_SECONDS = 4.0  # of active speech; a source with as much is normalized by itself alone
 POPULATION_FRAMES = 312  # of the population's speech, even: what a voice makes of it gives the decoder's statistics
 
 

@@ -26,7 +26,7 @@ from vconv.inference.utterance import Utterance
 from vconv.opening import temporary_space
 
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
-OVERLAP_FRAMES = 124  # about 2 s, where two of its results are cross-faded
+OVERLAP_FRAMES = 62  # about 1 s, where two of its results are cross-faded
 VOCODER_FRAMES = 1024  # fresh frames in one run of the vocoder
 VOCODER_CONTEXT = 32  # frames on each side of them, more than its receptive field: 7 layers of kernel 7, and the STFT
 MEL_CONTEXT = N_FFT // 2 // HOP_LENGTH  # frames on each side that the analysis window covers
