@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from vconv.features import HOP_LENGTH, SAMPLE_RATE, frame_count
 from vconv.frontends.asr_encoder import FRESH_FRAMES, AsrEncoder, FolderAsrEncoder
 from vconv.frontends.grid import CODE_HOP, at_places
 from vconv.inference.utterance import Utterance
+
+if TYPE_CHECKING:
+    import onnx
 
 pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
@@ -95,12 +99,60 @@ def test_what_is_no_recognizer_is_refused(graph: Path, tmp_path: Path) -> None:
         FolderAsrEncoder(graph.parent, 3, 1)(np.zeros(8000, np.float32))
 
 
+def _with_large_weights(model: onnx.ModelProto) -> None:
+    """Put two matrices before the output that leave it as it is, large enough to be stored in half precision."""
+    from onnx import helper, numpy_helper
+
+    wide = np.random.default_rng(0).standard_normal((2, 4096)).astype(np.float32)
+    for name, matrix in (("wide", wide), ("narrow", np.linalg.pinv(wide))):
+        model.graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float32), name))
+    model.graph.node[-1].output[:] = ["narrower"]
+    model.graph.node.append(helper.make_node("MatMul", ["narrower", "wide"], ["wider"]))
+    model.graph.node.append(helper.make_node("MatMul", ["wider", "narrow"], ["features"]))
+
+
+def test_an_attention_mask_is_taken_out(tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Unsqueeze", ["wave", "two"], ["x"]),
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "turned"], ["scores"]),
+        helper.make_node("Cast", ["mask"], ["flags"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["flags", "one"], ["hidden"]),
+        helper.make_node("Unsqueeze", ["hidden", "axis"], ["bias"]),
+        helper.make_node("Add", ["scores", "bias"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "x"], ["features"]),
+    ]
+    numbers = {"two": np.array([2]), "axis": np.array([1]), "one": np.float32(1)}
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info(n, kind, [1, None]) for n, kind in (("wave", 1), ("mask", TensorProto.INT64))],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [1, None, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    run = lambda: onnxruntime.InferenceSession(model.SerializeToString())  # noqa: E731
+    wave = np.random.default_rng(0).standard_normal((1, 50)).astype(np.float32)
+    (before,) = run().run(None, {"wave": wave, "mask": np.ones((1, 50), np.int64)})
+    model = script(RECIPES / "base" / "asr_encoder.py").without_masks(model)
+    assert [one.name for one in model.graph.input] == ["wave"]
+    assert not {"Cast", "Sub", "Add"} & {node.op_type for node in model.graph.node}
+    np.testing.assert_allclose(run().run(None, {"wave": wave})[0], before, atol=1e-6)
+    onnx.checker.check_model(model)
+
+
 def test_one_is_made_of_any_encoder(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnx
 
     plain, made = tmp_path / "encoder.onnx", tmp_path / "asr_encoder.onnx"
     model = onnx.load(graph)
     del model.metadata_props[:]
+    _with_large_weights(model)
     onnx.save(model, plain)
     main = script(RECIPES / "base" / "asr_encoder.py").main
     place = ["--stride", str(ASR_STRIDE), "--centre", str(ASR_KERNEL // 2)]

@@ -42,10 +42,12 @@ class PulseTrain:
         u = np.arange(OUTPUT_HOP) / OUTPUT_HOP  # place between two frame centres
         phase = self._phase[start:end, None] + (left * u + (right - left) * u**2 / 2) * (OUTPUT_HOP / OUTPUT_RATE)
         partials = np.floor(MAX_FREQUENCY / np.maximum(left, right))
-        angle = 2 * np.pi * (phase % 1.0)
+        # Of angles around zero, where numerator and denominator vanish, single precision is enough, and twice as fast.
+        angle = (2 * np.pi * (phase - np.rint(phase))).astype(np.float32)
+        partials = partials.astype(np.float32)
         denominator = np.sin(angle / 2)
         near_zero = np.abs(denominator) < 1e-6
         kernel = np.sin((partials + 0.5) * angle) / np.where(near_zero, 1.0, denominator)
         kernel = np.where(near_zero, 2 * partials + 1, kernel)
         # The kernel is 1 + 2 Σ cos; its sum of K cosines has mean square K / 2.
-        return ((kernel - 1) / np.sqrt(2 * partials)).astype(np.float32).reshape(-1)
+        return ((kernel - 1) / np.sqrt(2 * partials)).reshape(-1)

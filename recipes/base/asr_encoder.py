@@ -46,6 +46,40 @@ def read(path: Path) -> onnx.ModelProto:
         return onnx.load(options.optimized_model_filepath)
 
 
+def without_masks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Take the attention mask out of the graph: of a single wave it hides nothing, and to add it takes time."""
+    graph = model.graph
+    masks = {one.name for one in list(graph.input)[1:]}
+    masked, softmaxed = set(masks), {node.input[0] for node in graph.node if node.op_type == "Softmax"}
+    plain = {}
+    for node in graph.node:
+        if not masked.isdisjoint(node.input):
+            if node.op_type == "Add" and node.output[0] in softmaxed:
+                plain[node.output[0]] = next(name for name in node.input if name not in masked)
+            else:
+                masked.update(node.output)
+    for node in graph.node:
+        node.input[:] = [plain.get(name, name) for name in node.input]
+    return _pruned(model)
+
+
+def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without nodes, weights and inputs that no output depends on."""
+    graph, used = model.graph, {one.name for one in model.graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not used.isdisjoint(node.output):
+            nodes.insert(0, node)
+            used.update(node.input)
+    for kept, field in (
+        (nodes, graph.node),
+        *(([x for x in f if x.name in used], f) for f in (graph.initializer, graph.input)),
+    ):
+        del field[:]
+        field.extend(kept)
+    return model
+
+
 def round_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Round large float32 weights to what half precision holds, and store them so."""
     for tensor in model.graph.initializer:
@@ -56,7 +90,7 @@ def round_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def make(encoder: Path, stride: int, centre: int) -> onnx.ModelProto:
-    model = round_weights(read(encoder))
+    model = round_weights(without_masks(read(encoder)))
     helper.set_model_props(model, {STRIDE: str(stride), CENTRE: str(centre)})
     return model
 
@@ -78,7 +112,7 @@ def trained(asr_encoder: Path, checkpoint: Path, share: float = 1.0) -> onnx.Mod
         between = {name: torch.lerp(before[name], value, share) for name, value in weights.items()}
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{checkpoint}: trained from another ASR encoder than {asr_encoder} ({error})") from None
-    return with_weights(onnx.load(asr_encoder), between)
+    return with_weights(without_masks(onnx.load(asr_encoder)), between)
 
 
 def save(model: onnx.ModelProto, output: Path) -> None:

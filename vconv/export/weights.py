@@ -13,17 +13,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 
-from vconv.export.tracing import begin_with, dequantized
+from vconv.export.tracing import begin_with
 from vconv.models import saved
 
 
 class Place(NamedTuple):
-    """Where a tensor lies: file, offset, length; and the scale of its rows, where these are steps of 8 bits."""
+    """Where a tensor lies: file, offset, length; and the scale of its rows [O], where these are steps of 8 bits."""
 
     file: str
     start: int
     length: int
-    scale: Place | None = None
+    scale: np.ndarray | None = None
 
 
 def places(files: Sequence[Path]) -> dict[bytes, Place]:
@@ -35,9 +35,9 @@ def places(files: Sequence[Path]) -> dict[bytes, Place]:
     for file in files:
         spans, values = _spans(file), load_file(file)
         for name, place in spans.items():
-            value, scale = values[name], spans.get(name + saved.SCALE)
+            value, scale = values[name], values.get(name + saved.SCALE)
             if scale is not None:
-                value, place = saved.from_bytes(value, values[name + saved.SCALE]), place._replace(scale=scale)
+                value, place = saved.from_bytes(value, scale), place._replace(scale=scale.float().numpy())
             found[_digest(value.numpy())] = place
     return found
 
@@ -67,10 +67,10 @@ def refer(model: onnx.ModelProto, weights: dict[bytes, Place]) -> onnx.ModelProt
         if place is None:
             continue
         kept = f"{name}.turned" if turned else name
-        if place.scale:
-            scale = graph.initializer.add(name=f"{name}.scale", data_type=TensorProto.FLOAT16)
-            _lie_at(scale, place.scale, [len(value.T if turned else value)])
-            nodes += dequantized(f"{name}.steps", scale.name, kept)
+        if place.scale is not None:
+            graph.initializer.append(numpy_helper.from_array(place.scale.reshape(-1), f"{name}.scale"))
+            steps = [f"{name}.steps", f"{name}.scale"]
+            nodes.append(helper.make_node("DequantizeLinear", steps, [kept], axis=0))
             tensor.data_type, tensor.name = TensorProto.INT8, f"{name}.steps"
         else:
             tensor.name = kept

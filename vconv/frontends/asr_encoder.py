@@ -20,7 +20,7 @@ from vconv.frontends.grid import CENTRE, CODE_HOP, STRIDE, at_places, places
 from vconv.graphs import open_graph, run_graph
 from vconv.model_folder import ASR_ENCODER
 
-FRESH_FRAMES = 250  # of the code, 8 s: the output of one run
+FRESH_FRAMES = 320  # of the code, 10 s: the output of one run
 CONTEXT_FRAMES = 32  # more on each side, about 1 s
 SHORTEST = SAMPLE_RATE // 4  # samples; less is filled up with silence
 
