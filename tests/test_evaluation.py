@@ -146,7 +146,9 @@ def test_language_tags() -> None:
         ("カタカナと、ひらがな。", "かたかなとヒラガナ", "ja", 0),
         ("ﾊﾝｶｸ", "はんかく", "ja", 0),  # half-width
         ("मेरी दादी, लड़के", "میری دادی لڑکے", "hi", 0),  # Urdu's script, as small Whisper models write Hindi
+        ("मेरी दादी, लड़के", "Meri dadi, larke", "hi", 0),  # or in Latin letters
         ("मेरी दादी", "मेरी नानी", "hi", 2),
+        ("मेरी दुकान", "meri kitab", "hi", 3),
         ("今天 天气 好", "今天天汽好！", "zh", 1),
         ("e\u0301te\u0301", "été", "fr", 0),  # decomposed
     ],

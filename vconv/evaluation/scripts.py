@@ -12,30 +12,31 @@ CHINESE = frozenset({"zh", "yue"})
 HINDUSTANI = frozenset({"hi", "ur"})
 # Katakana and the hiragana of the same sound, which lie 96 code points apart.
 KANA = {code: code - 0x60 for code in range(ord("ァ"), ord("ヶ") + 1)}
-# Whisper's smaller models write Hindi in Devanagari or in the Arabic script of Urdu, which leaves out short vowels. The
-# consonants are what both have: by sound, aspirated or not, without the letters that are also vowels in one of them.
+# Whisper's smaller models write Hindi in Devanagari, in the Arabic script of Urdu, which leaves out short vowels, or in
+# Latin letters. The consonants are what all have: by sound, aspirated or not, without the letters that are also vowels.
 CONSONANTS = {
     letter: sound
     for sound, letters in {
-        "k": "कखکكقخ",
-        "g": "गघگغ",
+        "k": "कखکكقخkqc",
+        "g": "गघگغg",
         "c": "चछچ",
-        "j": "जझجزذضظژ",
-        "t": "टठतथتطٹة",
-        "d": "डढदधدڈ",
-        "n": "ङञणनंँنں",
-        "p": "पफپف",
-        "b": "बभب",
-        "m": "मم",
-        "r": "रرڑ",
-        "l": "लळل",
-        "s": "सسصث",
+        "j": "जझجزذضظژjz",
+        "t": "टठतथتطٹةt",
+        "d": "डढदधدڈd",
+        "n": "ङञणनंँنںn",
+        "p": "पफپفpf",
+        "b": "बभبb",
+        "m": "मمm",
+        "r": "रرڑr",
+        "l": "लळلl",
+        "s": "सسصثs",
         "x": "शषش",
-        "h": "हہهحۃ",
+        "h": "हہهحۃh",
     }.items()
     for letter in letters
 }
 _FLAPS = (("ड\u093c", "र"), ("ढ\u093c", "र"))  # letters with a nukta, as NFKC leaves them
+_LATIN = (("chh", "च"), ("ch", "च"), ("sh", "श"), *((f"{letter}h", letter) for letter in "kgjtdpb"))  # of one sound
 
 
 def in_one_script(text: str, language: str) -> str:
@@ -53,7 +54,8 @@ def in_one_script(text: str, language: str) -> str:
 
 
 def _consonants(text: str) -> str:
-    for letters, sound in _FLAPS:
+    text = text.lower()
+    for letters, sound in (*_FLAPS, *_LATIN):
         text = text.replace(letters, sound)
     return "".join(" " if c.isspace() else CONSONANTS.get(c, "") for c in text)
 
