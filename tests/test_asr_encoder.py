@@ -276,8 +276,8 @@ def test_a_model_is_trained_exported_and_used_with_it(corpus: Path, graph: Path,
     onnx, modules = (load(folder, device, 1) for device in ("cpu", "torch"))
     waves = [converter.convert(clip, clip) for converter in (onnx, modules)]
     assert 10 * np.log10(np.square(waves[0]).mean() / np.square(waves[0] - waves[1]).mean()) > 60
-    # Each weight is in the folder once.
-    assert max(path.stat().st_size for path in folder.glob("*.onnx") if path.name != "vocoder.onnx") < 100_000
+    # Each large weight is in the folder once.
+    assert max(path.stat().st_size for path in folder.glob("*.onnx") if path.name != "vocoder.onnx") < 200_000
     own = Utterance.of(swelling(2.0))
     other = dataclasses.replace(own, wave=own.wave[::-1])  # the same mel: only the ASR features differ
     assert np.abs(onnx._engine.content(own).content - onnx._engine.content(other).content).max() > 0
