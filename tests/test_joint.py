@@ -123,7 +123,7 @@ def test_joint_training_learns(begun: tuple[Path, list[str]], tmp_path: Path, vc
     state = train(tmp_path, JOINT, manifest, *settings, "broken_off=0")
     critic, realism = scalars(tmp_path, "layer_critic"), scalars(tmp_path, "layer_realism")
     assert critic[1] < 0.9 * critic[0]  # while the discriminators train alone
-    assert realism[-1] < 0.8 * realism[0] and scalars(tmp_path, "anchor")[1] == 0
+    assert realism[-1] < 0.9 * realism[0] and scalars(tmp_path, "anchor")[1] == 0
     first, place = load_conversion(tmp_path_of(settings[0])), tmp_path / "run"
     conversion, vocoder = load_conversion(place), load_vocoder(place)
     changed = {name for name, value in conversion.state_dict().items() if not value.equal(first.state_dict()[name])}
