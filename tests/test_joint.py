@@ -112,7 +112,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory, speaker_encoder_file: Path) 
     for name, text, settings in (("conversion", CONVERSION, own), ("vocoder", VOCODER, own[2:])):
         folder = manifest.parent / name
         folder.mkdir()
-        train(folder, text, manifest, "optimizer.steps=30", *settings)
+        train(folder, text, manifest, "threads=1", "optimizer.steps=30", *settings)
         places.append(f"{name}={folder / 'run'}")
     return manifest, [*places, own[1]]
 
@@ -123,7 +123,7 @@ def test_joint_training_learns(begun: tuple[Path, list[str]], tmp_path: Path, vc
     state = train(tmp_path, JOINT, manifest, *settings, "broken_off=0")
     critic, realism = scalars(tmp_path, "layer_critic"), scalars(tmp_path, "layer_realism")
     assert critic[1] < 0.9 * critic[0]  # while the discriminators train alone
-    assert realism[-1] < 0.9 * realism[0] and scalars(tmp_path, "anchor")[1] == 0
+    assert realism[-1] < 0.8 * realism[0] and scalars(tmp_path, "anchor")[1] == 0
     first, place = load_conversion(tmp_path_of(settings[0])), tmp_path / "run"
     conversion, vocoder = load_conversion(place), load_vocoder(place)
     changed = {name for name, value in conversion.state_dict().items() if not value.equal(first.state_dict()[name])}

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vconv.export.traced import Network
 
 OPSET = 20  # the first with an operator for GELU
-SMALLEST_HALF = 4096  # elements; smaller tensors stay float32 in the graph, which opens faster without their casts
+SMALLEST_HALF = 128  # elements; smaller tensors stay float32 in the graph
 
 
 def trace(network: Network) -> onnx.ModelProto:
@@ -50,11 +50,13 @@ def without_lengths(model: onnx.ModelProto) -> onnx.ModelProto:
 def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Keep large weights as float16, cast to float32 when the graph is loaded: half the size, the same result.
 
-    Only weights that float16 holds exactly, as most of ``round_weights``; a table like the DFT's stays.
+    Only weights that float16 holds exactly, as most of ``round_weights``; a table like the DFT's stays. So do vectors,
+    which are small and many: the graph opens faster without a cast for each.
     """
     graph, casts = model.graph, []
     for tensor in list(graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_HALF:
+        size = np.prod(tensor.dims)
+        if tensor.data_type != TensorProto.FLOAT or size < SMALLEST_HALF or size == max(tensor.dims):
             continue
         value = numpy_helper.to_array(tensor)
         half = value.astype(np.float16)
