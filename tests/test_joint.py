@@ -120,10 +120,15 @@ def begun(tmp_path_factory: pytest.TempPathFactory, speaker_encoder_file: Path) 
 @pytest.mark.slow
 def test_joint_training_learns(begun: tuple[Path, list[str]], tmp_path: Path, vconv_cli: Cli, clips: Path) -> None:
     manifest, settings = begun
-    state = train(tmp_path, JOINT, manifest, *settings, "broken_off=0")
-    critic, realism = scalars(tmp_path, "layer_critic"), scalars(tmp_path, "layer_realism")
-    assert critic[1] < 0.9 * critic[0]  # while the discriminators train alone
-    assert realism[-1] < 0.8 * realism[0] and scalars(tmp_path, "anchor")[1] == 0
+    alone = [*settings, "broken_off=0", "log.every=5"]
+    train(tmp_path, JOINT, manifest, *alone, "optimizer.steps=20")
+    critic, anchor = scalars(tmp_path, "layer_critic"), scalars(tmp_path, "anchor")
+    assert critic[-1] < 0.8 * critic[0] and not any(anchor)  # the discriminators train alone
+    # From here on they stand still, so that what the models learn from them does not depend on what they learn.
+    still = "optimizer.steps=50", "optimizer.critic_rate=0"
+    state = train(tmp_path, JOINT, manifest, *alone, *still, resume=True)
+    realism = scalars(tmp_path, "layer_realism")
+    assert realism[-1] < realism[0] - 0.5
     first, place = load_conversion(tmp_path_of(settings[0])), tmp_path / "run"
     conversion, vocoder = load_conversion(place), load_vocoder(place)
     changed = {name for name, value in conversion.state_dict().items() if not value.equal(first.state_dict()[name])}
