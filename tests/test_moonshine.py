@@ -11,17 +11,19 @@ import soundfile
 onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
+pytest.importorskip("onnxscript")
 
 from tests.conftest import BASE_MODEL, REPOSITORY  # noqa: E402
 from tests.synthetic import make_asr_encoder, make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
 from vconv import audio  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
+from vconv.export.asr_encoder import LONGEST, asr_encoder_graph  # noqa: E402
 from vconv.features import N_MELS, SAMPLE_RATE  # noqa: E402
 from vconv.frontends.asr_encoder import AsrEncoder  # noqa: E402
 from vconv.frontends.grid import CODE_HOP  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
-from vconv.models.pretrained.moonshine import Moonshine, load_moonshine  # noqa: E402
+from vconv.models.pretrained.moonshine import QUANTIZED, ROTATED, Moonshine, load_moonshine  # noqa: E402
 from vconv.training.perceptual import Converted, PerceptualLosses, content_distance  # noqa: E402
 from vconv.training.trained import load_vocoder  # noqa: E402
 
@@ -50,6 +52,33 @@ def test_it_hears_what_the_graph_hears(moonshine: Moonshine, spoken: np.ndarray)
         # Later by a frame of the code it would be another matter.
         late = torch.cosine_similarity(here[:, 1:] - middle, there[:, :-1] - middle, dim=0)
         assert late.mean() < 0.95
+
+
+def test_a_graph_of_it_is_the_module_in_8_bits(spoken: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    miniature = Moonshine(channels=288, hidden=16, layers=2, stride=384, centre=447).requires_grad_(False).eval()
+    for value in miniature.parameters():
+        if value.ndim == 1:  # the exporter stores equal ones once
+            value.normal_(1.0, 0.1)
+    onnx.save(asr_encoder_graph(miniature), tmp_path / "asr_encoder.onnx")
+    graph, again = AsrEncoder(tmp_path / "asr_encoder.onnx"), load_moonshine(tmp_path / "asr_encoder.onnx")
+    stored = onnx.load(tmp_path / "asr_encoder.onnx").graph.initializer
+    weights = sum(parameter.numel() for parameter in miniature.parameters())
+    tables = 2 * LONGEST * ROTATED // 2 * 4
+    assert (tmp_path / "asr_encoder.onnx").stat().st_size < 1.1 * weights + tables  # bytes
+    for samples in (len(spoken), SAMPLE_RATE // 2):
+        wave = torch.from_numpy(spoken[:samples])[None]
+        for found in (graph(spoken[:samples]), again(wave)[0].numpy()):
+            assert np.corrcoef(found.ravel(), miniature(wave)[0].numpy().ravel())[0, 1] > 0.99
+    for name, steps in {t.name: onnx.numpy_helper.to_array(t) for t in stored if t.name.endswith(QUANTIZED)}.items():
+        if steps.ndim == 2:  # two neighbours' products fit into 16 bits, as many processors add them
+            pairs = steps.astype(int).reshape(len(steps) // 2, 2, -1)
+            for sign in (1, -1):
+                assert 255 * np.clip(sign * pairs, 0, None).sum(axis=1).max() < 2**15, name
+    for name, value in miniature.state_dict().items():
+        rounded = again.state_dict()[name]
+        assert (rounded - value).abs().max() <= (0.5 / 63 + 1e-4) * value.abs().max()
+        assert value.ndim > 1 or rounded.equal(value)
 
 
 def test_each_of_a_batch_is_heard_alone(moonshine: Moonshine, spoken: np.ndarray) -> None:

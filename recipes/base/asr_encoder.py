@@ -6,10 +6,10 @@
 
 The input takes a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
 Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
-say where its frames lie. With --trained the input is an asr_encoder.onnx,
-and the result has the weights that a training with `task: robust_frontend` or `task: encoders` made of its own; --share
-interpolates between the two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md
-beside this file says where the ASR encoder of pretrained/base came from.
+say where its frames lie. With --trained the input is an asr_encoder.onnx, and the result has the weights that a
+training with `task: robust_frontend` or `task: encoders` made of its own, in 8 bits; --share interpolates between the
+two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md beside this file says where
+the ASR encoder of pretrained/base came from.
 """
 
 from __future__ import annotations
@@ -101,18 +101,19 @@ def trained(asr_encoder: Path, checkpoint: Path, share: float = 1.0) -> onnx.Mod
     Raises:
         InputError: one is not of the other, or the share not from 0 to 1.
     """
-    from vconv.models.pretrained.moonshine import load_moonshine, with_weights
+    from vconv.export.asr_encoder import asr_encoder_graph
+    from vconv.models.pretrained.moonshine import load_moonshine
     from vconv.training.trained import load_asr_encoder
 
     if not 0 <= share <= 1:
         raise InputError(f"--share {share:g}: use 0 to 1")
-    weights = load_asr_encoder(checkpoint)
-    before = load_moonshine(asr_encoder).state_dict()
+    encoder, weights = load_moonshine(asr_encoder), load_asr_encoder(checkpoint)
+    before = encoder.state_dict()
     try:
-        between = {name: torch.lerp(before[name], value, share) for name, value in weights.items()}
+        encoder.load_state_dict({name: torch.lerp(before[name], value, share) for name, value in weights.items()})
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{checkpoint}: trained from another ASR encoder than {asr_encoder} ({error})") from None
-    return with_weights(without_masks(onnx.load(asr_encoder)), between)
+    return asr_encoder_graph(encoder)
 
 
 def save(model: onnx.ModelProto, output: Path) -> None:

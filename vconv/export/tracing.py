@@ -66,7 +66,13 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
         casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     begin_with(graph, casts)
-    del graph.value_info[:]  # the exporter's shape notes name tensors that are gone
+    return without_notes(model)
+
+
+def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes."""
+    graph = model.graph
+    del graph.value_info[:]  # shapes of tensors, some of which are gone
     del model.metadata_props[:], graph.metadata_props[:]
     for node in graph.node:  # where in the Python code each comes from: a twentieth of the file
         del node.metadata_props[:]

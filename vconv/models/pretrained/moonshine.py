@@ -24,10 +24,14 @@ ROTATED = 32  # channels of each head with rotary position embedding
 ROTARY_BASE = 10000.0
 HEADS = 8
 EPSILON = 1e-5
+HIDDEN = -1e4  # added to the score of a frame that is not to be attended to
 
 
 class EncoderLayer(nn.Module):
-    """Attention, then two layers on each frame, both on normalized input and added to it: [B, T, C]"""
+    """Attention, then two layers on each frame, both on normalized input and added to it: [B, T, C]
+
+    ``visible`` [T, T] says whether a frame attends to another; by default each attends to all.
+    """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -36,20 +40,37 @@ class EncoderLayer(nn.Module):
         self.between = nn.LayerNorm(channels, EPSILON, bias=False)
         self.wide, self.narrow = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
-    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor, visible: Tensor | None = None) -> Tensor:
         normed = self.before(x)
+        return self.attending(x, normed, self.key(normed), self.value(normed), turn, visible)
+
+    def attending(
+        self, x: Tensor, normed: Tensor, key: Tensor, value: Tensor, turn: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
+        """The same with keys and values [B, P + T, C] of frames before as well; the last T are those of ``normed``."""
         split = lambda y: y.unflatten(2, (HEADS, -1)).transpose(1, 2)  # noqa: E731
-        query, key, value = (split(part(normed)) for part in (self.query, self.key, self.value))
-        found = F.scaled_dot_product_attention(rotate(query, turn), rotate(key, turn), value)
+        query = rotate(split(self.query(normed)), turn[turn.shape[0] - x.shape[1] :])
+        found = attended(query, rotate(split(key), turn), split(value), visible)
         x = x + self.output(found.transpose(1, 2).flatten(2))
         return x + self.narrow(F.gelu(self.wide(self.between(x))))
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+    """Values [B, H, T, C] attended to; ``visible`` [T, P + T] as ``EncoderLayer`` takes it."""
+    if visible is None:
+        return F.scaled_dot_product_attention(query, key, value)
+    # On the CPU torch's own function takes longer to go back through a mask, and infinity slows the exponential.
+    hidden = torch.zeros_like(visible, dtype=query.dtype).masked_fill_(~visible, HIDDEN)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+        return (scores + hidden).softmax(dim=3) @ value
+
+
 def turns(frames: int, device: torch.device) -> Tensor:
-    """The angle of each pair of channels at each place, as complex numbers: [frames, ROTATED / 2]"""
+    """Cosine and sine of the angle of each pair of channels at each place: [frames, 2, ROTATED / 2]"""
     rates = ROTARY_BASE ** (-torch.arange(0, ROTATED, 2, device=device) / ROTATED)
-    angles = torch.outer(torch.arange(frames, device=device), rates)
-    return torch.polar(torch.ones_like(angles), angles)
+    angles = torch.arange(frames, device=device)[:, None] * rates
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
@@ -58,15 +79,16 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", eq. 34.
     """
     first, rest = x.split([ROTATED, x.shape[3] - ROTATED], dim=3)
-    turned = torch.view_as_complex(first.float().unflatten(3, (-1, 2)).contiguous()) * turn
-    return torch.cat([torch.view_as_real(turned).flatten(3).to(x.dtype), rest], dim=3)
+    (one, other), (cosine, sine) = first.float().unflatten(3, (-1, 2)).unbind(4), turn.unbind(1)
+    turned = torch.stack([one * cosine - other * sine, one * sine + other * cosine], dim=4)
+    return torch.cat([turned.flatten(3).to(x.dtype), rest], dim=3)
 
 
 class Moonshine(nn.Module):
     """The encoder of Moonshine: wave [B, N] at 16 kHz -> features [B, R, ceil(T / 2)] on the content code's grid.
 
     Jeffries et al. 2024, "Moonshine: Speech Recognition for Live Transcription and Voice Commands", section 3.1. The
-    ONNX graph differs by the rounding of weights to 8 bits, which has no gradient.
+    ONNX graph differs by 8 bits, to which it rounds on its way and which have no gradient.
     """
 
     def __init__(self, channels: int, hidden: int, layers: int, stride: float, centre: float) -> None:
@@ -94,9 +116,9 @@ class Moonshine(nn.Module):
 
     def features(self, last: Tensor, samples: int) -> Tensor:
         """Features [B, R, ceil(T / 2)] of a wave of so many samples, from the last layer's output [B, F, C]."""
-        return self._at_code_frames(self.last(last).transpose(1, 2).float(), samples)
+        return self.at_code_frames(self.last(last).transpose(1, 2).float(), samples)
 
-    def _at_code_frames(self, x: Tensor, samples: int) -> Tensor:
+    def at_code_frames(self, x: Tensor, samples: int) -> Tensor:
         """[B, R, F] -> [B, R, ceil(T / 2)], linearly, the ends held: as in ``vconv.frontends.asr_encoder``."""
         frames = torch.arange(code_frames(frame_count(samples)), device=x.device)
         place = places(frames, self.stride, self.centre).clamp(0, x.shape[2] - 1)
@@ -141,11 +163,33 @@ QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"  # endings 
 NORMS = {"input_layernorm": "before", "post_attention_layernorm": "between"}
 
 
+OWN = re.compile(r"((?:first|second|third|norm|last|layers\.\d+\.\w+)\.(?:weight|bias))(_quantized)?")
+
+
 def _state(model: onnx.ModelProto) -> dict[str, Tensor]:
     arrays = _arrays(model)
+    if f"first.weight{QUANTIZED}" in arrays:
+        return _own_state(arrays)
     whole = {name: torch.tensor(arrays[source]) for name, source in _whole_weights(model, arrays)}
     state = {name: value.squeeze(-1) if "norm" in name else value for name, value in whole.items()}
     return state | {name: _dequantized(arrays, stem) for name, stem in _products(model)}
+
+
+def _own_state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Of a graph that ``vconv.export.asr_encoder`` made, where weights have their names of here."""
+    state = {}
+    for source, value in arrays.items():
+        if not (found := OWN.fullmatch(source)):
+            continue
+        name, in_bytes = found.groups()
+        if not in_bytes:
+            value = value.reshape(-1)
+        elif value.ndim == 2:
+            value = (value.astype(np.float32) * arrays[name + SCALE]).T
+        else:
+            value = value.astype(np.float32) * arrays[name + SCALE][:, None, None]
+        state[name] = torch.tensor(value)
+    return state
 
 
 def _arrays(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -194,36 +238,3 @@ def _dequantized(arrays: dict[str, np.ndarray], stem: str) -> Tensor:
     """The matrix [in, out] of a product, as that of a linear layer: [out, in]"""
     values = arrays[stem + QUANTIZED].astype(np.float32) - arrays[stem + ZERO_POINT].astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray((values * arrays[stem + SCALE]).T))
-
-
-def with_weights(model: onnx.ModelProto, weights: dict[str, Tensor]) -> onnx.ModelProto:
-    """The graph with the weights of a ``Moonshine``, its ``state_dict``, in place of its own, as exact as those were.
-
-    Matrices are rounded to 8 bits, with a scale for each column.
-
-    Raises:
-        InputError: they are of another network.
-    """
-    arrays = _arrays(model)
-    stored = {name: half for half, name in _halves(model).items()}
-    new: dict[str, np.ndarray] = {}
-    try:
-        for name, source in _whole_weights(model, arrays):
-            new[stored.get(source, source)] = weights[name].float().numpy().reshape(arrays[source].shape)
-        for name, stem in _products(model):
-            new |= {stem + ending: value for ending, value in _quantized(weights[name].float().numpy().T).items()}
-    except (KeyError, ValueError) as error:
-        raise InputError(f"these weights are not of the graph's network ({error}); give others") from None
-    for tensor in model.graph.initializer:
-        if tensor.name in new:
-            kind = numpy_helper.to_array(tensor).dtype
-            tensor.CopyFrom(numpy_helper.from_array(new[tensor.name].astype(kind), tensor.name))
-    return model
-
-
-def _quantized(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """A matrix [in, out] as unsigned numbers of 8 bits, each column between its least and its greatest value."""
-    low, high = np.minimum(matrix.min(axis=0), 0), np.maximum(matrix.max(axis=0), 0)
-    scale = np.maximum(high - low, 1e-12) / 255
-    zero = np.round(-low / scale)
-    return {QUANTIZED: np.clip(np.round(matrix / scale + zero), 0, 255), SCALE: scale, ZERO_POINT: zero}
