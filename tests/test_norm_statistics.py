@@ -15,7 +15,7 @@ from vconv.inference.torch_engine import TorchEngine  # noqa: E402
 from vconv.inference.utterance import Utterance  # noqa: E402
 from vconv.model_folder import read_config  # noqa: E402
 from vconv.models.layers import InstanceNorm  # noqa: E402
-from vconv.models.norm_statistics import NormStatistics  # noqa: E402
+from vconv.models.norm_statistics import NormStatistics, from_moments, mixed, moments  # noqa: E402
 from vconv.voice import Voice  # noqa: E402
 
 
@@ -35,6 +35,17 @@ def test_an_instance_norm_takes_a_share_of_given_statistics_and_reports_its_own(
     assert plain.mean().abs() < 1e-5
     with NormStatistics(given, torch.zeros(1)):
         torch.testing.assert_close(InstanceNorm()(x), plain)
+
+
+def test_mixed_statistics_are_those_of_both_signals_together() -> None:
+    torch.manual_seed(0)
+    one, other = torch.randn(2, 3, 60) + 1, 3 * torch.randn(2, 3, 20)
+    of = lambda x: torch.stack([x.mean(dim=2), x.var(dim=2, correction=0)], dim=1)  # noqa: E731
+    torch.testing.assert_close(mixed(of(one), of(other), torch.full((2,), 0.25)), of(torch.cat([one, other], dim=2)))
+    shares = torch.tensor([0.0, 1.0])
+    wanted = torch.stack([of(one)[0], of(other)[1]])
+    torch.testing.assert_close(mixed(of(one)[0], of(other), shares), wanted)
+    torch.testing.assert_close(from_moments(moments(of(one))), of(one))
 
 
 def test_with_frozen_statistics_a_part_is_encoded_as_within_the_whole(

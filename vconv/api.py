@@ -324,12 +324,13 @@ def export_model(
     *,
     asr_encoder: Path | None = None,
     speaker_encoder: Path | None = None,
+    live_asr_encoder: Path | None = None,
 ) -> None:
     """Write a model folder from trained weights. Needs vconv[train]. See ``vconv.export.export``, which this calls."""
     from vconv.export import export
 
     vocoder = Path(model_folder.find_shipped(str(vocoder)))  # the shipped one lies elsewhere when installed
-    export(Path(conversion), vocoder, Path(output), settings, asr_encoder, speaker_encoder)
+    export(Path(conversion), vocoder, Path(output), settings, asr_encoder, speaker_encoder, live_asr_encoder)
 
 
 # ---------------------------------------------------------------- evaluation

@@ -17,6 +17,7 @@ FORMAT = 2
 CONFIG = "config.json"
 WEIGHTS = ("conversion.safetensors", "vocoder.safetensors")  # which the graphs read, and PyTorch
 ASR_ENCODER = "asr_encoder.onnx"
+LIVE_ASR_ENCODER = "live_asr_encoder.onnx"  # of live conversion; a model may do without
 SPEAKER_ENCODER = "speaker_encoder.onnx"  # its weights lie beside it
 SPEAKER_ENCODER_WEIGHTS = "speaker_encoder.safetensors"
 POPULATION = "population.npz"

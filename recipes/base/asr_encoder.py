@@ -3,12 +3,15 @@
     python recipes/base/asr_encoder.py encoder_model.ort -o asr_encoder.onnx
     python recipes/base/asr_encoder.py asr_encoder.onnx --trained runs/base/robust_frontend/checkpoint.safetensors \\
         --share 0.5 -o robust_frontend.onnx
+    python recipes/base/asr_encoder.py asr_encoder.onnx --live runs/live_asr_encoder/checkpoint.safetensors \\
+        -o live_asr_encoder.onnx
 
 The input takes a wave of 16 kHz, [1, N], and gives features, [1, F, R], at an even rate; it may be ONNX or ONNX
 Runtime's own format. The large weights of the result that are float32 are stored in half precision, and its metadata
 say where its frames lie. With --trained the input is an asr_encoder.onnx, and the result has the weights that a
 training with `task: robust_frontend` or `task: encoders` made of its own, in 8 bits; --share interpolates between the
-two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). README.md beside this file says where
+two (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3). With --live the result is what a
+training with `task: live_asr_encoder` made of the input, for live conversion. README.md beside this file says where
 the ASR encoder of pretrained/base came from.
 """
 
@@ -130,13 +133,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stride", type=int, default=384, help="samples from frame to frame")
     parser.add_argument("--centre", type=int, default=447, help="samples to the middle of the first frame")
     parser.add_argument("--trained", type=Path, metavar="CHECKPOINT", help="whose weights it is to have")
+    parser.add_argument("--live", type=Path, metavar="CHECKPOINT", help="of a live_asr_encoder training")
     parser.add_argument("--share", type=float, default=1.0, help="of the way to these weights, from 0 to 1; default 1")
     options = parser.parse_args(arguments)
     return run_script("error", lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.trained:
+    if options.live:
+        from vconv.export.live_asr_encoder import live_asr_encoder_graph
+        from vconv.training.trained import load_live_asr_encoder
+
+        model = live_asr_encoder_graph(load_live_asr_encoder(options.live, options.encoder))
+    elif options.trained:
         model = trained(options.encoder, options.trained, options.share)
     else:
         model = make(options.encoder, options.stride, options.centre)

@@ -30,7 +30,7 @@ from vconv.config_files import load_yaml, merge
 from vconv.data.manifest import TEST, VALID, read_manifest
 from vconv.errors import InputError, VconvError, run_script
 from vconv.files import digest, write_text
-from vconv.model_folder import ASR_ENCODER, SHIPPED, SPEAKER_ENCODER_WEIGHTS, find_shipped
+from vconv.model_folder import ASR_ENCODER, LIVE_ASR_ENCODER, SHIPPED, SPEAKER_ENCODER_WEIGHTS, find_shipped
 from vconv.signals import end_on_signals
 
 HERE = Path(__file__).resolve().parent
@@ -42,12 +42,13 @@ TRAININGS = (
     "vocoder_predicted",
     "joint",
     "encoders",
+    "live_asr_encoder",
 )  # each a file in stages/
 SETTINGS = {
     "pseudo_labels": {"clusters": 512},
     "asr_encoder": {"share": 0.5},
     "averaged": {"share": 0.7},
-    "export": {"share": 0.7},
+    "averaged_encoders": {"share": 0.7},
     "evaluate": {"pairs": 100, "split": ""},
 }
 CHECKPOINT, CONFIG = "checkpoint.safetensors", "config.yaml"
@@ -105,7 +106,6 @@ def make_stages(setup: Setup) -> list[Stage]:
     split, count = judging.pop("split") or evaluated_split(setup.manifest), judging.pop("pairs")
     asr_encoder = str(setup.asr_encoder)
     first = train(setup, "robust_frontend", (), {"asr_encoder": asr_encoder, "corpus": plain(setup)})
-    encoders, export = last_stages(setup, averaged, robust, model)
     return [
         first,
         Stage("asr_encoder", (first.name,), (
@@ -147,8 +147,7 @@ def make_stages(setup: Setup) -> list[Stage]:
             (*python, str(HERE.parent / "average.py"), conversion, vocoder, joint,
              "--share", str(setup.settings("averaged")["share"]), "-o", averaged),
         )),
-        *encoders,
-        export,
+        *last_stages(setup, averaged, robust, model),
         Stage("evaluate", ("export",), (
             (*python, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
              "--count", str(count)),
@@ -157,25 +156,41 @@ def make_stages(setup: Setup) -> list[Stage]:
     ]  # fmt: skip
 
 
-def last_stages(setup: Setup, averaged: str, robust: str, model: str) -> tuple[list[Stage], Stage]:
-    """The training of encoders for the averaged models, where the corpus has phones, and the export."""
-    vconv = (sys.executable, "-m", "vconv")
-    if not any(clip.phones for clip in read_manifest(setup.manifest)):
-        return [], Stage("export", ("averaged",), ((*vconv, "export", averaged, averaged, "-o", model),))
-    place = partial(_place, setup.output)
-    training = train(setup, "encoders", ("robust_frontend", "asr_encoder", "averaged"), {
-        "conversion": averaged,
-        "asr_encoder": robust,
-        "speaker_encoder": str(setup.speaker_encoder),
-        "corpus": plain(setup),
-    })  # fmt: skip
-    trained, graph = place("export", "encoders.safetensors"), place("export", ASR_ENCODER)
-    return [training], Stage("export", ("asr_encoder", "averaged", "encoders"), (
-        (sys.executable, str(HERE.parent / "average.py"), averaged, place("encoders", CHECKPOINT),
-         "--share", str(setup.settings("export")["share"]), "-o", trained),
-        (sys.executable, str(HERE / "asr_encoder.py"), robust, "--trained", trained, "-o", graph),
-        (*vconv, "export", trained, averaged, "-o", model, "--asr-encoder", graph),
-    ))  # fmt: skip
+def last_stages(setup: Setup, averaged: str, robust: str, model: str) -> list[Stage]:
+    """Encoders for the averaged models, where the corpus has phones; the live ASR encoder; the export."""
+    place, python = partial(_place, setup.output), sys.executable
+    stages, needs, trained, graph = [], ("asr_encoder", "averaged"), averaged, robust
+    if any(clip.phones for clip in read_manifest(setup.manifest)):
+        trained, graph = place("averaged_encoders", "encoders.safetensors"), place("averaged_encoders", ASR_ENCODER)
+        share = str(setup.settings("averaged_encoders")["share"])
+        stages = [
+            train(setup, "encoders", ("robust_frontend", *needs), {
+                "conversion": averaged,
+                "asr_encoder": robust,
+                "speaker_encoder": str(setup.speaker_encoder),
+                "corpus": plain(setup),
+            }),
+            Stage("averaged_encoders", (*needs, "encoders"), (
+                (python, str(HERE.parent / "average.py"), averaged, place("encoders", CHECKPOINT),
+                 "--share", share, "-o", trained),
+                (python, str(HERE / "asr_encoder.py"), robust, "--trained", trained, "-o", graph),
+            )),
+        ]  # fmt: skip
+        needs = ("averaged", "averaged_encoders")
+    live = place("export", LIVE_ASR_ENCODER)
+    return [
+        *stages,
+        train(setup, "live_asr_encoder", ("robust_frontend", *needs), {
+            "conversion": trained,
+            "asr_encoder": graph,
+            "corpus": plain(setup),
+        }),
+        Stage("export", (*needs, "live_asr_encoder"), (
+            (python, str(HERE / "asr_encoder.py"), graph, "--live", place("live_asr_encoder", CHECKPOINT), "-o", live),
+            (python, "-m", "vconv", "export", trained, averaged, "-o", model, "--asr-encoder", graph,
+             "--live-asr-encoder", live),
+        )),
+    ]  # fmt: skip
 
 
 def train(setup: Setup, name: str, needs: tuple[str, ...], inputs: dict[str, Any]) -> Stage:
@@ -278,9 +293,9 @@ def without_results(stage: Stage, setup: Setup) -> Stage:
         config["losses"]["pseudo_labels"] = 0.0  # one more head on the code
     if "vocoder" in config:
         config["vocoder"] = SHIPPED
-    if config["task"] in ("joint", "encoders"):  # the others do without
+    if config["task"] in ("joint", "encoders", "live_asr_encoder"):  # the others do without
         config["conversion"] = SHIPPED
-    if config["task"] == "encoders":
+    if config["task"] in ("encoders", "live_asr_encoder"):
         config["asr_encoder"] = str(setup.asr_encoder)
     return replace(stage, config=config)
 

@@ -170,6 +170,10 @@ def export(
         Path | None,
         typer.Option(metavar="FILE", help="ASR encoder (ONNX). Default: the path recorded in the checkpoint."),
     ] = None,
+    live_asr_encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Live ASR encoder. Default: the one beside the ASR encoder, if any."),
+    ] = None,
     speaker_encoder: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Pretrained speaker encoder. Default: the path recorded in the checkpoint."),
@@ -197,7 +201,13 @@ def export(
         from vconv import api
 
         api.export_model(
-            conversion, vocoder, output, set_ or (), asr_encoder=asr_encoder, speaker_encoder=speaker_encoder
+            conversion,
+            vocoder,
+            output,
+            set_ or (),
+            asr_encoder=asr_encoder,
+            speaker_encoder=speaker_encoder,
+            live_asr_encoder=live_asr_encoder,
         )
     print(f"wrote {output}")
 

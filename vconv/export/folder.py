@@ -16,7 +16,8 @@ from vconv.export.traced import networks, speaker_encoder_network
 from vconv.export.tracing import store_in_half, trace, without_lengths
 from vconv.export.weights import places, refer
 from vconv.frontends.asr_encoder import AsrEncoder
-from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, WEIGHTS, record_digests
+from vconv.frontends.live_asr_encoder import LiveAsrEncoder
+from vconv.model_folder import ASR_ENCODER, LIVE_ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, WEIGHTS, record_digests
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus, save_campplus
@@ -35,12 +36,14 @@ def export(
     settings: Sequence[str] = (),
     asr_encoder: Path | None = None,
     speaker_encoder: Path | None = None,
+    live_asr_encoder: Path | None = None,
 ) -> None:
     """Write a model folder from a conversion and a vocoder checkpoint, with their averaged weights.
 
     ``vocoder`` may be another model folder, whose vocoder is then taken over. ``settings`` are ``key=value`` of the
     conversion model's config that concern its use, such as ``bottleneck.soft_temperature=0.1``. ``asr_encoder`` and
-    ``speaker_encoder`` replace the files that the checkpoint names, where those have moved.
+    ``speaker_encoder`` replace the files that the checkpoint names, where those have moved. ``live_asr_encoder`` is the
+    one of live conversion; by default the one that lies beside the ASR encoder, if there is one.
 
     Raises:
         InputError: a file is no such checkpoint, a folder holds no model, or a pretrained encoder is missing.
@@ -49,14 +52,29 @@ def export(
     model, (asr_encoder_file, speaker_encoder_file) = load_conversion(conversion, settings), trained_with(conversion)
     asr_file = asr_encoder or asr_encoder_file
     if not model.config.asr_channels:
-        asr_file = None
+        asr_file = live_asr_encoder = None
     elif asr_file is None:
         raise InputError(f"{conversion}: no ASR encoder is known for it; give the one that it was trained with")
     elif AsrEncoder(asr_file).channels != model.config.asr_channels:
         raise InputError(f"{conversion}: was trained with another ASR encoder than {asr_file}; give that one")
     write_model(
-        output, model, speaks, asr_file, _speaker_encoder(model, conversion, speaker_encoder or speaker_encoder_file)
+        output,
+        model,
+        speaks,
+        asr_file,
+        _speaker_encoder(model, conversion, speaker_encoder or speaker_encoder_file),
+        _live_asr_encoder(asr_file, live_asr_encoder),
     )
+
+
+def _live_asr_encoder(asr_encoder: Path | None, file: Path | None) -> Path | None:
+    """The live ASR encoder: the file, or what lies beside the ASR encoder. Raises InputError if it is none."""
+    if file is None:
+        beside = asr_encoder and asr_encoder.with_name(LIVE_ASR_ENCODER)
+        return beside if beside and beside.is_file() else None
+    if asr_encoder is not None:
+        LiveAsrEncoder(file, AsrEncoder(asr_encoder).channels, 1)
+    return file
 
 
 def _speaker_encoder(model: ConversionModel, checkpoint: Path, file: Path | None) -> CamPlusPlus | None:
@@ -75,6 +93,7 @@ def write_model(
     vocoder: Vocoder,
     asr_encoder: Path | None = None,
     speaker_encoder: CamPlusPlus | None = None,
+    live_asr_encoder: Path | None = None,
 ) -> None:
     """Write config, weights, graphs and the pretrained encoders; for a table of speakers, also their voices.
 
@@ -88,8 +107,11 @@ def write_model(
         except RuntimeError as error:
             raise VconvError(f"{folder}: not written, as {error}; export an earlier checkpoint") from error
     folder.mkdir(parents=True, exist_ok=True)
+    found = {ASR_ENCODER: asr_encoder, LIVE_ASR_ENCODER: live_asr_encoder}
+    asr_encoders = {name: file for name, file in found.items() if file is not None}
+    kept = {file.resolve() for file in asr_encoders.values()}
     for stale in [*folder.glob("*.onnx"), *(folder / "voices").glob("*.npz")]:
-        if asr_encoder is None or stale.resolve() != asr_encoder.resolve():
+        if stale.resolve() not in kept:
             stale.unlink()
     conversion.config = dataclasses.replace(conversion.config, adapter_rank=ADAPTER_RANK)
     saved.round_weights(conversion.eval())
@@ -106,8 +128,9 @@ def write_model(
         )  # rounded as the file is
         files.append(speaker_encoder_file)
     weights = places(files)
-    if asr_encoder is not None and asr_encoder.resolve() != (folder / ASR_ENCODER).resolve():
-        saved.replace(folder / ASR_ENCODER, lambda path: path.write_bytes(asr_encoder.read_bytes()))
+    for name, file in asr_encoders.items():
+        if file.resolve() != (folder / name).resolve():
+            saved.replace(folder / name, lambda path, file=file: path.write_bytes(file.read_bytes()))
     for name, network in graphs.items():
         graph = refer(without_lengths(store_in_half(trace(network))), weights)
         saved.replace(folder / f"{name}.onnx", lambda path, graph=graph: onnx.save(graph, path))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from vconv.features import HOP_LENGTH
+
 MIRRORED = 6  # frames, 96 ms: as many follow, at most
+MIRRORED_SAMPLES = 2 * HOP_LENGTH  # 32 ms, of the live ASR encoder: with them the last frame has its middle
 
 
 def mirrored_end(values: np.ndarray, count: int) -> np.ndarray:

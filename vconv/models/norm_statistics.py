@@ -49,6 +49,26 @@ class NormStatistics:
         _active.reset(self._token)
 
 
+def moments(statistics: Tensor) -> Tensor:
+    """Mean and variance [..., 2, S] -> mean and mean square, which average."""
+    mean, variance = statistics.unbind(-2)
+    return torch.stack([mean, variance + mean**2], dim=-2)
+
+
+def mixed(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Statistics of two mixed: [B, 2, S], with a ``share`` [B] of ``other`` [B, 2, S] and the rest of ``one``.
+
+    ``one`` may be [2, S], the same for all.
+    """
+    return from_moments(torch.lerp(moments(one).expand_as(other), moments(other), share[:, None, None]))
+
+
+def from_moments(values: Tensor) -> Tensor:
+    """What ``moments`` was given."""
+    mean, power = values.unbind(-2)
+    return torch.stack([mean, (power - mean**2).clamp(min=0)], dim=-2)
+
+
 def exchanged(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """The statistics that an instance norm is to use, given its own, each [B, C, 1]."""
     active = _active.get()

@@ -19,6 +19,7 @@ TASKS = {
     "joint": ("vconv.training.joint", "JointTraining"),
     "encoders": ("vconv.training.encoders", "EncodersTraining"),
     "robust_frontend": ("vconv.training.robust_frontend", "RobustFrontendTraining"),
+    "live_asr_encoder": ("vconv.training.live_asr_encoder", "LiveAsrEncoderTraining"),
 }
 
 

@@ -175,7 +175,7 @@ def _part(module: str, key: str) -> str:
         return words[0]
     if module != "learner":
         return module
-    if words[:2] == ["trained", "asr_encoder"]:
+    if words[:2] == ["trained", "asr_encoder"] or words[0] == "asr_encoder":
         return "ASR encoder"
     if words[:2] in (["both", "conversion"], ["both", "vocoder"], ["trained", "conversion"]):
         words = words[1:]

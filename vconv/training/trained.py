@@ -16,6 +16,8 @@ from vconv.excitation import PulseTrain
 from vconv.model_folder import find_shipped
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
+from vconv.models.pretrained.moonshine import load_moonshine
+from vconv.models.pretrained.moonshine_live import LiveMoonshine
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
 
@@ -23,6 +25,7 @@ Config = TypeVar("Config", ConversionConfig, VocoderConfig)
 
 
 JOINT = "joint"  # the task whose checkpoints hold both models, each under its name
+LIVE_ASR_ENCODER = "live_asr_encoder"  # the task whose checkpoints hold a live ASR encoder
 ENCODERS = "encoders"  # the task whose checkpoints hold a conversion model and its ASR encoder, likewise
 
 
@@ -86,6 +89,21 @@ def load_asr_encoder(path: Path) -> dict[str, torch.Tensor]:
         InputError: there is no checkpoint of a training that makes one.
     """
     return _weights(checkpoint.load_task(path, "robust_frontend", ENCODERS), "asr_encoder")
+
+
+def load_live_asr_encoder(path: Path, asr_encoder: Path) -> LiveMoonshine:
+    """The averaged weights of a live ASR encoder that was trained from the one in the ONNX file.
+
+    Raises:
+        InputError: there is no checkpoint of such a training, or it began with another ASR encoder.
+    """
+    weights = _weights(checkpoint.load_task(path, LIVE_ASR_ENCODER), "asr_encoder")
+    live = LiveMoonshine.of(load_moonshine(asr_encoder))
+    try:
+        live.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: trained from another ASR encoder than {asr_encoder}; give that one") from error
+    return live.requires_grad_(False).eval()
 
 
 def _weights(state: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
