@@ -55,7 +55,10 @@ def live(
     lookahead: Annotated[
         float, typer.Option(metavar="SECONDS", help="Known after a block; shorter costs words.")
     ] = 0.192,
-    past: Annotated[float, typer.Option(metavar="SECONDS", help="Known before a block; shorter computes less.")] = 3.0,
+    past: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Known before a block, where a model has no live ASR encoder."),
+    ] = 3.0,
     gate: Annotated[
         float, typer.Option(metavar="DB", help="Sound so far below 0 dBFS is not converted, with speech at -27.")
     ] = -65.0,

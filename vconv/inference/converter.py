@@ -30,6 +30,7 @@ from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
 from vconv.voice import Voice, is_saved_voice
 
 if TYPE_CHECKING:
+    from vconv.frontends.live_asr_encoder import LiveAsrEncoder
     from vconv.live import Enrolment, LiveConverter
 
 
@@ -299,8 +300,16 @@ class Converter:
         """
         from vconv.live.engine import LiveConverter, Parts
 
-        parts = Parts(self._engine, self._config, self._tracker, self.model, self.voice, self.population)
+        known = self.population, self._live_asr_encoder
+        parts = Parts(self._engine, self._config, self._tracker, self.model, self.voice, *known)
         return LiveConverter(parts, target, block, enrolment, **options)
+
+    @cached_property
+    def _live_asr_encoder(self) -> LiveAsrEncoder | None:
+        """The live ASR encoder, if the model folder has one."""
+        from vconv.frontends.live_asr_encoder import LiveAsrEncoder
+
+        return self.folder and LiveAsrEncoder.of(self.folder, self._config.asr_channels, self._threads)
 
     def enrol(self, clips: Source | list[Source]) -> Enrolment:
         """Statistics of the person at the microphone, for live conversion: ten seconds are enough.

@@ -17,6 +17,7 @@ class Utterance:
     wave: np.ndarray  # [N] at 16 kHz
     mel: np.ndarray  # [N_MELS, T], T even: of some frames of the wave, or of frames of silence after its end
     start: int = 0  # frame of the wave, even, with which the mel begins
+    encoded: np.ndarray | None = None  # [R, T / 2] ASR features of the mel's frames, where they are known already
 
     @classmethod
     def of(cls, wave: np.ndarray) -> Utterance:
@@ -35,5 +36,7 @@ class Utterance:
     def asr_features(self, encoder: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """What an ASR encoder, [N] -> [R, F], makes of the frames: [R, T / 2]. After the wave the last is repeated."""
         rows = self.frames // 2
+        if self.encoded is not None:
+            return self.encoded[:, :rows]
         found = encoder(self.wave)[:, self.start // 2 :][:, :rows]
         return np.pad(found, ((0, 0), (0, rows - found.shape[1])), mode="edge")

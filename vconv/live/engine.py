@@ -12,20 +12,22 @@ from vconv.config import ConversionConfig
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
 from vconv.features import FRAME_RATE, OUTPUT_RATE, SAMPLE_RATE
+from vconv.frontends.live_asr_encoder import LiveAsrEncoder
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
+from vconv.live.asr_stream import AsrStream
 from vconv.live.gate import Gate
 from vconv.live.joins import Ramp
 from vconv.live.melody import into_register
 from vconv.live.resampling import StreamResampler
 from vconv.live.statistics import Enrolment, Level, NormEstimate, Register
-from vconv.live.window import LiveVoice, SlidingWindow, Speaker, Timing
+from vconv.live.window import CONTENT_PAST, LiveVoice, SlidingWindow, Speaker, Timing
 from vconv.voice import Voice
 
 BLOCK_SECONDS = 0.096  # of sound converted at once
 LOOKAHEAD_SECONDS = 0.192  # of sound after a block that is known when it is converted
-PAST_SECONDS = 3.0  # of sound before a block that the ASR encoder sees
+PAST_SECONDS = 3.0  # of sound before a block that an ASR encoder of files sees
 GATE_DB = -65.0  # dBFS of a 16 ms frame, with speech at -27: quieter sound is not converted
 BYPASS_FADE_SECONDS = 0.02
 MIN_RATE, MAX_RATE = 8000, 192000  # Hz
@@ -44,6 +46,7 @@ class Parts:
     model: bytes
     voice_of: Callable[[object], Voice]
     population: Enrolment | None
+    live_asr_encoder: LiveAsrEncoder | None = None  # where the model has one
 
 
 class LiveConverter:
@@ -56,7 +59,7 @@ class LiveConverter:
         target: as ``Converter.convert`` takes it.
         block: seconds converted at once, rounded to 32 ms; shorter costs more computing.
         lookahead: seconds known after a block, rounded to 32 ms; shorter costs words.
-        past: seconds known before a block, which the ASR encoder sees.
+        past: seconds known before a block, which the ASR encoder sees where the model has no live one.
         enrolment: statistics of the person at the microphone (``Converter.enrol``), which then are frozen. None begins
             with the population's and gathers that person's while they speak.
         gate: dBFS below which sound is not converted, with speech at -27; None converts all.
@@ -132,7 +135,9 @@ class LiveConverter:
         )
         self._voice = self._voice.restarted()
         gate = Gate(self._gate_threshold)
-        self._window = SlidingWindow(self._parts.engine, self._parts.tracker, self._timing, speaker, gate)
+        encoder = self._parts.live_asr_encoder
+        asr_stream = AsrStream(encoder, past=CONTENT_PAST // 2) if encoder else None
+        self._window = SlidingWindow(self._parts.engine, self._parts.tracker, self._timing, speaker, gate, asr_stream)
         self._given = self._taken = 0  # samples in, samples out
         self._pending = np.zeros(0, np.float32)  # at 16 kHz, for the next step
         self._aside = np.zeros(0, np.float32)  # what bypass lets through, at rate_out

@@ -14,6 +14,7 @@ from vconv.inference import streaming
 from vconv.inference.engine import Engine
 from vconv.inference.streaming import MEL_CONTEXT
 from vconv.inference.utterance import Utterance
+from vconv.live.asr_stream import AsrStream
 from vconv.live.gate import Gate
 from vconv.live.joins import OverlapAdd
 from vconv.live.melody import Melody, bridged, into_register
@@ -21,7 +22,7 @@ from vconv.live.statistics import Level, NormEstimate, Register
 from vconv.voice import Voice
 
 CONTENT_PAST = 64  # frames, 1.02 s
-ENOUGH = 12  # frames of lookahead, 192 ms: with so much, the ASR encoder alone gains by mirrored ones
+ENOUGH = 12  # frames of lookahead, 192 ms: with so much, only an ASR encoder of files gains by mirrored ones
 DECODER_PAST = 28  # frames, 448 ms, its receptive field
 VOCODER_PAST = 26  # frames, its receptive field
 MEL_FADE = 2  # frames in which two steps' mels are cross-faded
@@ -72,9 +73,18 @@ class SlidingWindow:
     Each step runs the networks on all of the window and keeps what lies in its middle.
     """
 
-    def __init__(self, engine: Engine, tracker: PitchTracker, timing: Timing, speaker: Speaker, gate: Gate) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tracker: PitchTracker,
+        timing: Timing,
+        speaker: Speaker,
+        gate: Gate,
+        asr_stream: AsrStream | None = None,
+    ) -> None:
+        """Without ``asr_stream`` the ASR encoder of files runs on all of the window in each step."""
         self._engine, self._tracker, self._timing = engine, tracker, timing
-        self._speaker, self._gate = speaker, gate
+        self._speaker, self._gate, self._asr_stream = speaker, gate, asr_stream
         self._wave = np.zeros(0, np.float32)  # the last frames as they came
         self._mel = np.zeros((features.N_MELS, 0), np.float32)  # of the same frames
         self._after = np.zeros((features.N_MELS, 0), np.float32)  # of those that follow mirrored
@@ -155,18 +165,24 @@ class SlidingWindow:
         return np.stack([into_register(curve, register, voice, octaves, keep_pitch), voiced])
 
     def _content(self, scaled: np.ndarray, speaks: bool) -> np.ndarray:
-        """Content [C, T / 2] of the window's last frames and of those that follow mirrored.
-
-        The ASR encoder sees all of the window.
-        """
+        """Content [C, T / 2] of the window's last frames and of those that follow mirrored."""
         known = self._mel.shape[1]
         frames = min(known, CONTENT_PAST + self._timing.step + self._timing.ahead)
         mel = np.concatenate([self._mel[:, -frames:], self._after], axis=1)
-        utterance = Utterance(mirrored_end(scaled, MIRRORED * HOP_LENGTH), mel, start=known - frames)
+        if self._asr_stream is None:
+            utterance = Utterance(mirrored_end(scaled, MIRRORED * HOP_LENGTH), mel, start=known - frames)
+        else:
+            utterance = Utterance(scaled, mel, encoded=self._asr_features(self._asr_stream, scaled, frames))
         encoded = self._engine.content(utterance, self._speaker.norms.value)
         if speaks:
             self._speaker.norms.add(encoded.statistics, self._timing.step / FRAME_RATE)
         return encoded.content
+
+    def _asr_features(self, asr_stream: AsrStream, scaled: np.ndarray, frames: int) -> np.ndarray:
+        """ASR features [R, T / 2] of the window's last frames and of those that follow mirrored."""
+        due, step, after = self._due // 2, self._timing.step // 2, self._after.shape[1] // 2
+        end = due + step + self._timing.ahead // 2
+        return asr_stream.features(scaled, range(end - frames // 2, end + after), range(due, due + step), end)
 
     def _vocoded(self, mel: np.ndarray, pitch: np.ndarray) -> np.ndarray:
         """The wave of mel [N_MELS, step + ahead] and pitch [2, step + ahead]."""
