@@ -124,7 +124,7 @@ def test_vctk_from_its_files_to_a_table_of_figures(tmp_path: Path, version: str)
 
     again = run_recipe("vctk", root, out, MINIATURE, MIC="mic2", JOBS="1")
     stages = [line for line in again.splitlines() if line.startswith("== ")][:-1]
-    assert len(stages) == 13 and all(line.endswith(": complete") for line in stages)
+    assert len(stages) == 15 and all(line.endswith(": complete") for line in stages)
 
 
 @needs_bash
