@@ -127,6 +127,12 @@ def test_the_end_of_what_is_known_goes_on_mirrored(
         )
 
 
+def test_without_lookahead_nothing_is_mirrored(miniature: LiveMoonshine) -> None:
+    wave, level = wave_of(9), miniature.level[None]
+    (found, _), (plain, _) = (miniature.encoded(wave, level, 2, 0, mirrored) for mirrored in (384, 0))
+    torch.testing.assert_close(found, plain)
+
+
 @pytest.mark.parametrize(("block", "ahead", "mirrored"), [(1, 1, 384), (2, 3, 300), (4, 7, 512)])
 def test_windows_end_with_what_is_known_after_their_block(
     miniature: LiveMoonshine, block: int, ahead: int, mirrored: int

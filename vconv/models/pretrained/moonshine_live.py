@@ -80,7 +80,7 @@ class LiveMoonshine(Moonshine):
         frames = x.shape[1]
         blocks = in_blocks(frames, block, ahead, x.device)
         x, turn = x[:, blocks.place], turns(frames, x.device)[blocks.place]
-        if mirrored and (whole := (frames - ahead) // block):  # blocks all of whose lookahead is there
+        if ahead and mirrored and (whole := (frames - ahead) // block):  # blocks all of whose lookahead is there
             ends = self._mirrored_ends(wave, level, block, ahead, mirrored, whole)
             again = x[:, frames : frames + whole * ahead].unflatten(1, (whole, ahead))
             again = torch.cat([again[:, :, : ahead - ends.shape[2]], ends], dim=2).flatten(1, 2)
