@@ -37,8 +37,7 @@ class AsrEncoderGraph(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         encoder = self.encoder
-        x = encoder.norm(encoder.first(wave.unsqueeze(1)).tanh())
-        x = F.gelu(encoder.third(F.gelu(encoder.second(x)))).transpose(1, 2)
+        x = encoder.reduced(encoder.norm(encoder.first(wave.unsqueeze(1)).tanh()))
         for layer in encoder.layers:
             x = x + layer.output(self._attended(layer, layer.before(x)))
             x = x + layer.narrow(F.gelu(layer.wide(layer.between(x))))

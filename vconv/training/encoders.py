@@ -42,7 +42,7 @@ from vconv.training.perceptual import clip_embeddings, content_distance
 from vconv.training.robust_frontend import RobustFrontendBatch, RobustFrontendBatchConfig, RobustFrontendSampler
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
 from vconv.training.start import Start, begin
-from vconv.training.trained import load_conversion
+from vconv.training.trained import load_conversion_behind
 
 HEAD_RATE = 6.0  # learning rate of the phone head, which begins with random weights, as a multiple of the others'
 
@@ -189,11 +189,10 @@ def check_settings(config: EncodersTraining) -> None:
 def build(config: EncodersTraining, resume: bool) -> tuple[Run, Validation]:
     """The run and its validation."""
     check_settings(config)
-    conversion, asr_encoder = load_conversion(Path(config.conversion)), load_moonshine(config.asr_encoder)
+    asr_encoder = load_moonshine(config.asr_encoder)
+    conversion = load_conversion_behind(asr_encoder, config.asr_encoder, Path(config.conversion))
     if conversion.config.speaker != "pretrained":
         raise InputError(f"{config.conversion}: use a model with `speaker: pretrained`")
-    if conversion.config.asr_channels != asr_encoder.channels:
-        raise InputError(f"{config.asr_encoder}: {config.conversion} was trained with another ASR encoder")
     start = begin(config, resume)
     config = replace(config, model=conversion.config)
     device, corpus = start.accelerator.device, start.corpus

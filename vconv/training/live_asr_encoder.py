@@ -37,7 +37,7 @@ from vconv.training.perceptual import content_distance
 from vconv.training.robust_frontend import RobustFrontendBatch, RobustFrontendBatchConfig, RobustFrontendSampler
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
 from vconv.training.start import begin
-from vconv.training.trained import load_conversion
+from vconv.training.trained import load_conversion_behind
 
 LEVEL_BATCHES = 8  # whose mean statistics are those that a stream begins with
 AHEAD_WEIGHT = 0.5  # of a frame that is there as lookahead, where that of another is 1
@@ -170,9 +170,7 @@ def content_encoder(config: LiveAsrEncoderTraining, asr_encoder: Moonshine) -> C
     """That of the model which is to take the features, frozen."""
     if not config.conversion:
         return None
-    model = load_conversion(Path(config.conversion))
-    if model.config.asr_channels != asr_encoder.channels:
-        raise InputError(f"{config.asr_encoder}: {config.conversion} was trained with another ASR encoder")
+    model = load_conversion_behind(asr_encoder, config.asr_encoder, Path(config.conversion))
     return model.content.requires_grad_(False).eval()
 
 

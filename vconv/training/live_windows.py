@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from vconv.frontends.ends import MIRRORED
 from vconv.frontends.grid import CODE_HOP, places
 from vconv.models.content_encoder import ContentEncoder
 from vconv.models.norm_statistics import NormStatistics
+from vconv.models.pretrained.moonshine import at_places
 from vconv.models.pretrained.moonshine_live import LiveMoonshine
 
 WINDOW = 34  # frames of the code that are known, 1.09 s
@@ -35,7 +37,7 @@ def cut(encoder: LiveMoonshine, number: int, block: int, ahead: int, mirrored: i
     known = int((end + ahead - 1) * stride + 2 * centre + 1 - mirrored) // CODE_HOP
     # The frame k of the code takes the features of the two frames around its place.
     stop, first = (int(((n - 1) * stride + centre - HOP_LENGTH / 2) // CODE_HOP) + 1 for n in (end, end - block))
-    start = max(int(places(torch.tensor(float(known - WINDOW)), stride, centre)), 0)
+    start = max(int(places(np.array(known - WINDOW), stride, centre)), 0)
     return Cut(number, start, end, known, list(range(max(first, known - WINDOW), min(stop, known))))
 
 
@@ -55,9 +57,7 @@ def features_at(encoder: LiveMoonshine, found: Tensor, frames: int, ahead: int, 
     again = frames + at.number * ahead
     rows = torch.cat([found[:, at.start : at.end], found[:, again : again + ahead]], dim=1)
     code = torch.arange(at.known - WINDOW, at.known + AFTER, device=found.device)
-    place = (places(code, encoder.stride, encoder.centre) - at.start).clamp(0, rows.shape[1] - 1)
-    low = place.long().clamp(max=rows.shape[1] - 2)
-    return torch.lerp(rows[:, low], rows[:, low + 1], (place - low)[:, None]).transpose(1, 2)
+    return at_places(rows.transpose(1, 2), places(code, encoder.stride, encoder.centre) - at.start)
 
 
 def mel_at(mel: Tensor, at: Cut) -> Tensor:

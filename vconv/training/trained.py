@@ -16,7 +16,7 @@ from vconv.excitation import PulseTrain
 from vconv.model_folder import find_shipped
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
-from vconv.models.pretrained.moonshine import load_moonshine
+from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
 from vconv.models.pretrained.moonshine_live import LiveMoonshine
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
@@ -50,6 +50,18 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
         wanted = " ".join(settings)
         raise InputError(f"{path}: its weights have other shapes than --set {wanted} asks for; leave it out") from error
     return model.eval()
+
+
+def load_conversion_behind(asr_encoder: Moonshine, file: str, path: Path) -> ConversionModel:
+    """As ``load_conversion``, of a model that takes the features of the ASR encoder of that file.
+
+    Raises:
+        InputError: as there, or it was trained with another one.
+    """
+    model = load_conversion(path)
+    if model.config.asr_channels != asr_encoder.channels:
+        raise InputError(f"{file}: {path} was trained with another ASR encoder")
+    return model
 
 
 def trained_with(path: Path) -> tuple[Path | None, Path | None]:

@@ -108,22 +108,31 @@ class Moonshine(nn.Module):
         """Of a wave [B, N]: the output of the convolutions and of each layer, [B, F, C]"""
         with torch.autocast(wave.device.type, enabled=False):  # a wave is more than eight bits
             x = self.norm(self.first(wave.float().unsqueeze(1)).tanh())
-        x = F.gelu(self.third(F.gelu(self.second(x)))).transpose(1, 2)
+        x = self.reduced(x)
         turn, found = turns(x.shape[1], x.device), [x]
         for layer in self.layers:
             found.append(layer(found[-1], turn))
         return found
 
+    def reduced(self, normed: Tensor) -> Tensor:
+        """The normed output of the first convolution, [B, C, 6F + 13], through the others: [B, F, C]"""
+        return F.gelu(self.third(F.gelu(self.second(normed)))).transpose(1, 2)
+
     def features(self, last: Tensor, samples: int) -> Tensor:
         """Features [B, R, ceil(T / 2)] of a wave of so many samples, from the last layer's output [B, F, C]."""
-        return self.at_code_frames(self.last(last).transpose(1, 2).float(), samples)
+        return self._at_code_frames(self.last(last).transpose(1, 2).float(), samples)
 
-    def at_code_frames(self, x: Tensor, samples: int) -> Tensor:
+    def _at_code_frames(self, x: Tensor, samples: int) -> Tensor:
         """[B, R, F] -> [B, R, ceil(T / 2)], linearly, the ends held: as in ``vconv.frontends.asr_encoder``."""
         frames = torch.arange(code_frames(frame_count(samples)), device=x.device)
-        place = places(frames, self.stride, self.centre).clamp(0, x.shape[2] - 1)
-        low = place.long().clamp(max=x.shape[2] - 2)
-        return torch.lerp(x[:, :, low], x[:, :, low + 1], place - low)
+        return at_places(x, places(frames, self.stride, self.centre))
+
+
+def at_places(x: Tensor, place: Tensor) -> Tensor:
+    """Frames [B, R, F] at places [K] between them, linearly, the ends held: [B, R, K], as ``grid.at_places``."""
+    place = place.clamp(0, x.shape[2] - 1)
+    low = place.long().clamp(max=x.shape[2] - 2)
+    return torch.lerp(x[:, :, low], x[:, :, low + 1], place - low)
 
 
 def load_moonshine(path: str | Path) -> Moonshine:

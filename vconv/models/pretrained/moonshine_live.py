@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vconv.models.pretrained.moonshine import EPSILON, Moonshine, turns
 
@@ -68,7 +67,7 @@ class LiveMoonshine(Moonshine):
             mean, variance = level[:, :, None, None].unbind(1)
             x = (self.first(wave.float().unsqueeze(1)).tanh() - mean) * (variance + EPSILON).rsqrt()
             x = x * self.norm.weight[:, None] + self.norm.bias[:, None]
-        return F.gelu(self.third(F.gelu(self.second(x)))).transpose(1, 2)
+        return self.reduced(x)
 
     def encoded(self, wave: Tensor, level: Tensor, block: int, ahead: int, mirrored: int = 0) -> tuple[Tensor, Blocks]:
         """All blocks of a wave at once, as one after another would give them: [B, K, C], and which frames they are.
