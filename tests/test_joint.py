@@ -19,7 +19,9 @@ from vconv.errors import InputError  # noqa: E402
 from vconv.frontends.ends import mirrored_end  # noqa: E402
 from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models.discriminators import LayerDiscriminators  # noqa: E402
-from vconv.training.joint import mirrored_from  # noqa: E402
+from vconv.training import checkpoint  # noqa: E402
+from vconv.training.discriminators import DiscriminatorConfig, Discriminators  # noqa: E402
+from vconv.training.joint import mirrored_from, take_wave_discriminators  # noqa: E402
 from vconv.training.learner import misplaced_pitch  # noqa: E402
 from vconv.training.losses import discriminator_hinge  # noqa: E402
 from vconv.training.optimizer import Ema  # noqa: E402
@@ -115,6 +117,19 @@ def begun(tmp_path_factory: pytest.TempPathFactory, speaker_encoder_file: Path) 
         train(folder, text, manifest, "threads=1", "optimizer.steps=30", *settings)
         places.append(f"{name}={folder / 'run'}")
     return manifest, [*places, own[1]]
+
+
+def test_discriminators_of_waves_go_on_from_the_vocoders_training(begun: tuple[Path, list[str]]) -> None:
+    torch.manual_seed(0)
+    fresh = Discriminators(DiscriminatorConfig(periods=(3,), n_ffts=(256,), width=4), channels=[8])
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    take_wave_discriminators(BASE_MODEL, fresh)  # which has none
+    assert all(value.equal(before[name]) for name, value in fresh.state_dict().items())
+    path = tmp_path_of(begun[1][1])
+    take_wave_discriminators(path, fresh)
+    trained = checkpoint.load(path / "checkpoint.safetensors")["discriminators"]
+    for name, value in fresh.state_dict().items():
+        assert value.equal(trained[name] if name.startswith("waves.") else before[name]), name
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -76,6 +77,15 @@ def test_feature_matching_is_relative_and_zero_for_the_same() -> None:
     assert losses.feature_matching(maps, maps).item() == 0.0
     doubled = [[2 * m for m in maps[0]]]
     assert losses.feature_matching(maps, doubled).item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_mel_distance_counts_a_change_of_level_in_nepers_and_prefers_the_right_formant() -> None:
+    noise = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    assert losses.mel_distance(noise, noise).item() == 0.0
+    assert losses.mel_distance(2 * noise, noise).item() == pytest.approx(np.log(2), abs=0.01)
+    time = torch.arange(8000) / 16000
+    tone, near, far = (torch.sin(2 * torch.pi * f * time)[None] for f in (440, 450, 2000))
+    assert losses.mel_distance(near, tone) < 0.5 * losses.mel_distance(far, tone)
 
 
 def test_spectral_distance_orders_waves_by_likeness() -> None:

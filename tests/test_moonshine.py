@@ -131,6 +131,19 @@ def vocoder(corpus: Path) -> Path:
     return corpus.parent / "run" / "checkpoint.safetensors"
 
 
+def test_a_vocoder_trains_with_discriminators_of_its_layers(corpus: Path, tmp_path: Path) -> None:
+    settings = [f"corpus.store={corpus.parent / 'mel.store'}", f"loss_asr_encoder={GRAPH}", "batch.frames=24"]
+    short = [*settings, "losses.adversarial_from=0", "optimizer.steps=20", "optimizer.critic_rate=3"]
+    state = train(tmp_path, VOCODER, corpus, *short, "layers=[0, 2]")
+    critic = scalars(tmp_path, "layer_critic")
+    assert critic[-1] < critic[0] < 2.5  # 2 is chance
+    assert np.isfinite(scalars(tmp_path, "layer_matching")).all()
+    assert not any("asr" in name for name in state)
+    assert {name.split(".")[2] for name in state["discriminators"] if name.startswith("layers.")} == {"0", "1"}
+    with pytest.raises(InputError, match="layers: that encoder has 6; use 0 to 6"):
+        train(tmp_path, VOCODER, corpus, *short, "layers=[7]", f"output={tmp_path / 'other'}")
+
+
 def test_training_asks_for_words(corpus: Path, vocoder: Path, tmp_path: Path) -> None:
     settings = [
         f"vocoder={vocoder}",

@@ -22,14 +22,14 @@ def tone(frequency: float) -> torch.Tensor:
     return torch.sin(2 * torch.pi * frequency * torch.arange(9600) / OUTPUT_RATE)[None]
 
 
-def test_above_its_band_a_recording_is_what_was_made() -> None:
+def test_above_its_band_a_recording_is_what_another_vocoder_made() -> None:
     real = torch.cat([tone(1000) + tone(10000), tone(1000)])
-    fake = torch.cat([tone(2000) + 0.5 * tone(9000)] * 2).requires_grad_()
-    mixed = with_upper_band(real, fake, torch.tensor([False, True]))
+    above = torch.cat([tone(2000) + 0.5 * tone(9000)] * 2).requires_grad_()
+    mixed = with_upper_band(real, above, torch.tensor([False, True]))
     torch.testing.assert_close(mixed[0], real[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(mixed[1], (tone(1000) + 0.5 * tone(9000))[0], rtol=0, atol=1e-3)
-    assert not mixed.requires_grad  # what was made is no way around the loss
-    assert with_upper_band(real, fake, torch.tensor([False, False])) is real
+    assert not mixed.requires_grad  # it is no way around the loss
+    assert with_upper_band(real, above, torch.tensor([False, False])) is real
 
 
 @pytest.fixture(scope="module")

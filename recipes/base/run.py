@@ -122,7 +122,11 @@ def make_stages(setup: Setup) -> list[Stage]:
             "speaker_encoder": str(setup.speaker_encoder),
             "corpus": labelled(setup),
         }),
-        train(setup, "vocoder", (first.name,), {"start_from": setup.start_from, "corpus": plain(setup)}),
+        train(setup, "vocoder", (first.name,), {
+            "start_from": setup.start_from,
+            "loss_asr_encoder": asr_encoder,
+            "corpus": plain(setup),
+        }),
         train(setup, "conversion", ("encoder", "vocoder"), {
             "start_from": place("encoder", CHECKPOINT),
             "vocoder": place("vocoder", CHECKPOINT),
@@ -134,6 +138,7 @@ def make_stages(setup: Setup) -> list[Stage]:
             "start_from": place("vocoder", CHECKPOINT),
             "conversion": conversion,
             "speaker_encoder": str(setup.speaker_encoder),
+            "loss_asr_encoder": asr_encoder,
             "corpus": labelled(setup),
         }),
         train(setup, "joint", ("vocoder_predicted",), {

@@ -9,10 +9,13 @@ import numpy as np
 
 from vconv.data.corpus import Corpus, Item, by_length
 from vconv.data.crops import Array, crop_frames
+from vconv.data.pulse_alignment import Alignment, alignment
 from vconv.data.store import WAVE_SCALE
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
 from vconv.features import SAMPLE_RATE, continuous_log_f0
+
+REMEMBERED = 1 << 14  # clips whose alignment stays in memory, at some 2 kB each
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ def narrow_items(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
     return [i for i in wide_enough if not _has_upper_band(corpus.items[i], config)]
 
 
+def items_of(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
+    """Indices of all clips that a sampler draws from."""
+    return full_band_items(corpus, config) + narrow_items(corpus, config)
+
+
 def _long_enough(corpus: Corpus, config: WaveBatchConfig) -> list[int]:
     length = config.frames + 2 * config.context_frames
     return [index for index, item in enumerate(corpus.items) if item.entry.frames > length]
@@ -74,6 +82,7 @@ class WaveSampler:
         self._weights = by_length([corpus.items[i] for i in self._items])
         self._narrow = narrow_items(corpus, config)
         self._narrow_weights = by_length([corpus.items[i] for i in self._narrow])
+        self._alignments: dict[int, Alignment] = {}
 
     def batch(self, step: int, rank: int = 0) -> WaveBatch[np.ndarray]:
         rng = np.random.default_rng([self.seed, step, rank])
@@ -102,9 +111,18 @@ class WaveSampler:
         # A clip whose features are made on the fly can turn out shorter than the manifest says.
         mel, f0, wave = (crop_frames(array, 0, max(len(array), self.length)) for array in (mel, f0, wave))
         curve, voiced = continuous_log_f0(f0)
+        correction, inverted = self._alignment(index, wave, curve, voiced)
         return (
             mel[crop].astype(np.float32),
             np.stack([curve[crop], voiced[crop]]),
-            PulseTrain(curve).samples(crop.start, crop.stop),
-            wave[crop].reshape(-1).astype(np.float32) / WAVE_SCALE,
+            PulseTrain(curve, correction=correction).samples(crop.start, crop.stop),
+            wave[crop].reshape(-1).astype(np.float32) / (-WAVE_SCALE if inverted else WAVE_SCALE),
         )
+
+    def _alignment(self, index: int, wave: np.ndarray, curve: np.ndarray, voiced: np.ndarray) -> Alignment:
+        """Of the whole clip, remembered."""
+        if index not in self._alignments:
+            if len(self._alignments) >= REMEMBERED:
+                self._alignments.clear()
+            self._alignments[index] = alignment(wave.reshape(-1) / WAVE_SCALE, curve, voiced)
+        return self._alignments[index]

@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from vconv.data.batches import ConversionBatch, ConversionSampler
 from vconv.data.corpus import Corpus
 from vconv.data.crops import Array, Speech
-from vconv.data.wave_batches import WaveBatch, WaveSampler, full_band_items
+from vconv.data.wave_batches import WaveBatch, WaveSampler, items_of
 from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP
 from vconv.frontends.ends import MIRRORED
 from vconv.models.conversion import ConversionModel
-from vconv.models.decoder import Decoder
 from vconv.models.pretrained.campplus import load_campplus
 from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.models.vocoder import Vocoder
+from vconv.training import checkpoint
+from vconv.training.discriminators import Discriminators
 from vconv.training.guard import gradient_norm
 from vconv.training.held_out import Encoders, HeldOut
 from vconv.training.joint_losses import (
-    Discriminators,
     LossEncoders,
     Made,
     critic_losses,
@@ -49,7 +49,8 @@ from vconv.training.optimizer import learning_rate, make_optimizer, set_rate
 from vconv.training.perceptual import clip_embeddings, vocoded
 from vconv.training.predict import predict_mels
 from vconv.training.start import Start, begin
-from vconv.training.trained import load_conversion, load_vocoder
+from vconv.training.state import start_from
+from vconv.training.trained import JOINT, load_conversion, load_vocoder
 from vconv.training.vocoder import VocoderLossConfig, VocoderTraining, with_upper_band
 from vconv.training.vocoder import validate as validate_vocoder
 
@@ -81,10 +82,11 @@ class Both(nn.Module):
 class JointLearner(nn.Module):
     """Decoder and vocoder behind the frozen encoders: a batch in, losses by name and waves out."""
 
-    def __init__(self, both: Both, anchor: Decoder, config: JointTraining) -> None:
+    def __init__(self, both: Both, config: JointTraining) -> None:
         super().__init__()
         self.both, self.config = both, config
-        self._anchor = (anchor,)  # in a tuple: no part of the state
+        before = copy.deepcopy(both).requires_grad_(False)
+        self._before = (before.conversion.decoder, before.vocoder)  # in a tuple: no part of the state
 
     def forward(self, batch: JointBatch[Tensor]) -> tuple[dict[str, Tensor], Made]:
         speech, some = batch.speech, slice(-self.config.conversions, None)
@@ -102,7 +104,7 @@ class JointLearner(nn.Module):
         others = [x.roll(1, 0)[some] for x in (embedding, *reference)]
         pitch = misplaced_pitch(moved_pitch(speech.pitch)[some], self.config.misplaced_pitch)
         with torch.no_grad():
-            before = self._anchor[0](whole[some], pitch, *others)
+            before = self._before[0](whole[some], pitch, *others)
         pitch = mirrored_from(pitch, end)
         converted = model.decoder(twin[some], pitch, *others)
         copies, recordings = self._copies(batch.waves)
@@ -152,7 +154,9 @@ class JointLearner(nn.Module):
         inputs = waves.mel[..., part], waves.pitch[..., part], waves.source[:, samples], waves.noise[:, samples]
         inner = slice(config.context_frames * OUTPUT_HOP, (length - config.context_frames) * OUTPUT_HOP)
         copies = self.both.vocoder(*inputs)[:, inner]
-        return copies, with_upper_band(waves.wave[:, samples][:, inner], copies, waves.narrow)
+        with torch.no_grad():
+            above = self._before[1](*inputs)[:, inner] if waves.narrow.any() else copies
+        return copies, with_upper_band(waves.wave[:, samples][:, inner], above, waves.narrow)
 
 
 def mirrored_from(x: Tensor, end: int, hop: int = 1) -> Tensor:
@@ -176,9 +180,10 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Valid
     sampler = make_sampler(config, start, conversion.to(device))
     encoders = load_loss_encoders(config, copy.deepcopy(vocoder), device)
     torch.manual_seed(config.seed)
-    anchor = copy.deepcopy(conversion.decoder).requires_grad_(False)
-    learner = JointLearner(Both(conversion, vocoder), anchor, config).to(device)
+    learner = JointLearner(Both(conversion, vocoder).to(device), config)
     discriminators = Discriminators(config.discriminators, encoders.channels).to(device)
+    if not start.state:
+        take_wave_discriminators(Path(config.vocoder), discriminators)
     modules = {"learner": learner, "discriminators": discriminators}
     optimizers = {
         "optimizer": make_optimizer(learner, config.optimizer),
@@ -191,6 +196,12 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Valid
     measures = ("validation", *(held_out.names(conversion) if held_out else ()))
     run = Run(config, start, modules, optimizers, learner.both, sampler, measures, config.losses.discriminators_alone)
     return run, encoders, partial(validate, learner.both, start.validation, held_out, config, run.journal.monitor)
+
+
+def take_wave_discriminators(path: Path, discriminators: Discriminators) -> None:
+    """Go on with those of the vocoder's training, where they fit. A model folder has none."""
+    if not checkpoint.to_use(path).is_dir():
+        start_from(path, ("vocoder", JOINT), {"discriminators": nn.ModuleDict({"waves": discriminators.waves})})
 
 
 def load_loss_encoders(config: JointTraining, vocoder: Vocoder, device: torch.device) -> LossEncoders:
@@ -211,8 +222,7 @@ def make_sampler(config: JointTraining, start: Start, conversion: ConversionMode
         largest = config.batch.other_octaves
         moved = (largest, -largest) if config.batch.other_voice else ()
         voices = {octaves: clip_embeddings(corpus, config.speaker_encoder, octaves) for octaves in (0.0, *moved)}
-        items = full_band_items(corpus, waves)
-        predicted = predict_mels(conversion, corpus, items, config.seed, config.speaker_encoder)
+        predicted = predict_mels(conversion, corpus, items_of(corpus, waves), config.seed, config.speaker_encoder)
     return JointSampler(
         ConversionSampler(corpus, config.batch, config.seed, voices), WaveSampler(corpus, waves, config.seed, predicted)
     )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vconv.models.discriminators import Judged, LayerDiscriminators, WaveDiscriminators
 from vconv.models.pretrained.campplus import CamPlusPlus
 from vconv.models.pretrained.moonshine import Moonshine
 from vconv.models.vocoder import Vocoder
+from vconv.training.discriminators import Discriminators, at_one_level
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge
 from vconv.training.optimizer import frozen
 from vconv.training.perceptual import content_distance, to_analysis_rate, vocoded
-from vconv.training.vocoder import DiscriminatorConfig, feature_difference
-
-LEVEL = 0.05  # root mean square of the waves that the encoders get: a discriminator is not to compare loudness
+from vconv.training.vocoder import feature_difference
 
 
 class Made(NamedTuple):
@@ -56,7 +53,7 @@ class LossEncoders(NamedTuple):
 
     def __call__(self, wave: Tensor) -> Encoded:
         """Of waves [B, N] at 24 kHz, at one level."""
-        wave = _at_one_level(to_analysis_rate(wave))
+        wave = at_one_level(to_analysis_rate(wave))
         hidden, maps = self.asr.hidden(wave), self.speaker.features(wave)
         layers = [hidden[layer] for layer in self.layers]
         layers += [maps[layer].flatten(1, -2).transpose(1, 2) for layer in self.speaker_layers]
@@ -64,24 +61,7 @@ class LossEncoders(NamedTuple):
 
     def content(self, wave: Tensor) -> Tensor:
         """ASR features [B, R, T / 2] of waves [B, N] at 24 kHz."""
-        return self.asr(_at_one_level(to_analysis_rate(wave)))
-
-
-def _at_one_level(wave: Tensor) -> Tensor:
-    return wave * (LEVEL / (wave.square().mean(dim=1, keepdim=True).sqrt() + 1e-4))
-
-
-class Discriminators(nn.Module):
-    """Of waves, and of the encoders' layers, which have so many ``channels``."""
-
-    def __init__(self, config: DiscriminatorConfig, channels: Sequence[int]) -> None:
-        super().__init__()
-        self.waves = WaveDiscriminators(config.periods, config.n_ffts, config.width)
-        self.layers = LayerDiscriminators(channels)
-
-    def forward(self, waves: Tensor, layers: list[Tensor]) -> tuple[list[Judged], list[Tensor]]:
-        """Scores and feature maps of waves [B, N], and scores of the layers' outputs [K, F, C]."""
-        return self.waves(waves), self.layers(layers)
+        return self.asr(at_one_level(to_analysis_rate(wave)))
 
 
 def perceptual_losses(encoders: LossEncoders, made: Made, converted: Encoded) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from vconv.config import ConversionConfig, Precision, VocoderConfig
 from vconv.data.batches import BatchConfig
 from vconv.data.wave_batches import WaveBatchConfig
 from vconv.errors import InputError
+from vconv.training.discriminators import DiscriminatorConfig
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
-from vconv.training.vocoder import DiscriminatorConfig
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class JointLossConfig:
     speaker_similarity: float = 2.5
     content_consistency: float = 4.0
     spectral: float = 1.0  # of the vocoder's copies of recordings
-    n_ffts: tuple[int, ...] = (2048, 1024, 512, 256)
+    n_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
     matching: float = 1.5  # feature maps of the wave discriminators, of copies and recordings
     copy_features: float = 1.5  # feature maps of the speaker encoder, likewise
     realism: float = 0.3  # by the wave discriminators, of copies and of conversions

@@ -60,7 +60,7 @@ def restore_state(state: dict[str, Any], ema: Ema, device: torch.device, parts: 
     return state["step"]
 
 
-def start_from(path: Path, task: str, modules: dict[str, nn.Module]) -> None:
+def start_from(path: Path, task: str | tuple[str, ...], modules: dict[str, nn.Module]) -> None:
     """Give modules the weights that a checkpoint or a model folder has under their names, where the shapes agree.
 
     "ema" are the averaged weights. A layer is taken as a whole or not at all, and what is not taken is printed. A
@@ -95,7 +95,7 @@ def _part(layer: str) -> str:
     return ".".join(names[:3] if names[0] == "model" else names[:1])
 
 
-def load_start(path: Path, task: str) -> dict[str, Any]:
+def load_start(path: Path, task: str | tuple[str, ...]) -> dict[str, Any]:
     """What a training may begin with: the state of a checkpoint or a run, or a model folder's as a checkpoint has it.
 
     Raises:
@@ -103,7 +103,7 @@ def load_start(path: Path, task: str) -> dict[str, Any]:
     """
     path = checkpoint.to_use(path)
     if not path.is_dir():
-        return checkpoint.load_task(path, task)
+        return checkpoint.load_task(path, *([task] if isinstance(task, str) else task))
     conversion, vocoder = saved.load(path)
     if task == "vocoder":
         return {"ema": vocoder.state_dict()}
