@@ -113,13 +113,13 @@ def _spread(
             "a process died, perhaps for lack of memory; go on with --skip-existing and fewer --jobs"
         ) from error
     except BaseException:
-        # Interrupted: what is running stops at once, and each worker removes its temporary file.
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Interrupted: what is running stops at once, and each worker removes its temporary file. The pool is shut down
+        # once only, below: without waiting it would forget its thread, which then races the end of the process.
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise
     finally:
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)
 
 
 _make: Make | None = None  # in a worker
