@@ -67,7 +67,7 @@ class VocoderTraining:
     precision: Precision = "no"
     threads: int = 0  # of torch on the CPU; 0 leaves its own choice
     start_from: str = ""  # a vocoder checkpoint or a model folder, for the weights that fit
-    upper_band: str = ""  # a vocoder, for what narrow recordings have above their band; default: start_from
+    upper_band: str = ""  # a vocoder that makes what narrow recordings lack; default: start_from, else this one
     conversion: str = ""  # a conversion checkpoint: train on the mels that it predicts, too
     speaker_encoder: str = (
         ""  # .safetensors: for losses.speaker_similarity and a `conversion` with `speaker: pretrained`
