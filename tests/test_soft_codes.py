@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.conftest import speech  # noqa: E402
+from tests.conftest import BASE_MODEL, Cli, speech  # noqa: E402
 from vconv.config import BottleneckConfig, ConversionConfig, build  # noqa: E402
 from vconv.config_files import override  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
@@ -18,6 +18,7 @@ from vconv.export import export  # noqa: E402
 from vconv.inference.engine import OnnxEngine  # noqa: E402
 from vconv.inference.torch_engine import TorchEngine  # noqa: E402
 from vconv.inference.utterance import Utterance  # noqa: E402
+from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.bottleneck import Bottleneck, make_bottleneck  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
@@ -128,3 +129,15 @@ def test_export_sets_them_and_both_engines_agree(small_model: Path, tmp_path: Pa
 def test_override_leaves_the_rest() -> None:
     config = override(ConversionConfig(), ["bottleneck.codes=64", "channels=16"])
     assert (config.bottleneck.codes, config.channels, config.bottleneck.groups) == (64, 16, 2)
+
+
+def test_both_models_may_come_from_model_folders(small_model: Path, tmp_path: Path, vconv_cli: Cli) -> None:
+    done = vconv_cli("export", BASE_MODEL, small_model, "-o", tmp_path / "mixed")
+    assert done.code == 0, done.error
+    for name in ("conversion.safetensors", "speaker_encoder.safetensors", ASR_ENCODER):
+        assert (tmp_path / "mixed" / name).read_bytes() == (BASE_MODEL / name).read_bytes(), name
+    assert (tmp_path / "mixed" / "vocoder.safetensors").read_bytes() == (
+        small_model / "vocoder.safetensors"
+    ).read_bytes()
+    done = vconv_cli("export", tmp_path, small_model, "-o", tmp_path / "none")
+    assert done.code == 2 and str(tmp_path) in done.error

@@ -156,7 +156,10 @@ def train(
 @command(app)
 def export(
     conversion: Annotated[
-        Path, typer.Argument(metavar="CONVERSION", help="Conversion model: a run, or one of its checkpoints.")
+        Path,
+        typer.Argument(
+            metavar="CONVERSION", help="Conversion model: a run, a checkpoint, or a model folder to take it from."
+        ),
     ],
     vocoder: Annotated[
         Path, typer.Argument(metavar="VOCODER", help="Vocoder: a run, a checkpoint, or a model folder to take it from.")
@@ -191,6 +194,7 @@ def export(
     Examples:
       vconv export runs/conversion runs/vocoder -o my-model/
       vconv export runs/conversion/checkpoint.safetensors pretrained/base -o my-model/
+      vconv export pretrained/base runs/vocoder -o my-model/
       vconv export conversion.safetensors vocoder.safetensors -o my-model/ --set bottleneck.soft_temperature=0.1
     """
     if output.exists() and not output.is_dir():

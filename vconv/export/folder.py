@@ -40,8 +40,8 @@ def export(
 ) -> None:
     """Write a model folder from a conversion and a vocoder checkpoint, with their averaged weights.
 
-    ``vocoder`` may be another model folder, whose vocoder is then taken over. ``settings`` are ``key=value`` of the
-    conversion model's config that concern its use, such as ``bottleneck.soft_temperature=0.1``. ``asr_encoder`` and
+    Either may be another model folder, whose model is then taken over. ``settings`` are ``key=value`` of a
+    checkpoint's conversion model that concern its use, such as ``bottleneck.soft_temperature=0.1``. ``asr_encoder`` and
     ``speaker_encoder`` replace the files that the checkpoint names, where those have moved. ``live_asr_encoder`` is the
     one of live conversion; by default the one that lies beside the ASR encoder, if there is one.
 

@@ -13,7 +13,7 @@ from vconv.config import ConversionConfig, VocoderConfig, build
 from vconv.config_files import override
 from vconv.errors import InputError
 from vconv.excitation import PulseTrain
-from vconv.model_folder import find_shipped
+from vconv.model_folder import ASR_ENCODER, SPEAKER_ENCODER_WEIGHTS, find_shipped
 from vconv.models import saved
 from vconv.models.conversion import ConversionModel
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
@@ -67,8 +67,12 @@ def load_conversion_behind(asr_encoder: Moonshine, file: str, path: Path) -> Con
 def trained_with(path: Path) -> tuple[Path | None, Path | None]:
     """Paths of the pretrained ASR encoder and speaker encoder that a conversion training used, if any.
 
-    A training of encoders has changed its ASR encoder, which therefore has no file yet.
+    A training of encoders has changed its ASR encoder, which therefore has no file yet. A model folder has its own.
     """
+    if checkpoint.to_use(path).is_dir():
+        files = (path / ASR_ENCODER, path / SPEAKER_ENCODER_WEIGHTS)
+        asr_file, speaker_file = (file if file.is_file() else None for file in files)
+        return asr_file, speaker_file
     try:
         state = checkpoint.load_task(path, "conversion", JOINT, ENCODERS)
         config = state["config"] if state["task"] != ENCODERS else state["config"] | {"corpus": {}}
