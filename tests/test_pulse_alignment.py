@@ -1,5 +1,7 @@
 """Pulse trains in time with a recording."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,7 @@ def _melody(f0: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("f0", [95.0, 140.0, 220.0])
-def test_pulses_follow_the_closures_though_f0_is_a_little_wrong(f0):
+def test_pulses_follow_the_closures_though_f0_is_a_little_wrong(f0: float) -> None:
     melody, wrong = _melody(f0), 1 + 0.004 * np.sin(np.arange(FRAMES) / 9)
     closures = _closures(melody, 0.37)
     curve = np.log2(melody * wrong / F0_REFERENCE)
@@ -42,7 +44,7 @@ def test_pulses_follow_the_closures_though_f0_is_a_little_wrong(f0):
     assert np.percentile(np.abs(beside - np.median(beside)), 90) < 0.05
 
 
-def test_uncorrected_pulses_drift_away():
+def test_uncorrected_pulses_drift_away() -> None:
     """So the test above can fail."""
     melody, wrong = _melody(140.0), 1 + 0.004 * np.sin(np.arange(FRAMES) / 9)
     closures = _closures(melody, 0.37)
@@ -51,7 +53,7 @@ def test_uncorrected_pulses_drift_away():
     assert np.percentile(np.abs(beside), 90) > 0.05
 
 
-def test_the_polarity_of_the_recording_is_found_and_moves_no_pulse():
+def test_the_polarity_of_the_recording_is_found_and_moves_no_pulse() -> None:
     melody = _melody(120.0)
     curve, wave = np.log2(melody / F0_REFERENCE), _speech(_closures(melody, 0.1))
     one, other = alignment(wave, curve, np.ones(FRAMES)), alignment(-wave, curve, np.ones(FRAMES))
@@ -60,7 +62,7 @@ def test_the_polarity_of_the_recording_is_found_and_moves_no_pulse():
     assert np.abs(beside).max() < 1e-3
 
 
-def test_without_voice_nothing_is_corrected():
+def test_without_voice_nothing_is_corrected() -> None:
     noise = np.random.default_rng(0).standard_normal(FRAMES * OUTPUT_HOP)
     found = alignment(noise, np.zeros(FRAMES), np.zeros(FRAMES))
     assert not found.correction.any() and not found.inverted

@@ -15,8 +15,8 @@ from vconv.features import OUTPUT_HOP, OUTPUT_RATE
 
 CLOSURE_BAND = (1200.0, 6000.0)  # Hz; there a period has most of its energy soon after the glottis closes
 # Where in the fundamental's period that is, in cycles after its maximum, with the more common polarity of microphones:
-# of 14 clips of VCTK each lies within 0.1 of it, and of 14 of AN4, all inverted, within 0.1 of half a cycle away.
-CLOSURE_PHASE = -0.17
+# 0.08 to 0.20 in 14 clips of VCTK; in 14 of AN4, all inverted, 0.16 to 0.28 before it, nearer to half a cycle away.
+CLOSURE_PHASE = 0.17
 SMOOTHING_SECONDS = 0.012  # standard deviation of the window over which the fundamental's phase is averaged
 _STEPS = 8  # a frame, for that window
 _LEAST_FRAMES = 8  # voiced, else there is nothing to go by
@@ -43,9 +43,9 @@ def alignment(wave: np.ndarray, curve: np.ndarray, voiced: np.ndarray) -> Alignm
     correction = np.interp(np.arange(len(curve) + 1), known, drift)
     phases = PulseTrain(curve, correction=correction).phases(0, len(curve))
     energy = np.abs(_closure_band(wave)) * np.repeat(voiced, OUTPUT_HOP)
-    closure = np.angle((energy * _turned(phases)).sum()) / (2 * np.pi)
+    closure = -np.angle((energy * _turned(phases)).sum()) / (2 * np.pi)
     beside = (closure - CLOSURE_PHASE + 0.5) % 1.0 - 0.5
-    return Alignment((correction + closure).astype(np.float32), abs(beside) > 0.25)
+    return Alignment((correction - closure).astype(np.float32), abs(beside) > 0.25)
 
 
 def _turned(phases: np.ndarray) -> np.ndarray:

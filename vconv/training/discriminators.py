@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from vconv.errors import InputError
 from vconv.models.discriminators import Judged, LayerDiscriminators, WaveDiscriminators
-from vconv.models.pretrained.moonshine import Moonshine
 from vconv.training.perceptual import to_analysis_rate
 
 LEVEL = 0.05  # root mean square of the waves that the encoders get: a discriminator is not to compare loudness
@@ -34,12 +34,13 @@ class Discriminators(nn.Module):
         return self.waves(waves), self.layers(layers)
 
 
-def at_one_level(wave: Tensor) -> Tensor:
-    """Waves [B, N] at the level ``LEVEL``."""
+def encoder_input(wave: Tensor) -> Tensor:
+    """Waves [B, N] at 24 kHz as the frozen encoders get them: at 16 kHz and the level ``LEVEL``."""
+    wave = to_analysis_rate(wave)
     return wave * (LEVEL / (wave.square().mean(dim=1, keepdim=True).sqrt() + 1e-4))
 
 
-def layer_outputs(asr_encoder: Moonshine, wave: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """Of waves [B, N] at 24 kHz: what some layers of an ASR encoder give, [B, F, C] each; 0 is its convolutions."""
-    hidden = asr_encoder.hidden(at_one_level(to_analysis_rate(wave)))
-    return [hidden[layer] for layer in layers]
+def check_layers(name: str, layers: Sequence[int], last: int) -> None:
+    """Raise InputError where the setting ``name`` chooses a layer that an encoder with 0 to ``last`` lacks."""
+    if not set(layers) <= set(range(last + 1)):
+        raise InputError(f"{name}: that encoder has {last}; use 0 to {last}")

@@ -25,11 +25,12 @@ from vconv.errors import InputError
 from vconv.features import OUTPUT_HOP
 from vconv.frontends.ends import MIRRORED
 from vconv.models.conversion import ConversionModel
+from vconv.models.decoder import Decoder
 from vconv.models.pretrained.campplus import load_campplus
 from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.models.vocoder import Vocoder
 from vconv.training import checkpoint
-from vconv.training.discriminators import Discriminators
+from vconv.training.discriminators import Discriminators, check_layers
 from vconv.training.guard import gradient_norm
 from vconv.training.held_out import Encoders, HeldOut
 from vconv.training.joint_losses import (
@@ -82,11 +83,11 @@ class Both(nn.Module):
 class JointLearner(nn.Module):
     """Decoder and vocoder behind the frozen encoders: a batch in, losses by name and waves out."""
 
-    def __init__(self, both: Both, config: JointTraining) -> None:
+    def __init__(self, both: Both, decoder: Decoder, vocoder: Vocoder, config: JointTraining) -> None:
+        """``decoder`` and ``vocoder`` are frozen, as they were before."""
         super().__init__()
         self.both, self.config = both, config
-        before = copy.deepcopy(both).requires_grad_(False)
-        self._before = (before.conversion.decoder, before.vocoder)  # in a tuple: no part of the state
+        self._before = (decoder, vocoder)  # in a tuple: no part of the state
 
     def forward(self, batch: JointBatch[Tensor]) -> tuple[dict[str, Tensor], Made]:
         speech, some = batch.speech, slice(-self.config.conversions, None)
@@ -180,7 +181,8 @@ def build(config: JointTraining, resume: bool) -> tuple[Run, LossEncoders, Valid
     sampler = make_sampler(config, start, conversion.to(device))
     encoders = load_loss_encoders(config, copy.deepcopy(vocoder), device)
     torch.manual_seed(config.seed)
-    learner = JointLearner(Both(conversion, vocoder).to(device), config)
+    anchor = copy.deepcopy(conversion.decoder).requires_grad_(False)
+    learner = JointLearner(Both(conversion, vocoder), anchor, encoders.vocoder, config).to(device)
     discriminators = Discriminators(config.discriminators, encoders.channels).to(device)
     if not start.state:
         take_wave_discriminators(Path(config.vocoder), discriminators)
@@ -208,9 +210,8 @@ def load_loss_encoders(config: JointTraining, vocoder: Vocoder, device: torch.de
     """The frozen networks. Raises InputError where a layer is chosen that one of them does not have."""
     asr = load_moonshine(config.loss_asr_encoder or config.corpus.asr_encoder)
     speaker = load_campplus(config.speaker_encoder)
-    for name, last in (("layers", len(asr.layers)), ("speaker_layers", len(speaker.map_channels()) - 1)):
-        if not set(getattr(config, name)) <= set(range(last + 1)):
-            raise InputError(f"{name}: that encoder has {last}; use 0 to {last}")
+    check_layers("layers", config.layers, len(asr.layers))
+    check_layers("speaker_layers", config.speaker_layers, len(speaker.map_channels()) - 1)
     return LossEncoders(asr.to(device), speaker.to(device), vocoder.to(device), config.layers, config.speaker_layers)
 
 

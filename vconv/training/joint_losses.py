@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from vconv.models.pretrained.campplus import CamPlusPlus
 from vconv.models.pretrained.moonshine import Moonshine
 from vconv.models.vocoder import Vocoder
-from vconv.training.discriminators import Discriminators, at_one_level
+from vconv.training.discriminators import Discriminators, encoder_input
 from vconv.training.losses import discriminator_hinge, feature_matching, generator_hinge
 from vconv.training.optimizer import frozen
-from vconv.training.perceptual import content_distance, to_analysis_rate, vocoded
+from vconv.training.perceptual import content_distance, vocoded
 from vconv.training.vocoder import feature_difference
 
 
@@ -52,8 +52,8 @@ class LossEncoders(NamedTuple):
         return [self.asr.channels] * len(self.layers) + [maps[layer] for layer in self.speaker_layers]
 
     def __call__(self, wave: Tensor) -> Encoded:
-        """Of waves [B, N] at 24 kHz, at one level."""
-        wave = at_one_level(to_analysis_rate(wave))
+        """Of waves [B, N] at 24 kHz."""
+        wave = encoder_input(wave)
         hidden, maps = self.asr.hidden(wave), self.speaker.features(wave)
         layers = [hidden[layer] for layer in self.layers]
         layers += [maps[layer].flatten(1, -2).transpose(1, 2) for layer in self.speaker_layers]
@@ -61,7 +61,7 @@ class LossEncoders(NamedTuple):
 
     def content(self, wave: Tensor) -> Tensor:
         """ASR features [B, R, T / 2] of waves [B, N] at 24 kHz."""
-        return self.asr(at_one_level(to_analysis_rate(wave)))
+        return self.asr(encoder_input(wave))
 
 
 def perceptual_losses(encoders: LossEncoders, made: Made, converted: Encoded) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.models.pretrained.campplus import CamPlusPlus, load_campplus
 from vconv.models.pretrained.moonshine import Moonshine, load_moonshine
 from vconv.models.vocoder import Vocoder
-from vconv.training.discriminators import DiscriminatorConfig, Discriminators, layer_outputs
+from vconv.training.discriminators import DiscriminatorConfig, Discriminators, check_layers, encoder_input
 from vconv.training.journal import Monitor
 from vconv.training.loader import to_tensors
 from vconv.training.loop import Run, Validation
@@ -93,7 +93,10 @@ class LossEncoders(NamedTuple):
 
     def outputs(self, wave: Tensor) -> list[Tensor]:
         """What the layers give for waves [B, N] at 24 kHz: [B, F, C] each, none without an ASR encoder."""
-        return layer_outputs(self.asr, wave, self.layers) if self.asr else []
+        if not self.asr:
+            return []
+        hidden = self.asr.hidden(encoder_input(wave))
+        return [hidden[layer] for layer in self.layers]
 
     def whole(self, batch: WaveBatch[Tensor], made: Tensor, config: WaveBatchConfig) -> Tensor:
         """The recordings' part that is judged, [B, N], with an upper band; see ``with_upper_band``."""
@@ -134,8 +137,8 @@ def load_loss_encoders(config: VocoderTraining, device: torch.device) -> LossEnc
     """The frozen networks. Raises InputError where a layer is chosen that the ASR encoder does not have."""
     speaker = load_campplus(config.speaker_encoder).to(device) if config.losses.speaker_similarity else None
     asr = load_moonshine(config.loss_asr_encoder).to(device) if config.loss_asr_encoder else None
-    if asr and not set(config.layers) <= set(range(len(asr.layers) + 1)):
-        raise InputError(f"layers: that encoder has {len(asr.layers)}; use 0 to {len(asr.layers)}")
+    if asr:
+        check_layers("layers", config.layers, len(asr.layers))
     above = config.upper_band or config.start_from
     vocoder = load_vocoder(Path(above)).to(device) if above and config.batch.narrow_share else None
     return LossEncoders(speaker, asr, config.layers, vocoder)
@@ -209,8 +212,8 @@ def inner(wave: Tensor, config: WaveBatchConfig) -> Tensor:
 def with_upper_band(real: Tensor, above: Tensor, narrow: Tensor) -> Tensor:
     """Recordings [B, N], the ``narrow`` [B] ones with the upper band of other waves, ``above`` [B, N].
 
-    Those are what another vocoder makes. With what is made here, which costs nothing, there is no loss above the band,
-    and nothing for a discriminator to see; but then noise there, made loud, hides from discriminators what is below.
+    ``above`` are the waves of another vocoder. With those of the trained one there is no loss above the band, and it
+    can make noise there so loud that the discriminators see nothing else.
     """
     if not narrow.any():
         return real
