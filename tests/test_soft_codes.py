@@ -139,5 +139,7 @@ def test_both_models_may_come_from_model_folders(small_model: Path, tmp_path: Pa
     assert (tmp_path / "mixed" / "vocoder.safetensors").read_bytes() == (
         small_model / "vocoder.safetensors"
     ).read_bytes()
+    done = vconv_cli("export", BASE_MODEL, small_model, "-o", tmp_path / "none", "--set", "channels=16")
+    assert done.code == 2 and "a model folder's settings stay as they are" in done.error
     done = vconv_cli("export", tmp_path, small_model, "-o", tmp_path / "none")
     assert done.code == 2 and str(tmp_path) in done.error

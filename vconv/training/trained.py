@@ -38,8 +38,11 @@ def load_conversion(path: Path, settings: Sequence[str] = ()) -> ConversionModel
         InputError: there is no checkpoint of a conversion model, or its weights do not fit the settings.
     """
     path = checkpoint.to_use(path)
-    if path.is_dir() and not settings:
-        return saved.load(path)[0]
+    if path.is_dir():
+        model = saved.load(path)[0]
+        if settings:
+            raise InputError(f"{path}: a model folder's settings stay as they are; export its checkpoint with --set")
+        return model
     state = checkpoint.load_task(path, "conversion", JOINT, ENCODERS)
     model = saved.make(ConversionModel, override(_config(ConversionConfig, state, path), settings), path)
     try:
