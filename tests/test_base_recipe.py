@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tests.test_recipes import MINIATURE, script
 from vconv.errors import InputError, VconvError
 
 RECIPE = REPOSITORY / "recipes" / "base"
-SIZES = ("cpu", "gpu", "gpus")
+SIZES = sorted(path.stem for path in (RECIPE / "sizes").glob("*.yaml"))
 
 recipe = script(RECIPE / "run.py")
 
@@ -78,6 +79,24 @@ def test_a_corpus_without_phones_has_no_training_of_encoders(manifest: Path) -> 
     changed = [stage.name for stage in stages if stage not in fewer]
     assert changed == ["encoders", "averaged_encoders", "live_asr_encoder", "export"]
     assert f"{setup.output / 'encoders'}" not in str(fewer)
+
+
+def test_without_two_held_out_speakers_there_is_no_evaluation(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    stages, _ = made(manifest, "--set", "evaluate.split=test")
+    assert stages[-1].name == "export"  # the split that is asked for has one
+    manifest.write_text(manifest.read_text().replace("c.wav\tc\tvalid\t\n", ""))
+    stages, setup = made(manifest)
+    assert stages[-1].name == "export"
+    assert recipe.main([str(manifest), str(setup.output), "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("note: the model will not be evaluated: that takes two speakers")
+
+
+def test_the_help_names_every_size() -> None:
+    words = re.findall(r"\w+", recipe.parser().format_help())
+    assert set(SIZES) <= set(words)
 
 
 def test_settings_reach_their_stage(manifest: Path) -> None:

@@ -82,6 +82,14 @@ def test_a_vocoder_has_its_cost_before_its_conversion_model_is_trained(corpus: P
     assert cost.parameters["discriminators"] > 0 and cost.step_seconds > 0
 
 
+def test_shards_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
+    path, shards = write(tmp_path, CONVERSION), [f"corpus.shards={tmp_path / 'none'}", "corpus.features=device"]
+    with pytest.raises(InputError, match="a dry run samples its recordings"):
+        measure(configuration(path, shards))
+    cost = measure(configuration(path, [*shards, f"corpus.manifest={corpus}", f"output={tmp_path / 'run'}"]))
+    assert cost.step_seconds > 0 and cost.store_bytes == 0
+
+
 def test_a_sample_stands_for_the_corpus() -> None:
     """Whole parallel groups, recordings with a full band, and clips with pseudo-labels, where there are any."""
     narrow = [Clip(Path(f"/n/{k}.wav"), f"s{k % 9}", sample_rate=16000) for k in range(500)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ from vconv.model_folder import ASR_ENCODER  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.pretrained.moonshine import load_moonshine  # noqa: E402
 from vconv.training import checkpoint  # noqa: E402
-from vconv.training.encoders import difference, in_languages  # noqa: E402
+from vconv.training.encoders import EncodersTraining, difference, in_languages, make_validation  # noqa: E402
+from vconv.training.start import make_accelerator  # noqa: E402
+from vconv.training.stopping import Best  # noqa: E402
 from vconv.training.trained import load_asr_encoder, load_conversion  # noqa: E402
 
 GRAPH = BASE_MODEL / ASR_ENCODER
@@ -121,6 +124,20 @@ def test_a_corpus_without_phones_is_refused(corpus: Corpus) -> None:
     silent = Corpus(corpus.store, [replace(item, phones=()) for item in corpus.items], corpus.speakers, [], [])
     with pytest.raises(InputError, match="no clip of the manifest has phones and lasts 6 s or less"):
         AlignedSampler(silent, AlignedConfig(), 0, numbered(corpus))
+
+
+def test_held_out_clips_without_phones_are_no_validation(
+    corpus: Corpus, speaker_encoder_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = EncodersTraining(speaker_encoder=str(speaker_encoder_file))
+    start = SimpleNamespace(accelerator=make_accelerator("no"), validation=corpus)
+    assert make_validation(config, start) is not None and not capsys.readouterr().out
+    start.validation = replace(corpus, items=[replace(item, phones=()) for item in corpus.items])
+    assert make_validation(config, start) is None
+    assert "no held-out clip has phones and lasts 6 s or less; this run has no validation" in capsys.readouterr().out
+    Best("validation").check(())  # such a run begins all the same
+    with pytest.raises(InputError, match=r"log\.patience: this run has no validation clips"):
+        Best("validation", patience=1).check(())
 
 
 def test_the_difference_of_codes_is_of_the_weighted_frames() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import io
 import json
 import re
@@ -12,7 +14,7 @@ import pytest
 
 from tests.browser import find_chromium
 from tests.conftest import speech
-from vconv import features
+from vconv import audio, features
 from vconv.evaluation import cache, figures, pairs, picture, report, results
 from vconv.evaluation.judges import Settings
 from vconv.evaluation.measure import Answers
@@ -138,6 +140,21 @@ def test_mp3_can_be_read_again() -> None:
     assert rate == picture.SOUND_RATE
     assert len(wave) / rate == pytest.approx(1.0, abs=0.1)
     assert 0.1 < np.abs(wave).max() <= 1.1
+
+
+@pytest.mark.parametrize("rate", [8000, 48000])
+def test_players_play_at_the_speed_of_the_file(evaluation: Evaluation, tmp_path: Path, rate: int) -> None:
+    import soundfile
+
+    place = tmp_path / "clip.wav"
+    audio.write(place, speech(2.0, rate), rate)
+    row = figures.Row(Pair(2, place, place, place, None, system="one"), {})
+    page = report.page(dataclasses.replace(evaluation, rows=[row]))
+    players = re.findall(r"data:audio/mpeg;base64,([^\"]+)", page)
+    assert len(players) == 3
+    for player in players:
+        wave, played = soundfile.read(io.BytesIO(base64.b64decode(player)))
+        assert len(wave) / played == pytest.approx(2.0, abs=0.1)
 
 
 def test_results_are_json_without_nan(evaluation: Evaluation) -> None:

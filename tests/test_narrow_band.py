@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import soundfile
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
 
 from tests.synthetic import make_corpus  # noqa: E402
 from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
@@ -15,7 +17,8 @@ from vconv.data.manifest import read_manifest  # noqa: E402
 from vconv.data.on_the_fly import OnTheFly  # noqa: E402
 from vconv.data.wave_batches import WaveBatchConfig, WaveSampler, full_band_items, narrow_items  # noqa: E402
 from vconv.features import OUTPUT_RATE  # noqa: E402
-from vconv.training.vocoder import with_upper_band  # noqa: E402
+from vconv.training.journal import Monitor  # noqa: E402
+from vconv.training.vocoder import VocoderTraining, validate, with_upper_band  # noqa: E402
 
 
 def tone(frequency: float) -> torch.Tensor:
@@ -52,3 +55,30 @@ def test_a_share_of_the_crops_is_narrow(corpus: Corpus) -> None:
     without = replace(config, narrow_share=0.0)
     assert narrow_items(corpus, without) == []
     assert not WaveSampler(corpus, without, seed=0).batch(0).narrow.any()
+
+
+class Noise(torch.nn.Module):
+    """Stands for a vocoder: the noise that it gets, above 8 kHz so much louder."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        noise = inputs[-1]
+        spectrum = torch.fft.rfft(noise)
+        upper = torch.linspace(0, OUTPUT_RATE / 2, spectrum.shape[1]) > 8000
+        return torch.fft.irfft(torch.where(upper, self.gain * spectrum, spectrum), noise.shape[1])
+
+
+def test_validation_judges_narrow_recordings_in_their_band(corpus: Corpus, tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, 1, 0, enabled=False)
+
+    def distances(narrow_share: float) -> list[float]:
+        config = VocoderTraining(batch=WaveBatchConfig(narrow_share=narrow_share))
+        return [validate(Noise(gain), corpus, config, monitor, 0)["validation"] for gain in (1.0, 4.0)]
+
+    quiet, loud = distances(1.0)
+    assert loud == pytest.approx(quiet, rel=0.02)
+    quiet, loud = distances(0.0)
+    assert loud > 1.1 * quiet

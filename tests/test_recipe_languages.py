@@ -118,7 +118,7 @@ def test_recordings_join(generate: types.ModuleType, tmp_path: Path, capsys: pyt
         [
             ("a", "Guten Tag", "de", "test"),
             ("a", "Guten Abend", "de", "test"),
-            ("b", "Gute Nacht", "de", "test"),
+            ("b", "Gute Nacht", "de-at", "test"),
             ("b", "", "de", "test"),
             ("c", "Bonjour", "fr", "train"),
         ]
@@ -133,6 +133,7 @@ def test_recordings_join(generate: types.ModuleType, tmp_path: Path, capsys: pyt
     with (tmp_path / "out" / "pairs.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["speech"] for row in rows] == ["recorded"] * 2
+    assert [row["language"] for row in rows] == ["de"] * 2  # one language with its regions and accents
     assert "Gute Nacht" in [row["transcript"] for row in rows]  # the other speaker comes before a second clip of one
     assert generate.main(command) == 2
     assert "both --manifest and --targets" in capsys.readouterr().err

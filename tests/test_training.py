@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import shutil
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,10 @@ from vconv.model_folder import record_digests  # noqa: E402
 from vconv.models import saved  # noqa: E402
 from vconv.models.speaker_classifier import CodeClassifier  # noqa: E402
 from vconv.training import checkpoint, run  # noqa: E402
-from vconv.training.conversion_settings import ConversionTraining  # noqa: E402
+from vconv.training.conversion_settings import ConversionTraining, LossConfig  # noqa: E402
 from vconv.training.learner import Learner  # noqa: E402
 from vconv.training.losses import weigh  # noqa: E402
+from vconv.training.predict import PredictedMels  # noqa: E402
 from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
 
 CONVERSION = """
@@ -122,6 +124,20 @@ def test_batches_depend_on_seed_step_and_rank_only(corpus: Path) -> None:
     assert all(source != target for source, target in speakers)  # all clips here are parallel
     assert (batch.phone_clips.counts == 10).all()
     np.testing.assert_array_equal(batch.label, batch.speaker)
+
+
+def test_references_of_unseen_speakers_are_of_one_speaker_each(corpus: Path) -> None:
+    """They all have the number -1, and the best checkpoint is chosen by their clips."""
+    unseen, clips = ("high", "child"), read_manifest(corpus)
+    clips = [dataclasses.replace(clip, split="valid" if clip.speaker in unseen else "train") for clip in clips]
+    _, validation = load_corpus(open_store(corpus.with_suffix(".store")), clips)
+    assert {item.speaker for item in validation.items} == {-1}
+    whose = np.array([[item.speaker_name == name for name in unseen] for item in validation.items], np.float32)
+    config = BatchConfig(items=12, frames=32, reference_frames=(288, 288))  # some clips long
+    sampler = ConversionSampler(validation, config, 0, {0.0: whose})
+    targets = [b for _, b in sampler.draw_pairs(np.random.default_rng([0, 0, 0]))]
+    assert len({validation.items[b].speaker_name for b in targets}) == 2
+    np.testing.assert_allclose(sampler.batch(0).speaker_embedding, whose[targets], atol=1e-6)
 
 
 def test_false_voicing_adds_to_f0_where_there_is_none(corpus: Path) -> None:
@@ -246,6 +262,20 @@ def test_every_switch_works_alone_and_what_is_off_is_not_computed(corpus: Path, 
     assert (state["critic_optimizer"]["state"] != {}) == ("critic" in added)
 
 
+def test_a_batch_may_be_of_one_item(corpus: Path, tmp_path: Path) -> None:
+    settings = "batch.items=1", "optimizer.steps=1", "log.validate_every=1"
+    train(tmp_path, CONVERSION, corpus, *settings)
+    assert np.isfinite(scalars(tmp_path, "validation")).all()
+
+
+def test_perceptual_losses_alone_need_the_decoder() -> None:
+    off = LossConfig(reconstruction=0.0, realism=0.0, cycle=0.0)
+    assert not off.decodes
+    for name in ("speaker_similarity", "content_consistency"):
+        on = dataclasses.replace(off, **{name: 1.0})
+        assert on.decodes and on.converts(0)
+
+
 def test_a_run_with_new_heads_begins_with_the_weights_of_one_without(corpus: Path, tmp_path: Path) -> None:
     initial = corpus.parent / "first" / "checkpoint.safetensors"
     before = checkpoint.load(initial)["ema"]
@@ -356,6 +386,32 @@ def test_a_run_begins_with_the_weights_of_another_where_they_fit(
     assert "begin fresh" in printed and "model.decoder.early" in printed and "model.decoder.output" not in printed
 
 
+@pytest.mark.parametrize("names", [("low", "middle", "high", "child"), ("d", "c", "b", "a")])
+def test_a_table_has_the_registers_of_its_corpus_and_the_rows_of_its_speakers(
+    corpus: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    settings = "model.speaker=table", "optimizer.steps=1", "optimizer.learning_rate=1e-9", "optimizer.weight_decay=0"
+    initial = train(tmp_path, CONVERSION, corpus, *settings)
+    measured = initial["ema"]["speaker.log_f0"].clone()
+    for part, name in (("ema", "speaker"), ("learner", "model.speaker")):
+        initial[part][f"{name}.log_f0"] = torch.full_like(measured, 9.0)  # of another corpus
+        initial[part][f"{name}.rows"] = initial[part][f"{name}.rows"] + 1
+    checkpoint.save(tmp_path / "initial.safetensors", initial)
+
+    renamed = dict(zip(SPEAKERS, names))
+    head, *lines = corpus.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    lines = ["\t".join([path, renamed[speaker], *others]) for path, speaker, *others in rows]
+    other = corpus.with_name("renamed.tsv")
+    other.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+    (tmp_path / "on").mkdir()
+    places = f"corpus.store={corpus.with_suffix('.store')}", f"start_from={tmp_path / 'initial.safetensors'}"
+    after = train(tmp_path / "on", CONVERSION, other, *settings, *places)
+    torch.testing.assert_close(after["ema"]["speaker.log_f0"].sort().values, measured.sort().values)
+    same = torch.allclose(after["ema"]["speaker.rows"], initial["ema"]["speaker.rows"], atol=1e-4)
+    assert same == (names == tuple(SPEAKERS))
+
+
 def test_a_model_that_gets_deeper_is_what_it_was(corpus: Path, tmp_path: Path) -> None:
     initial = corpus.parent / "first" / "checkpoint.safetensors"
     before = load_conversion(initial)
@@ -391,6 +447,17 @@ def test_vocoder_trains_on_predicted_mels(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     train(tmp_path / "other", VOCODER, corpus, *settings, "seed=1")
     assert len(list(kept.parent.glob("predicted-*.npy"))) == 2
+
+
+def test_predicted_mels_go_to_another_process_as_a_place(tmp_path: Path) -> None:
+    mels = np.random.default_rng(0).standard_normal((300, N_MELS)).astype(np.float16)
+    np.save(tmp_path / "mels.npy", mels)
+    packed = pickle.dumps(PredictedMels(tmp_path / "mels.npy", [4, 7], [100, 200]))
+    assert len(packed) < 2000  # no arrays
+    found = pickle.loads(packed)
+    assert list(found) == [4, 7] and 5 not in found
+    np.testing.assert_array_equal(found[4], mels[:100])
+    np.testing.assert_array_equal(found[7], mels[100:])
 
 
 def test_a_run_is_never_overwritten(corpus: Path, tmp_path: Path) -> None:

@@ -96,14 +96,12 @@ class Stage:
 def make_stages(setup: Setup) -> list[Stage]:
     """All stages in their order."""
     place = partial(_place, setup.output)
-    python, vconv = (sys.executable,), (sys.executable, "-m", "vconv")
+    python = (sys.executable,)
     conversion, vocoder = place("conversion", CHECKPOINT), place("vocoder_predicted", CHECKPOINT)
     joint, averaged = place("joint", CHECKPOINT), place("averaged", CHECKPOINT)
     labels, robust = place("pseudo_labels", "corpus.tsv"), place("asr_encoder", ASR_ENCODER)
     share, clusters = setup.settings("asr_encoder")["share"], setup.settings("pseudo_labels")["clusters"]
-    pairs, model = place("evaluate", "pairs.csv"), place("export", "model")
-    judging = setup.settings("evaluate")
-    split, count = judging.pop("split") or evaluated_split(setup.manifest), judging.pop("pairs")
+    model = place("export", "model")
     asr_encoder = str(setup.asr_encoder)
     first = train(setup, "robust_frontend", (), {"asr_encoder": asr_encoder, "corpus": plain(setup)})
     return [
@@ -153,11 +151,7 @@ def make_stages(setup: Setup) -> list[Stage]:
              "--share", str(setup.settings("averaged")["share"]), "-o", averaged),
         )),
         *last_stages(setup, averaged, robust, model),
-        Stage("evaluate", ("export",), (
-            (*python, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
-             "--count", str(count)),
-            (*vconv, "evaluate", pairs, "--model", model, "-o", place("evaluate", "results"), *options(judging)),
-        )),
+        *evaluation(setup, model),
     ]  # fmt: skip
 
 
@@ -227,10 +221,20 @@ def labelled(setup: Setup) -> dict[str, Any]:
     }
 
 
-def evaluated_split(manifest: Path) -> str:
-    """The split between whose speakers conversions are evaluated: test if there are two of them, or else valid."""
-    speakers = {clip.speaker for clip in read_manifest(manifest) if clip.split == TEST}
-    return TEST if len(speakers) > 1 else VALID
+def evaluation(setup: Setup, model: str) -> list[Stage]:
+    """Of conversions between speakers of a split: of test if there are two, or else of valid. No stage without two."""
+    judging = setup.settings("evaluate")
+    asked, count = judging.pop("split"), judging.pop("pairs")
+    pairs, clips = _place(setup.output, "evaluate", "pairs.csv"), read_manifest(setup.manifest)
+    for split in (asked,) if asked else (TEST, VALID):
+        if len({clip.speaker for clip in clips if clip.split == split}) > 1:
+            return [Stage("evaluate", ("export",), (
+                (sys.executable, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
+                 "--count", str(count)),
+                (sys.executable, "-m", "vconv", "evaluate", pairs, "--model", model,
+                 "-o", _place(setup.output, "evaluate", "results"), *options(judging)),
+            ))]  # fmt: skip
+    return []
 
 
 def options(settings: dict[str, Any]) -> list[str]:
@@ -376,7 +380,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="of vconv prepare")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder for all that is made")
     parser.add_argument(
-        "size", nargs="?", default="cpu", help="cpu (default), gpu, gpus: a file in sizes/; or another YAML file"
+        "size", nargs="?", default="cpu", help="short, cpu (default), gpu, gpus: a file in sizes/; or another YAML file"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.KEY=VALUE",
@@ -397,6 +401,14 @@ def make(arguments: argparse.Namespace) -> None:
     setup = read_setup(arguments)
     stages = make_stages(setup)
     check(stages)
+    report = f", its report {setup.output}/evaluate/results/report.html"
+    if not any(stage.name == "evaluate" for stage in stages):
+        report = "; it was not evaluated"
+        print(
+            "note: the model will not be evaluated: that takes two speakers who are kept out of the training; "
+            "keep out more with vconv prepare --valid-percent",
+            flush=True,
+        )
     if arguments.dry_run:
         run_stages(stages, setup, _refuse, dry=True)
         return
@@ -406,7 +418,7 @@ def make(arguments: argparse.Namespace) -> None:
     end_on_signals()
     with alone(setup.output) as lock:
         run_stages(stages, setup, partial(run_command, lock=lock))
-    print(f"== done: the model is {setup.output}/export/model, its report {setup.output}/evaluate/results/report.html")
+    print(f"== done: the model is {setup.output}/export/model{report}")
 
 
 def _refuse(command: Sequence[str]) -> None:

@@ -3,6 +3,6 @@
 #
 #   recipes/base/run.sh MANIFEST OUT [SIZE] [OPTIONS]
 #
-# SIZE is cpu (default), gpu or gpus; README.md and `run.sh --help` say more.
+# SIZE is short, cpu (default), gpu or gpus; README.md and `run.sh --help` say more.
 set -euo pipefail
 exec "${PYTHON:-python3}" "$(dirname "$0")/run.py" "$@"

@@ -27,6 +27,7 @@ from phonemes import check_packages
 from synthesis import NATIVE, RATE, Kokoro, Speaker, make_speakers, natives, read_voices
 
 from vconv import audio
+from vconv.data.corpus import base_language
 from vconv.data.manifest import Clip, open_table, read_manifest
 from vconv.errors import InputError, run_script
 from vconv.files import replacing
@@ -129,15 +130,15 @@ def recorded(manifest: Path, split: str, languages: Sequence[str], count: int, s
     usable = [
         clip
         for clip in read_manifest(manifest)
-        if clip.transcript and clip.language in languages and low <= (clip.seconds or low) <= high
+        if clip.transcript and base_language(clip.language) in languages and low <= (clip.seconds or low) <= high
         if split in ("all", clip.split)
     ]
     if not usable:
         raise InputError(f"{manifest}: no clip of split '{split}' has a transcript and one of these languages")
     rng = random.Random(f"recorded {seed}")
     chosen = []
-    for language in sorted({clip.language for clip in usable}):
-        clips = [clip for clip in usable if clip.language == language]
+    for language in sorted({base_language(clip.language) for clip in usable}):
+        clips = [clip for clip in usable if base_language(clip.language) == language]
         chosen += list(_by_turns(clips, rng))[:count]
     return chosen
 
@@ -210,7 +211,7 @@ def run(options: argparse.Namespace) -> None:
         synthesize(planned, options.kokoro_js)
     if options.manifest:
         clips = recorded(options.manifest, options.split, languages, options.count, options.seed)
-        sources += [(clip.path, clip.transcript, clip.language, "recorded") for clip in clips]
+        sources += [(clip.path, clip.transcript, base_language(clip.language), "recorded") for clip in clips]
     options.out.mkdir(parents=True, exist_ok=True)
     write_table(options.out / "pairs.csv", COLUMNS, pair_rows(sources, targets))
     print(f"{len(sources)} pairs in {options.out / 'pairs.csv'}")

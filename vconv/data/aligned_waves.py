@@ -5,7 +5,6 @@ A batch is a function of (seed, step, rank) alone, as in ``vconv.data.batches``.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
@@ -72,9 +71,6 @@ class AlignedSampler:
             )
         self._usable = np.array(usable)[np.argsort(frames[usable], kind="stable")]
         self._weights = self._balanced(frames[self._usable])
-        self._by_name: dict[str, list[int]] = defaultdict(list)
-        for index, item in enumerate(corpus.items):
-            self._by_name[item.speaker_name].append(index)
 
     def batch(self, step: int, rank: int = 0) -> AlignedBatch[np.ndarray]:
         rng = np.random.default_rng([self.seed, step, rank])
@@ -126,7 +122,7 @@ class AlignedSampler:
     def _reference(self, rng: np.random.Generator, index: int) -> int:
         """Another clip of the same speaker: were it the same one, the embedding could carry words."""
         item = self.corpus.items[index]
-        same = self._by_name[item.speaker_name]
+        same = self.corpus.by_name[item.speaker_name]
         others = [k for k in same if k != index and (not item.group or self.corpus.items[k].group != item.group)]
         return int(rng.choice(others)) if others else index
 

@@ -93,15 +93,12 @@ class ConversionSampler:
             raise InputError("the manifest has no clips to train on")
 
     def _balanced(self, pool: np.ndarray) -> np.ndarray:
-        total: dict[int, float] = defaultdict(float)
-        for i in pool:
-            total[self.corpus.items[i].speaker] += self.corpus.items[i].entry.frames
-        weights = np.array(
-            [
-                self.corpus.items[i].entry.frames * total[self.corpus.items[i].speaker] ** (self.config.balance - 1)
-                for i in pool
-            ]
-        )
+        items = [self.corpus.items[i] for i in pool]
+        total: dict[str, float] = defaultdict(float)
+        for item in items:
+            total[item.speaker_name] += item.entry.frames
+        power = self.config.balance - 1
+        weights = np.array([item.entry.frames * total[item.speaker_name] ** power for item in items])
         return weights / weights.sum()
 
     def batch(self, step: int, rank: int = 0) -> ConversionBatch[np.ndarray]:
@@ -191,7 +188,7 @@ class ConversionSampler:
         Were it the crop itself, the embedding could carry words.
         """
         item = self.corpus.items[index]
-        others = [i for i in self.corpus.by_speaker[item.speaker] if i != index]
+        others = [i for i in self.corpus.by_name[item.speaker_name] if i != index]
         if others:
             clips, parts, missing = [], [], frames
             for i in rng.permutation(others)[:REFERENCE_CLIPS]:

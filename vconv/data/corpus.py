@@ -44,13 +44,15 @@ class Corpus:
     phone_set: list[str]  # phone k + 1 of CTC; 0 is the blank
     label_set: list[str]
     pseudo_label_count: int = 0  # kinds of pseudo-labels
-    by_speaker: dict[int, list[int]] = field(init=False)
+    by_speaker: dict[int, list[int]] = field(init=False)  # -1: of all speakers that training does not have
+    by_name: dict[str, list[int]] = field(init=False)  # of a speaker in the manifest
     by_group: dict[str, list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.by_speaker, self.by_group = defaultdict(list), defaultdict(list)
+        self.by_speaker, self.by_name, self.by_group = defaultdict(list), defaultdict(list), defaultdict(list)
         for index, item in enumerate(self.items):
             self.by_speaker[item.speaker].append(index)
+            self.by_name[item.speaker_name].append(index)
             if item.group:
                 self.by_group[item.group].append(index)
 

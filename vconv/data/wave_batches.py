@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
@@ -72,7 +73,7 @@ class WaveSampler:
     """
 
     def __init__(
-        self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: dict[int, np.ndarray] | None = None
+        self, corpus: Corpus, config: WaveBatchConfig, seed: int, predicted: Mapping[int, np.ndarray] | None = None
     ) -> None:
         self.corpus, self.config, self.seed, self.predicted = corpus, config, seed, predicted or {}
         self.length = config.frames + 2 * config.context_frames

@@ -246,13 +246,13 @@ class _Clips:
 
     def card(self, title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
         wave, rate = audio.read(path)
-        wave = read_wave(path)
+        judged = read_wave(path)
         figures = row.figures if row else {}
         return {
             "title": title,
             "row": row,
-            "image": picture.data_uri("image/png", picture.spectrogram_png(wave)),
-            "f0": self._path(path, wave),
+            "image": picture.data_uri("image/png", picture.spectrogram_png(judged)),
+            "f0": self._path(path, judged),
             "sound": picture.data_uri("audio/mpeg", picture.mp3(wave, rate)),
             "figures": [(m.label, m.show(figures[m.key])) for m in METRICS if m.key in HEADLINES and m.key in figures],
         }

@@ -46,7 +46,7 @@ from vconv.training.realism import critic_loss, realism_losses
 from vconv.training.robust_frontend import load_robust_frontend
 from vconv.training.start import Start, begin
 from vconv.training.state import start_from
-from vconv.training.table import measure_registers, with_speakers
+from vconv.training.table import has_other_speakers, measure_registers, with_speakers
 from vconv.training.trained import load_vocoder, speak
 
 
@@ -162,15 +162,17 @@ def initialize(
 ) -> None:
     """Weights that a new run begins with: of its corpus, of another training, of a robust front end."""
     model = modules["learner"].model
-    if isinstance(model.speaker, SpeakerTable):
-        measure_registers(model.speaker, corpus)
+    table = isinstance(model.speaker, SpeakerTable)
     if config.start_from:
         parts = {"learner": modules["learner"], "ema": model, "discriminator": modules["discriminator"]}
-        start_from(Path(config.start_from), config.task, parts)
+        others = table and has_other_speakers(Path(config.start_from), config.model)
+        start_from(Path(config.start_from), config.task, parts, ("model.speaker", "speaker") if others else ())
         if isinstance(model.speaker, SpeakerProjection):
             fit_projection(
                 model.speaker, Path(config.start_from), corpus, clip_embeddings(corpus, config.speaker_encoder)
             )
+    if table:  # of this corpus, whatever the checkpoint has
+        measure_registers(model.speaker, corpus)
     if config.robust_frontend:
         give_denoiser(model, Path(config.robust_frontend))
     if config.pretrain.steps:
@@ -247,7 +249,7 @@ def validate(
         total += mel_l1(mel, batch.clean.mel).item()
     found = {"validation": total / rounds} | held_out(model, step)
     monitor.losses(step, found)
-    for k in range(2):
+    for k in range(min(2, len(source))):
         rows = [mels[k].cpu().numpy() for mels in (source, batch.clean.mel)]
         result, pitch = mel[k].cpu().numpy(), batch.pitch[k].cpu().numpy()
         monitor.picture(step, f"source, target, result/{k}", [*rows, result])

@@ -71,7 +71,7 @@ class LossConfig:
     @property
     def decodes(self) -> bool:
         """Whether any loss needs the decoder; without one, only the encoders train, several times faster."""
-        return bool(self.reconstruction or self.realism or self.cycle)
+        return bool(self.reconstruction or self.realism or self.cycle or self.has_perceptual)
 
     def converts(self, step: int) -> bool:
         """Whether some items are converted: for the cycle, the discriminator or the perceptual losses.

@@ -92,7 +92,8 @@ def measure(config: Any, resume: bool = False) -> Cost:
         InputError: a bad config, a corpus without clips that can be read, or a missing file.
     """
     if not config.corpus.manifest:
-        raise InputError("corpus.manifest is not set; make one with vconv prepare")
+        known = ", and a dry run samples its recordings, not corpus.shards" if config.corpus.shards else ""
+        raise InputError(f"corpus.manifest is not set{known}; make one with vconv prepare")
     clips = [clip for clip in read_manifest(Path(config.corpus.manifest)) if clip.split != "test"]
     with tempfile.TemporaryDirectory(prefix="vconv-dry-run-") as folder, _silence():
         sample = Path(folder) / "sample.tsv"
@@ -109,7 +110,8 @@ def measure(config: Any, resume: bool = False) -> Cost:
         peak, state, last_bytes = _peak_bytes(device), checkpoint.load(last), last.stat().st_size
     hours = _hours_of(clips, chosen)
     store = Path(config.corpus.store) if config.corpus.store else Path(config.corpus.manifest).with_suffix(".store")
-    missing = config.corpus.features == "store" and not (store / "index.json").exists()
+    built = config.corpus.features == "store" and not config.corpus.shards
+    missing = built and not (store / "index.json").exists()
     return Cost(
         parameters=parts_of(state),
         step_seconds=watch.step_seconds,
@@ -149,7 +151,7 @@ def shortened(config: Any, sample: Path) -> Any:
     begun = {f.name: 0 for f in dataclasses.fields(config.losses) if f.name.endswith(first)}
     names = ("start_from", "robust_frontend", *(("conversion",) if config.task not in ("joint", "encoders") else ()))
     absent = {name: "" for name in names if hasattr(config, name)}
-    corpus = dataclasses.replace(config.corpus, manifest=str(sample), store="", features="store")
+    corpus = dataclasses.replace(config.corpus, manifest=str(sample), store="", shards="", features="store")
     log = dataclasses.replace(config.log, every=NEVER, save_every=NEVER, validate_every=NEVER, patience=0)
     optimizer = dataclasses.replace(config.optimizer, steps=2 + STEPS)
     losses = dataclasses.replace(config.losses, **begun)

@@ -201,7 +201,7 @@ def build(config: EncodersTraining, resume: bool) -> tuple[Run, Validation]:
     learner = EncodersLearner(Trained(asr_encoder, conversion), before, len(corpus.phone_set)).to(device)
     optimizers = {"optimizer": make_optimizer(learner, config)}
     sampler = make_sampler(corpus, config, start, config.seed)
-    validation = make_sampler(start.validation, config, start, config.seed + 1) if start.validation.items else None
+    validation = make_validation(config, start)
     measures = ["validation", *(f"validation/{field.name}" for field in fields(config.losses))]
     run = Run(config, start, {"learner": learner}, optimizers, learner.trained, sampler, measures if validation else ())
     return run, partial(validate, learner, validation, config, run.journal.monitor)
@@ -211,6 +211,18 @@ def make_sampler(corpus: Corpus, config: EncodersTraining, start: Start, seed: i
     with start.accelerator.main_process_first():  # the others then find the embeddings on the disk
         voices = clip_embeddings(corpus, config.speaker_encoder)
     return EncodersSampler(corpus, config.batch, seed, voices)
+
+
+def make_validation(config: EncodersTraining, start: Start) -> EncodersSampler | None:
+    """Of the held-out clips; None, with a note, where none of them can be used."""
+    if not start.validation.items:
+        return None
+    try:
+        return make_sampler(start.validation, config, start, config.seed + 1)
+    except InputError:  # none is raised but for the clips: the sampler of the training clips has been made
+        usable = f"has phones and lasts {config.batch.aligned.seconds:g} s or less"
+        start.accelerator.print(f"note: no held-out clip {usable}; this run has no validation")
+        return None
 
 
 def parts_of(learner: EncodersLearner) -> dict[str, nn.Module]:

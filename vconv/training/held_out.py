@@ -192,8 +192,7 @@ def parallel_pairs(corpus: Corpus, validation: Corpus, count: int) -> list[Pair]
 
 def _another_sentence(item: Item, corpus: Corpus, validation: Corpus) -> Item | None:
     """A clip of the same speaker outside the item's group, in the validation part if there is one, or in training."""
-    training = [corpus.items[k] for k in corpus.by_speaker.get(item.speaker, ())] if item.speaker >= 0 else []
-    clips = (clip for clip in (*validation.items, *training) if clip.speaker_name == item.speaker_name)
+    clips = (part.items[k] for part in (validation, corpus) for k in part.by_name.get(item.speaker_name, ()))
     return next((clip for clip in clips if clip.group != item.group), None)
 
 

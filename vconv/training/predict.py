@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,37 @@ from vconv.models.conversion import ConversionModel
 from vconv.training.perceptual import clip_embeddings
 
 
+class PredictedMels(Mapping[int, np.ndarray]):
+    """Mels [frames, N_MELS] float16 by the index of an item, of a file that holds them one after another.
+
+    Raises:
+        OSError, ValueError, EOFError: the file is missing, damaged, or of another length.
+    """
+
+    def __init__(self, path: Path, indices: Sequence[int], frames: Sequence[int]) -> None:
+        self._made_from = path, indices, frames
+        self._mels = np.load(path, mmap_mode="r")
+        ends = np.cumsum(frames).tolist()
+        if self._mels.shape != (ends[-1], N_MELS) or self._mels.dtype != np.float16:
+            raise ValueError(f"{path}: holds no mels of these clips")
+        self._places = {index: slice(end - count, end) for index, end, count in zip(indices, ends, frames)}
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._mels[self._places[index]]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __reduce__(self) -> tuple[Callable[..., PredictedMels], tuple[Path, Sequence[int], Sequence[int]]]:
+        return PredictedMels, self._made_from  # to another process goes the place, not the array
+
+
 def predict_mels(
     model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str = ""
-) -> dict[int, np.ndarray]:
+) -> Mapping[int, np.ndarray]:
     """The items ``indices`` decoded from the words with their speaker's embedding: mels [frames, N_MELS] float16.
 
     The words come from a parallel clip in another voice where there is one, else from the clip itself;
@@ -38,22 +68,12 @@ def predict_mels(
     if not indices:
         return {}
     path = corpus.store.folder / f"predicted-{_key(model, corpus, indices, seed, speaker_encoder)}.npy"
-    ends = np.cumsum([corpus.items[index].entry.frames for index in indices])
-    mels = _kept(path, int(ends[-1]))
-    if mels is None:
-        with replacing(path) as partial, partial.open("wb") as file:
-            np.save(file, np.concatenate(_predicted(model, corpus, indices, seed, speaker_encoder)))
-        mels = np.load(path, mmap_mode="r")
-    return dict(zip(indices, np.split(mels, ends[:-1])))
-
-
-def _kept(path: Path, frames: int) -> np.ndarray | None:
-    """What was predicted before, [frames, N_MELS], or None where there is nothing or a damaged file."""
-    try:
-        mels = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None
-    return mels if mels.shape == (frames, N_MELS) and mels.dtype == np.float16 else None
+    frames = [corpus.items[index].entry.frames for index in indices]
+    with contextlib.suppress(OSError, ValueError, EOFError):  # nothing was predicted before, or the file is damaged
+        return PredictedMels(path, indices, frames)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, np.concatenate(_predicted(model, corpus, indices, seed, speaker_encoder)))
+    return PredictedMels(path, indices, frames)
 
 
 def _key(model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, speaker_encoder: str) -> str:

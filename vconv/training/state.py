@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,14 @@ def restore_state(state: dict[str, Any], ema: Ema, device: torch.device, parts: 
     return state["step"]
 
 
-def start_from(path: Path, task: str | tuple[str, ...], modules: dict[str, nn.Module]) -> None:
+def start_from(
+    path: Path, task: str | tuple[str, ...], modules: dict[str, nn.Module], fresh_layers: Collection[str] = ()
+) -> None:
     """Give modules the weights that a checkpoint or a model folder has under their names, where the shapes agree.
 
     "ema" are the averaged weights. A layer is taken as a whole or not at all, and what is not taken is printed. A
     ConvNeXt block that the checkpoint does not have adds nothing at first: a model that gets deeper is what it was.
-    A model folder has no heads, classifiers and discriminators: these begin fresh.
+    A model folder has no heads, classifiers and discriminators: these begin fresh, as do the ``fresh_layers``.
 
     Raises:
         InputError: the file is missing, no checkpoint, or of another task.
@@ -75,7 +78,7 @@ def start_from(path: Path, task: str | tuple[str, ...], modules: dict[str, nn.Mo
     for name, module in modules.items():
         own, given = module.state_dict(), state.get(name, {})
         unfit = {k for k, v in own.items() if k not in given or given[k].shape != v.shape}
-        layers = {k.rpartition(".")[0] for k in unfit}
+        layers = {k.rpartition(".")[0] for k in unfit} | {k.rpartition(".")[0] for k in own} & set(fresh_layers)
         taken = {k: given[k] for k in own if k.rpartition(".")[0] not in layers}
         module.load_state_dict({**own, **taken})
         for block, part in module.named_modules():

@@ -33,7 +33,7 @@ class Best:
             return
         if not measured:
             if self.patience:
-                raise InputError("log.patience: the manifest has no validation clips; set it to 0, or add some")
+                raise InputError("log.patience: this run has no validation clips; set it to 0, or add some")
             return
         raise InputError(f"log.best: '{self.measure}' is not measured in this run; use {', '.join(sorted(measured))}")
 

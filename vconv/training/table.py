@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from vconv.data.corpus import Corpus
 from vconv.errors import InputError
 from vconv.features import log_f0_spread, median_log_f0
 from vconv.models.speaker_table import SpeakerTable
+from vconv.training.state import load_start
 
 CLIPS = 20  # of a speaker, to tell the register from
 
@@ -29,6 +31,12 @@ def with_speakers(model: ConversionConfig, corpus: Corpus, state: dict[str, Any]
     if state and tuple(state["config"]["model"]["speakers"]) != speakers:
         raise InputError("the checkpoint has other speakers than the manifest; choose another output")
     return dataclasses.replace(model, speakers=speakers)
+
+
+def has_other_speakers(path: Path, model: ConversionConfig) -> bool:
+    """Whether the rows of a table in a checkpoint or a model folder are not those of this model's speakers."""
+    speakers = load_start(path, "conversion")["config"]["model"].get("speakers", ())
+    return tuple(speakers) != tuple(model.speakers)
 
 
 def measure_registers(table: SpeakerTable, corpus: Corpus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,7 @@ def load_loss_encoders(config: VocoderTraining, device: torch.device) -> LossEnc
     return LossEncoders(speaker, asr, config.layers, vocoder)
 
 
-def predicted_mels(config: VocoderTraining, corpus: Corpus, device: torch.device) -> dict[int, np.ndarray]:
+def predicted_mels(config: VocoderTraining, corpus: Corpus, device: torch.device) -> Mapping[int, np.ndarray]:
     """Mels [frames, N_MELS] of the corpus's items as the conversion model of the config predicts them."""
     if config.corpus.features == "on_the_fly":
         raise InputError("conversion: predicted mels need the whole corpus; set corpus.features to store")
@@ -209,19 +210,19 @@ def inner(wave: Tensor, config: WaveBatchConfig) -> Tensor:
     return wave[:, edge : wave.shape[1] - edge]
 
 
-def with_upper_band(real: Tensor, above: Tensor, narrow: Tensor) -> Tensor:
-    """Recordings [B, N], the ``narrow`` [B] ones with the upper band of other waves, ``above`` [B, N].
+def with_upper_band(waves: Tensor, above: Tensor, narrow: Tensor) -> Tensor:
+    """Waves [B, N], those of ``narrow`` [B] recordings with the upper band of other waves, ``above`` [B, N].
 
-    ``above`` are the waves of another vocoder. With those of the trained one there is no loss above the band, and it
-    can make noise there so loud that the discriminators see nothing else.
+    In training ``above`` are the waves of another vocoder. With those of the trained one there is no loss above the
+    band, and it can make noise there so loud that the discriminators get nothing else.
     """
     if not narrow.any():
-        return real
-    frequency = torch.linspace(0, OUTPUT_RATE / 2, real.shape[1] // 2 + 1, device=real.device)
+        return waves
+    frequency = torch.linspace(0, OUTPUT_RATE / 2, waves.shape[1] // 2 + 1, device=waves.device)
     low, high = NARROW_BAND
     share = narrow[:, None] * ((frequency - low) / (high - low)).clamp(0, 1)
-    mixed = torch.fft.rfft(real) * (1 - share) + torch.fft.rfft(above.detach().float()) * share
-    return torch.fft.irfft(mixed, real.shape[1])
+    mixed = torch.fft.rfft(waves) * (1 - share) + torch.fft.rfft(above.detach().float()) * share
+    return torch.fft.irfft(mixed, waves.shape[1])
 
 
 def realism_losses(
@@ -279,7 +280,8 @@ def validate(
     for index in range(rounds):
         batch = to_tensors(sampler.batch(index), device)
         wave = vocoder(batch.mel, batch.pitch, batch.source, batch.noise)
-        total += spectral_distance(wave, batch.wave, config.losses.n_ffts).item()
+        judged = with_upper_band(wave, batch.wave, batch.narrow)  # a narrow recording has nothing above its band
+        total += spectral_distance(judged, batch.wave, config.losses.n_ffts).item()
     found = {"validation": total / rounds}
     monitor.losses(step, found)
     for name, sound in (("real", batch.wave), ("vocoded", wave)):
