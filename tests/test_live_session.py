@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ import soundfile
 from rich.console import Console
 
 from tests.conftest import Cli, speech
-from vconv.live import devices
-from vconv.live.console import Slots, press, screen
+from vconv.errors import VconvError
+from vconv.live import devices, latency
+from vconv.live.console import Slots, keyboard, press, screen
 from vconv.live.latency import MouthToEar, chirp, delay
 from vconv.live.queues import CUSHION_SECONDS, SLACK_SECONDS, CaptureQueue, PlayQueue
 from vconv.live.session import Recorder, Session
@@ -114,6 +116,15 @@ def test_clocks_that_drift_add_up_to_no_lag(drift: float) -> None:
     assert device.session.status.underruns < 15
 
 
+@pytest.mark.parametrize("block", [0.8, 1.6])
+def test_long_blocks_are_played_whole(block: float) -> None:
+    live = FakeLive()
+    live.block = block
+    device = FakeDevice(Session(live))
+    device.run(15.0)
+    assert device.session.status.dropped == 0 and device.session.status.underruns <= 1
+
+
 @pytest.mark.slow
 def test_an_hour_adds_up_to_no_lag_and_holds_no_more() -> None:
     session = Session(FakeLive())
@@ -142,7 +153,7 @@ def test_queues_keep_order_and_count_what_they_drop() -> None:
     block, clock = capture.take()
     np.testing.assert_array_equal(np.unique(block), [2, 3, 4])
     assert clock == 0.5 and capture.dropped_seconds == pytest.approx(0.2) and capture.seconds == 0
-    play = PlayQueue(1000, cushion=0.0)
+    play = PlayQueue(1000, block=0.1, cushion=0.0)
     play.put(np.arange(1, 101, dtype=np.float32), 2.0)
     assert play.clock == 2.0
     np.testing.assert_array_equal(play.pull(60), np.arange(1, 61))
@@ -154,7 +165,7 @@ def test_queues_keep_order_and_count_what_they_drop() -> None:
 def test_keys_change_the_session_and_the_read_out_shows_it() -> None:
     session, chosen = Session(FakeLive()), []
     slots = Slots(["anna", "bert"], chosen.append)
-    assert all(press(key, session, slots) for key in "2b+m9x")
+    assert all(press(key, session, slots) for key in "2b+m9x\x1b")
     assert chosen == [1] and session.live.bypass and session.live.pitch == 1 and session.controls.muted
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     console.print(screen(session, slots, MouthToEar(0.02, 0.29, 0.06), ["USB microphone is gone"]))
@@ -162,6 +173,17 @@ def test_keys_change_the_session_and_the_read_out_shows_it() -> None:
     assert "[2] bert" in text and "BYPASS" in text and "MUTED" in text and "USB microphone is gone" in text
     assert "370 ms = 20 (devices) + 290 (block and lookahead) + 60 (computing, queues)" in text
     assert not press("q", session, slots)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a terminal of its own is made on Unix")
+def test_arrows_and_function_keys_count_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    with os.fdopen(master, "wb", buffering=0) as typed, os.fdopen(slave) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with keyboard() as key:
+            for sent, expected in ((b"\x1b[A", ""), (b"\x1b[15~", ""), (b"\x1b", ""), (b"q", "q")):
+                typed.write(sent)
+                assert key(10.0) == expected
 
 
 def test_a_muted_microphone_is_silent_and_gains_apply() -> None:
@@ -191,6 +213,13 @@ def test_both_sides_are_recorded_by_the_worker_thread(tmp_path: Path) -> None:
     np.testing.assert_allclose(recorded, wave[: len(recorded)], atol=1e-3)
     np.testing.assert_allclose(result, wave[: len(result)], atol=1e-3)
     assert len(result) >= 0.5 * RATE
+
+
+def test_earlier_recordings_are_kept(vconv_cli: Cli, clips: Path, small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "output.wav").write_bytes(b"precious")
+    outcome = vconv_cli("live", "-t", clips / "high.wav", "--record", tmp_path, "--model", small_model)
+    assert outcome.code == 2 and f"{tmp_path / 'output.wav'}: exists already; pass --overwrite" in outcome.error
+    assert (tmp_path / "output.wav").read_bytes() == b"precious"
 
 
 def test_a_failing_worker_is_known() -> None:
@@ -225,8 +254,18 @@ def test_devices_are_found_by_number_and_name(monkeypatch: pytest.MonkeyPatch) -
         devices.find(None, [], "output")
 
 
+CARDS = {  # of a FakeLibrary: name, host API, inputs, outputs
+    "Microphone": ("Microphone", 0, 2, 0),
+    "Headphones": ("Headphones", 0, 0, 2),
+    "Speaker": ("Speaker", 0, 0, 2),
+    "Headset in": ("Headset", 0, 2, 0),
+    "Headset out": ("Headset", 0, 0, 2),
+    "Headset in, WASAPI": ("Headset", 1, 2, 0),
+}
+
+
 class FakeLibrary:
-    """Stands for sounddevice: a microphone and headphones that can be unplugged."""
+    """Stands for sounddevice: a microphone, headphones and a headset that can be unplugged."""
 
     class PortAudioError(Exception):
         pass
@@ -234,8 +273,8 @@ class FakeLibrary:
     class default:
         device = (0, 1)
 
-    def __init__(self) -> None:
-        self.plugged, self.opened, library = ["Microphone", "Headphones"], [], self
+    def __init__(self, *plugged: str) -> None:
+        self.plugged, self.opened, library = list(plugged) or ["Microphone", "Headphones"], [], self
 
         class Stream:
             latency = 0.01
@@ -253,9 +292,17 @@ class FakeLibrary:
         self.InputStream = self.OutputStream = Stream
 
     def query_devices(self) -> list[dict]:
-        sides = {"Microphone": (2, 0), "Headphones": (0, 2)}
-        names = ("max_input_channels", "max_output_channels")
-        return [{"name": name, "default_samplerate": 16000.0, **dict(zip(names, sides[name]))} for name in self.plugged]
+        keys = ("name", "hostapi", "max_input_channels", "max_output_channels")
+        return [{"default_samplerate": 16000.0, **dict(zip(keys, CARDS[card]))} for card in self.plugged]
+
+    def query_hostapis(self) -> list[dict]:
+        return [{"name": "MME"}, {"name": "WASAPI"}]
+
+    def let_run(self) -> None:
+        """Have the device of each open stream call back."""
+        for stream in self.opened:
+            if stream.active:
+                stream.callback(np.zeros((10, 2), np.float32), 10, None, None)
 
     def _terminate(self) -> None:
         pass
@@ -283,6 +330,78 @@ def test_an_unplugged_device_is_named_and_opened_again(monkeypatch: pytest.Monke
         library.opened[-1].callback(block, 10, None, None)
         assert not block.any()  # nothing has been said yet
     assert not any(stream.active for stream in library.opened)
+
+
+def test_the_entry_that_was_chosen_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three with one name: in two sound systems, and with the sides apart."""
+    library = FakeLibrary("Headset in", "Headset out", "Headset in, WASAPI")
+    monkeypatch.setattr(devices, "library", lambda: library)
+    found = devices.devices()
+    source, sink = devices.find("2", found, "input"), devices.find("1", found, "output")
+    with devices.Streams(Session(FakeLive()), source, sink) as streams:
+        assert [stream.name for stream in library.opened] == ["Headset in, WASAPI", "Headset out"]
+        library.plugged = ["Microphone", *library.plugged]  # by other numbers
+        library.opened[0].active = False
+        assert streams.heal() == []
+        assert [stream.name for stream in library.opened[2:]] == ["Headset in, WASAPI", "Headset out"]
+
+
+def test_a_missing_monitor_interrupts_the_others_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, clock = FakeLibrary("Microphone", "Headphones", "Speaker"), [0.0]
+    monkeypatch.setattr(devices, "library", lambda: library)
+    monkeypatch.setattr(devices, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def look(streams: devices.Streams, seconds: int) -> list[list[str]]:
+        gone = []
+        for _ in range(seconds):
+            clock[0] += 1.0
+            library.let_run()
+            gone.append(streams.heal())
+        return gone
+
+    with devices.Streams(Session(FakeLive()), *devices.devices()) as streams:
+        assert not any(look(streams, 10))
+        library.opened[2].active = False
+        library.plugged.remove("Speaker")
+        assert look(streams, 300) == [["Speaker"]] * 300
+        assert len([stream for stream in library.opened if stream.name == "Microphone"]) < 12
+        library.plugged.append("Speaker")
+        assert look(streams, 61)[-1] == []
+        assert [stream.name for stream in library.opened if stream.active] == ["Microphone", "Headphones", "Speaker"]
+
+
+def test_a_recording_is_the_mean_of_two_channels_and_its_errors_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeLibrary()
+    microphone = devices.Device(3, "Microphone", 8, 0, 100, True)
+
+    def rec(frames: int, rate: int, channels: int, device: int, **_: object) -> np.ndarray:
+        assert (rate, channels, device) == (100, 2, 3)
+        return np.tile(np.float32([1.0, 0.5]), (frames, 1))
+
+    library.rec = rec
+    monkeypatch.setattr(devices, "library", lambda: library)
+    wave, rate = devices.record(2.0, microphone)
+    np.testing.assert_array_equal(wave, np.full(200, 0.75))
+    assert rate == 100
+
+    def busy(*_: object, **__: object) -> None:
+        raise library.PortAudioError("busy")
+
+    library.rec = busy
+    with pytest.raises(VconvError, match=r"^Microphone cannot be opened \(busy\); see vconv live"):
+        devices.record(2.0, microphone)
+
+
+def test_latency_is_measured_with_the_buffers_of_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, card = FakeLibrary(), devices.Device(0, "Card", 1, 2, 16000, True)
+
+    def playrec(played: np.ndarray, rate: int, latency: object = "high", **_: object) -> np.ndarray:
+        assert latency == devices.BUFFER_SECONDS
+        return np.roll(played, round(0.05 * rate))[:, None]
+
+    library.playrec = playrec
+    monkeypatch.setattr(latency, "library", lambda: library)
+    assert latency.measure(card, card) == pytest.approx(0.05, abs=1e-3)
 
 
 def test_without_the_extra_one_line_says_what_to_install(vconv_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ pytest.importorskip("uvicorn", reason="needs vconv[web]")
 from tests.web_server import TOKEN, Server, running
 from vconv.web.app import STATIC, Settings
 from vconv.web.inputs import Refusal, file_name
-from vconv.web.jobs import Job, Jobs
+from vconv.web.jobs import KEPT, Job, Jobs
 from vconv.web.security import Site
 from vconv.web.uploads import Limits
 
@@ -161,6 +161,62 @@ def test_old_results_make_room_for_new_ones(tmp_path: Path) -> None:
     assert [job.folder.exists() for job in made] == [False, False, True, True]
     with pytest.raises(Refusal):
         jobs.get(made[0].id)
+
+
+def test_many_small_results_are_kept_and_few_failures(tmp_path: Path) -> None:
+    def work(job: Job) -> dict[str, object]:
+        if job.title == "bad":
+            raise InputError("no")
+        (job.folder / "result.wav").write_bytes(b"RIFF")
+        return {}
+
+    jobs = Jobs(tmp_path, waiting=3 * KEPT, most_bytes=1 << 20)
+    first = jobs.submit("good", work)
+    bad = [jobs.submit("bad", work) for _ in range(KEPT + 1)]
+    made = [first, *(jobs.submit("good", work) for _ in range(KEPT))]
+    while jobs.busy:
+        time.sleep(0.01)
+    jobs.stop()
+    assert all(jobs.result(job.id) is job for job in made)
+    with pytest.raises(Refusal):
+        jobs.get(bad[0].id)
+    assert jobs.get(bad[-1].id).error == "no"
+
+
+def test_an_archive_names_what_made_room_for_newer_results(server: Server) -> None:
+    def work(job: Job) -> dict[str, object]:
+        soundfile.write(job.folder / "result.wav", np.zeros(LIMITS.total_bytes // 6, np.float32), 24000, "FLOAT")
+        return {"name": "made"}
+
+    def submit(title: str) -> str:
+        job = server.services.jobs.submit(title, work)
+        assert server.wait(job.id)["state"] == "done"
+        return job.id
+
+    keys = [submit("first.wav"), submit("second.wav"), "unknown"]
+    while server.request("GET", f"/api/jobs/{keys[0]}").status == 200:
+        time.sleep(0.01)
+    answer = server.request("POST", "/api/zip", {"jobs": keys, "format": "flac"})
+    archive = zipfile.ZipFile(io.BytesIO(answer.body))
+    assert archive.namelist() == ["made.flac", "missing.txt"] and answer.headers["x-missing"] == "2"
+    assert archive.read("missing.txt").decode().splitlines()[1:] == ["first.wav", "unknown"]
+    answer = server.request("POST", "/api/zip", {"jobs": [keys[0]], "format": "flac"})
+    assert answer.status == 404 and "convert the files again" in answer.json["error"]
+    assert not list(server.services.folder.glob("*.zip"))
+
+
+def test_an_archive_takes_thousands_of_results(idle: Server) -> None:
+    answer = idle.request("POST", "/api/zip", {"jobs": [f"{number:016x}" for number in range(20_000)], "format": "wav"})
+    assert answer.status == 404 and "none of these results" in answer.json["error"]
+
+
+def test_a_failing_disk_is_told_in_one_line_without_paths(server: Server) -> None:
+    folder = server.services.library.folder
+    folder.rmdir()
+    answer = server.request("GET", "/api/voices")
+    assert answer.status == 500
+    error = answer.json["error"]
+    assert error.startswith("a file of vconv web: No such file") and str(folder) not in error
 
 
 # ---------------------------------------------------------------- attacks
@@ -412,6 +468,30 @@ def test_the_command_serves_until_ctrl_c(model: Path, tmp_path: Path) -> None:
         process.kill()
         process.communicate()
     assert [path.name for path in tmp_path.iterdir()] == ["voices"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="BROWSER is read on Unix")
+@pytest.mark.parametrize(("browser", "opened"), [("browser", True), ("lynx", False)])
+def test_a_browser_that_is_waited_for_stops_nothing(model: Path, tmp_path: Path, browser: str, opened: bool) -> None:
+    """It is opened beside the server, unless it would take the terminal."""
+    program, began, end = tmp_path / browser, tmp_path / "began", tmp_path / "end"
+    program.write_text(f"#!/bin/sh\ntouch '{began}'\nwhile [ ! -e '{end}' ]; do sleep 0.1; done\n")
+    program.chmod(0o755)
+    command = [sys.executable, "-m", "vconv", "web", "--port", "0", "--model", model, "--voices", tmp_path / "voices"]
+    env = os.environ | {"BROWSER": str(program), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        page = process.stdout.readline().split()[-1].partition("#")[0]
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page, timeout=60) as answer:
+            assert answer.status == 200
+        deadline = time.monotonic() + (60.0 if opened else 0.5)
+        while not began.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert began.exists() == opened
+    finally:
+        end.touch()
+        process.kill()
+        process.communicate()
 
 
 def test_the_token_is_not_sent_to_any_server() -> None:

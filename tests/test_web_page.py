@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ pytest.importorskip("starlette", reason="needs vconv[web]")
 pytest.importorskip("websockets", reason="needs vconv[web]")
 pytest.importorskip("playwright.sync_api", reason="needs playwright; pip install 'vconv[dev]'")
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, expect, sync_playwright
 
 from tests.web_server import TOKEN, Server, running
 from vconv.web.app import Settings
@@ -86,7 +87,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
 def is_problem(said: ConsoleMessage) -> bool:
     """Chromium itself logs each refused request, with its status."""
-    return said.type == "error" and "status of 422" not in said.text
+    return said.type == "error" and not re.search("status of (404|422)", said.text)
 
 
 def panel(page: Page, name: str) -> Locator:
@@ -135,6 +136,8 @@ def test_convert_compare_and_download(page: Page, tmp_path: Path, vconv_cli: Cli
     view.get_by_role("button", name="Play", exact=True).click()
     position = view.get_by_role("slider", name="Position")
     expect(position).to_have_attribute("aria-valuenow", re.compile(r"[1-9]|0\.[5-9]"))
+    page.keyboard.press("3")  # while a button has the focus
+    expect(view.get_by_role("radio", name="Target")).to_be_checked()
     page.keyboard.press("Tab")
     page.locator("h2").first.click()  # away from controls, so that keys are the player's
     page.keyboard.press("2")
@@ -147,6 +150,23 @@ def test_convert_compare_and_download(page: Page, tmp_path: Path, vconv_cli: Cli
     command = page.evaluate("navigator.clipboard.readText()")
     assert command == "vconv convert source.flac --target target.flac -o source_as_target.wav"
     assert view.get_by_text("the target", exact=True).is_visible()
+
+
+def test_a_result_is_shown_though_its_source_was_replaced_meanwhile(page: Page) -> None:
+    view = panel(page, "Convert")
+    source = view.get_by_role("region", name="Source")
+    drop(source, EXAMPLES / "source.flac")
+    drop(view.get_by_role("region", name="Target"), EXAMPLES / "target.flac")
+
+    def replace(route: Route) -> None:
+        source.get_by_role("button", name="Remove source.flac").click()
+        route.continue_()
+
+    page.route("**/api/jobs/*/pictures", replace)  # is asked for when the job is done
+    view.get_by_role("button", name="Convert", exact=True).click()
+    result = view.get_by_role("region", name="Result")
+    expect(result).to_be_visible(timeout=WAIT)
+    expect(result.get_by_role("radio")).to_have_count(2)  # result and target
 
 
 def test_a_recorded_source(page: Page) -> None:
@@ -224,23 +244,39 @@ def test_voices_are_made_mixed_moved_exported_and_deleted(page: Page, server: Se
 
 
 def test_live_for_five_seconds(page: Page) -> None:
+    sent: list[dict] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: note(frame, sent)))
     view = panel(page, "Live")
     drop(view.get_by_role("region", name="Target"), EXAMPLES / "target.flac")
     view.get_by_role("button", name="Start").click()
     expect(page.locator("[data-state=live]")).to_be_visible(timeout=WAIT)
     latency = view.locator("dt", has_text="Latency").locator("xpath=following-sibling::dd")
     expect(latency).to_have_text(re.compile(r"\d+ ms"), timeout=WAIT)
+    pitch = view.get_by_role("slider", name="Pitch")
+    pitch.fill("3")
+    pitch.dblclick(position={"x": 2, "y": 2})  # the clicks move it first
     page.wait_for_timeout(5000)
-    page.locator("h2", has_text="Live").click()
+    assert {"pitch", "keep_pitch", "bypass"} <= set(sent[1])  # which may have changed since the first message
+    assert pitch.input_value() == "0" and sent[-1]["pitch"] == 0
+    view.get_by_role("button", name="Mute").focus()
     page.keyboard.press("b")
     expect(view.get_by_role("button", name="Bypass")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("tab", name="Live").click()  # where the page is already
     expect(page.locator("[data-state=live]")).to_be_visible()  # still
     view.get_by_role("button", name="Stop").click()
     expect(view.get_by_role("button", name="Start")).to_be_enabled()
+
+
+def note(frame: str | bytes, sent: list[dict]) -> None:
+    """Settings that the page sends; samples are bytes."""
+    if isinstance(frame, str):
+        sent.append(json.loads(frame))
 
 
 def test_without_the_token_the_page_says_what_to_do(browser: Browser, server: Server) -> None:
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{server.site.port}/")
     expect(page.get_by_role("alert")).to_contain_text("open the address that vconv web printed")
+    page.evaluate(f"location.hash = '{TOKEN}'")  # as when the address is opened in this tab
+    expect(page.get_by_role("tab", name="Convert")).to_have_attribute("aria-selected", "true")
     page.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +14,7 @@ import pytest
 
 from tests.conftest import BASE_MODEL, Cli
 from vconv import audio
+from vconv.inference.converter import Converter
 from vconv.voice import Voice
 
 pytest.importorskip("starlette", reason="needs vconv[web]")
@@ -23,6 +25,7 @@ from vconv.web.app import Settings
 from vconv.web.inputs import Refusal
 from vconv.web.library import Library, check_name
 from vconv.web.live import MAX_AGE, Backlog
+from vconv.web.targets import Target
 from vconv.web.uploads import Limits
 
 
@@ -163,6 +166,56 @@ def test_live_samples_are_those_of_the_live_converter(server: Server, uploads: d
     assert len(made) > 24000
     np.testing.assert_allclose(made, expected[: len(made)], atol=1e-4)
     assert server.job(kind="embed", name="after", target={"uploads": [uploads["low"]]})["state"] == "done"
+
+
+def say(socket, seconds: float = 1.0) -> None:
+    """Silence at 16 kHz, in blocks that the server takes."""
+    for _ in range(round(seconds / 0.1)):
+        socket.send(np.zeros(1600, "<f4").tobytes())
+
+
+def start_live(socket, target: dict[str, list[str]]) -> None:
+    socket.send(json.dumps({"target": target, "rate": 16000}))
+    assert json.loads(socket.recv(timeout=60))["ready"]
+
+
+def test_sound_goes_on_while_the_target_changes(
+    server: Server, uploads: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, voice_of = threading.Event(), threading.Event(), Target.voice
+
+    def slow(self: Target, converter: Converter) -> Voice:
+        begun.set()
+        assert go_on.wait(60)
+        return voice_of(self, converter)
+
+    with connect(server) as socket:
+        start_live(socket, {"uploads": [uploads["low"]]})
+        monkeypatch.setattr(Target, "voice", slow)
+        try:
+            socket.send(json.dumps({"target": {"uploads": [uploads["high"]]}}))
+            assert begun.wait(60)
+            say(socket)
+            while not isinstance(socket.recv(timeout=60), bytes):
+                pass
+        finally:
+            go_on.set()
+
+
+def test_a_target_that_cannot_be_used_is_told_and_live_goes_on(
+    server: Server, uploads: dict[str, str], tmp_path: Path
+) -> None:
+    audio.write(tmp_path / "hush.wav", np.zeros(16000, np.float32), 16000)
+    hush = server.upload(tmp_path / "hush.wav")["id"]
+    with connect(server) as socket:
+        start_live(socket, {"uploads": [uploads["low"]]})
+        for key, told in ((hush, "hush.wav: only silence"), ("unknown", "")):
+            socket.send(json.dumps({"target": {"uploads": [key]}}))
+            message = json.loads(socket.recv(timeout=60))
+            assert message["refused"].startswith(told) and str(server.services.folder) not in message["refused"]
+        say(socket)
+        while not isinstance(socket.recv(timeout=60), bytes):
+            pass
 
 
 def test_live_waits_for_no_conversion(server: Server, uploads: dict[str, str]) -> None:

@@ -105,5 +105,6 @@ def live(
             if not quiet:
                 print(line)
             return
-        choice = run.Choice(input_device, output_device, monitor, input_gain, output_gain, record, measure, settings)
+        gains = (input_gain, output_gain)
+        choice = run.Choice(input_device, output_device, monitor, *gains, record, measure, settings, overwrite)
         run.converse(run.start(model, threads), list(target), me, choice, console)

@@ -18,6 +18,8 @@ from vconv.live.session import Session, Status
 LOWEST_DB, BAR_WIDTH = -60.0, 40
 KEYS = "1-9 voice   b bypass   m mute   + - pitch   q quit"
 MAX_PITCH = 24.0  # semitones
+ESCAPE, ESCAPE_SECONDS = "\x1b", 0.02  # begins a key's sequence, the rest of which comes within this time
+WINDOWS_PREFIXES = ("\x00", "\xe0")  # of the code of a function key or an arrow
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Slots:
 
 def press(key: str, session: Session, slots: Slots) -> bool:
     """Do what a key says; returns whether to go on."""
-    if key in ("q", "\x03", "\x1b"):
+    if key in ("q", "\x03"):
         return False
     live, controls = session.live, session.controls
     if key == "b":
@@ -85,7 +87,10 @@ def _bar(level: float) -> str:
 
 @contextlib.contextmanager
 def keyboard() -> Iterator[Callable[[float], str]]:
-    """Gives a function that waits so many seconds for a key: the key, or nothing. Without a terminal it only waits."""
+    """Gives a function that waits so many seconds for a key: the key, or nothing. Without a terminal it only waits.
+
+    Keys that send a sequence, such as arrows, count as nothing: F5 has the digits 1 and 5 in its own.
+    """
     if os.name == "nt":
         yield _windows_key
         return
@@ -104,9 +109,16 @@ def keyboard() -> Iterator[Callable[[float], str]]:
         return
     before = termios.tcgetattr(sys.stdin)
 
+    def ready(seconds: float) -> bool:
+        return bool(select.select([sys.stdin], [], [], seconds)[0])
+
     def key(seconds: float) -> str:
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        return os.read(sys.stdin.fileno(), 1).decode(errors="ignore") if ready else ""
+        pressed = os.read(sys.stdin.fileno(), 1).decode(errors="ignore") if ready(seconds) else ""
+        if pressed != ESCAPE:
+            return pressed
+        while ready(ESCAPE_SECONDS) and os.read(sys.stdin.fileno(), 16):
+            pass
+        return ""
 
     try:
         tty.setcbreak(sys.stdin)
@@ -122,6 +134,10 @@ def _windows_key(seconds: float) -> str:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if msvcrt.kbhit():  # type: ignore[attr-defined]
-            return msvcrt.getwch()  # type: ignore[attr-defined]
+            pressed = msvcrt.getwch()  # type: ignore[attr-defined]
+            if pressed in WINDOWS_PREFIXES and msvcrt.kbhit():  # type: ignore[attr-defined]
+                msvcrt.getwch()  # type: ignore[attr-defined]
+                return ""
+            return pressed
         time.sleep(0.02)
     return ""

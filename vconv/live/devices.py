@@ -17,6 +17,7 @@ from vconv.live.session import Session
 INSTALL = "vconv live needs sounddevice for sound cards; install it with: pip install 'vconv[live]'"
 STALLED_SECONDS = 2.0  # without a callback, after which a device counts as gone
 BUFFER_SECONDS = 0.01  # of the sound card: small, as the queues do the waiting
+RETRY_SECONDS = (2.0, 60.0)  # first and longest pause between restarts for a monitor, doubled each time
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Device:
     outputs: int
     rate: int  # Hz, its own
     is_default: bool
+    host_api: str = ""  # the sound system that lists it, such as MME or WASAPI; a device may be in several
+
+    def channels(self, side: str) -> int:
+        """Of its "input" or its "output"."""
+        return self.inputs if side == "input" else self.outputs
 
 
 def library() -> ModuleType:
@@ -51,7 +57,7 @@ def library() -> ModuleType:
 def devices() -> list[Device]:
     """All devices there are now."""
     sounddevice = library()
-    defaults = set(sounddevice.default.device)
+    defaults, host_apis = set(sounddevice.default.device), sounddevice.query_hostapis()
     return [
         Device(
             number,
@@ -60,6 +66,7 @@ def devices() -> list[Device]:
             found["max_output_channels"],
             round(found["default_samplerate"]),
             number in defaults,
+            host_apis[found["hostapi"]]["name"],
         )
         for number, found in enumerate(sounddevice.query_devices())
     ]
@@ -71,7 +78,7 @@ def find(wanted: str | None, found: list[Device], side: str) -> Device:
     Raises:
         InputError: there is none, or more than one.
     """
-    usable = [device for device in found if (device.inputs if side == "input" else device.outputs)]
+    usable = [device for device in found if device.channels(side)]
     if not usable:
         raise InputError(f"there is no {side} device; connect one, or see docs/live.md for a virtual one")
     if wanted is None:
@@ -97,12 +104,13 @@ class Streams:
         self._devices = {"input": source, "output": sink} | ({"monitor": monitor} if monitor else {})
         self._open: dict[str, Any] = {}
         self._called: dict[str, float] = {}  # when each stream's callback last was
+        self._retry_pause, self._retry_at = RETRY_SECONDS[0], 0.0  # for the monitor alone
 
     def __enter__(self) -> Streams:
         try:
             for role in self._devices:
                 self._begin(role)
-        except self._library.PortAudioError as error:
+        except (self._library.PortAudioError, ValueError) as error:
             self.close()
             raise VconvError(f"a sound device cannot be opened ({error}); see vconv live --list-devices") from error
         return self
@@ -122,9 +130,19 @@ class Streams:
         return tuple(self._open[role].latency if role in self._open else 0.0 for role in ("input", "output"))
 
     def heal(self) -> list[str]:
-        """Open all streams again if one has stopped; returns the names of the devices that are gone all the same."""
-        if all(self._runs(role) for role in self._devices):
+        """Open all streams again if one has stopped; returns the names of the devices that are gone all the same.
+
+        A restart interrupts all of them. For the monitor alone, restarts become ever rarer.
+        """
+        stopped, now = [role for role in self._devices if not self._runs(role)], time.monotonic()
+        if not stopped:
+            if now > self._retry_at:
+                self._retry_pause = RETRY_SECONDS[0]
             return []
+        if stopped == ["monitor"]:
+            if now < self._retry_at:
+                return [self._devices["monitor"].name]
+            self._retry_at, self._retry_pause = now + self._retry_pause, min(2 * self._retry_pause, RETRY_SECONDS[1])
         self.close()
         with contextlib.suppress(self._library.PortAudioError):
             # PortAudio looks for devices only when it starts.
@@ -144,19 +162,19 @@ class Streams:
         return stream is not None and stream.active and time.monotonic() - self._called[role] < STALLED_SECONDS
 
     def _begin(self, role: str) -> None:
-        """Open and start a stream on the device of that name, whose number may have changed."""
-        device, live = self._devices[role], self._session.live
-        number = next((one.number for one in devices() if one.name == device.name), None)
-        if number is None:
-            raise ValueError(f"{device.name} is gone")
-        if role == "input":
-            kind, channels, rate = self._library.InputStream, device.inputs, live.rate_in
-        else:
-            kind, channels, rate = self._library.OutputStream, device.outputs, live.rate_out
+        """Open and start a stream on the role's device, whose number may have changed."""
+        wanted, live = self._devices[role], self._session.live
+        side = "input" if role == "input" else "output"
+        alike = (one for one in devices() if (one.name, one.host_api) == (wanted.name, wanted.host_api))
+        same = [one for one in alike if one.channels(side)]
+        if not same:
+            raise ValueError(f"{wanted.name} is gone")
+        device = next((one for one in same if one.number == wanted.number), same[0])
+        kind = self._library.InputStream if side == "input" else self._library.OutputStream
         stream = kind(
-            device=number,
-            channels=min(channels, 2),
-            samplerate=rate,
+            device=device.number,
+            channels=min(device.channels(side), 2),
+            samplerate=live.rate_in if side == "input" else live.rate_out,
             dtype="float32",
             latency=BUFFER_SECONDS,
             callback=self._callback(role),
@@ -181,9 +199,21 @@ class Streams:
 
 
 def record(seconds: float, device: Device) -> tuple[np.ndarray, int]:
-    """Sound from a device: (wave [N], rate)."""
-    sounddevice = library()
-    wave = sounddevice.rec(
-        round(seconds * device.rate), device.rate, channels=1, dtype="float32", device=device.number, blocking=True
-    )
-    return wave[:, 0], device.rate
+    """Sound from a device, the mean of its channels: (wave [N], rate).
+
+    Raises:
+        VconvError: it cannot be opened.
+    """
+    sounddevice, channels = library(), min(device.inputs, 2)
+    try:
+        wave = sounddevice.rec(
+            round(seconds * device.rate),
+            device.rate,
+            channels=channels,
+            dtype="float32",
+            device=device.number,
+            blocking=True,
+        )
+    except sounddevice.PortAudioError as error:
+        raise VconvError(f"{device.name} cannot be opened ({error}); see vconv live --list-devices") from error
+    return wave.mean(axis=1), device.rate

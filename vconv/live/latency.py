@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vconv.errors import VconvError
-from vconv.live.devices import Device, library
+from vconv.live.devices import BUFFER_SECONDS, Device, library
 
 CHIRP_SECONDS, REST_SECONDS, REPEATS = 0.05, 0.5, 5
 LOUD = 8.0  # times the median of the correlation: what counts as a chirp that has come back
@@ -56,7 +56,13 @@ def measure(source: Device, sink: Device) -> float:
     played = np.tile(np.pad(chirp(rate), (0, round(REST_SECONDS * rate))), REPEATS)
     try:
         recorded = sounddevice.playrec(
-            played, rate, channels=1, dtype="float32", device=(source.number, sink.number), blocking=True
+            played,
+            rate,
+            channels=1,
+            dtype="float32",
+            latency=BUFFER_SECONDS,  # as in a session
+            device=(source.number, sink.number),
+            blocking=True,
         )
     except sounddevice.PortAudioError as error:
         raise VconvError(f"the devices cannot be opened together ({error})") from error

@@ -9,8 +9,10 @@ import numpy as np
 
 CUSHION_SECONDS = 0.03  # of sound that is to wait for the output device: computing times vary
 SLACK_SECONDS = 0.02  # more than the cushion that may wait
-MOST_SECONDS = 1.0  # that may wait at all
-WATCH_SECONDS = 0.6  # over which the least that waited is looked at
+MOST_SECONDS = 1.0  # that may wait at all, or MOST_BLOCKS where that is more
+MOST_BLOCKS = 3
+WATCH_SECONDS = 0.6  # over which the least that waited is looked at, or WATCH_BLOCKS where that is more
+WATCH_BLOCKS = 2  # the least waits just before a block comes: one such moment has to lie within
 FADE_SECONDS = 0.005  # around what is dropped
 
 
@@ -59,14 +61,21 @@ class PlayQueue:
 
     Where they are missing, silence is played. Where too many wait for a while, as after an overload or where one
     device's clock is slower than the other's, some are dropped between two fades.
+
+    Args:
+        rate: Hz.
+        block: seconds of sound that come at once.
+        cushion: seconds that are to wait.
     """
 
-    def __init__(self, rate: int, cushion: float = CUSHION_SECONDS) -> None:
+    def __init__(self, rate: int, block: float, cushion: float = CUSHION_SECONDS) -> None:
         self._rate, self._cushion = rate, round(cushion * rate)
+        self._most_seconds = max(MOST_SECONDS, MOST_BLOCKS * block)
+        self._watch_seconds = max(WATCH_SECONDS, WATCH_BLOCKS * block)
         self._samples = np.zeros(0, np.float32)
         self._blocks: deque[tuple[int, float]] = deque()  # (position of a block's start, its capture clock)
         self._put = self._played = 0  # positions
-        self._least: deque[tuple[int, int]] = deque()  # (position, samples left after a pull), over WATCH_SECONDS
+        self._least: deque[tuple[int, int]] = deque()  # (samples pulled, samples left after it), while watched
         self._playing = False
         self._lock = threading.Lock()
         self.underruns = 0
@@ -98,7 +107,7 @@ class PlayQueue:
             self._samples = np.concatenate([self._samples, block])
             self._blocks.append((self._put, clock))
             self._put += len(block)
-            if self.seconds > MOST_SECONDS:  # nobody plays: the device is gone
+            if self.seconds > self._most_seconds:  # nobody plays: the device is gone
                 self.dropped_seconds += self._advance(len(self._samples) - self._cushion) / self._rate
 
     def pull(self, count: int) -> np.ndarray:
@@ -129,7 +138,7 @@ class PlayQueue:
         """Drop what has been too many for all of the time that is watched."""
         self._least.append((count, len(self._samples)))
         watched = sum(length for length, _ in self._least)
-        if watched < WATCH_SECONDS * self._rate:
+        if watched < self._watch_seconds * self._rate:
             return
         excess = min(left for _, left in self._least) - self._cushion
         if excess > SLACK_SECONDS * self._rate:

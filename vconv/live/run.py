@@ -18,7 +18,7 @@ from vconv.inference.loading import available_cores, load
 from vconv.live import latency
 from vconv.live.console import Slots, keyboard, press, screen
 from vconv.live.devices import Streams, devices, find, record
-from vconv.live.session import Recorder, Session
+from vconv.live.session import Recorder, Session, check_recordings
 from vconv.live.statistics import Enrolment
 
 REFRESH_SECONDS = 0.1
@@ -40,6 +40,7 @@ class Choice:
     record: Path | None = None
     measure: bool = False
     settings: dict[str, object] = field(default_factory=dict)  # of ``LiveConverter``
+    overwrite: bool = False  # earlier recordings
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,21 @@ def list_devices(console: Console) -> None:
     for device in devices():
         sides = [f"{count} {side}" for side, count in (("in", device.inputs), ("out", device.outputs)) if count]
         mark = "*" if device.is_default else " "
-        console.print(f"{mark}{device.number:>3}  {device.name}  ({', '.join(sides)}, {device.rate} Hz)", markup=False)
+        facts = ", ".join([device.host_api, *sides, f"{device.rate} Hz"])
+        console.print(f"{mark}{device.number:>3}  {device.name}  ({facts})", markup=False)
 
 
 def converse(converter: Converter, targets: list[Path], me: Path | None, choice: Choice, console: Console) -> None:
     """Convert from one device to another until a key ends it.
 
     Raises:
-        InputError: a device is not there, or there are more voices than keys.
+        InputError: a device is not there, there are more voices than keys, or recordings would be overwritten.
         VconvError: a device cannot be opened, or the worker failed.
     """
     if len(targets) > MAX_SLOTS:
         raise InputError(f"{len(targets)} voices are more than the keys 1 to {MAX_SLOTS}; give fewer targets")
+    if choice.record and not choice.overwrite:
+        check_recordings(choice.record)
     found = devices()
     source, sink = find(choice.input, found, "input"), find(choice.output, found, "output")
     monitor = find(choice.monitor, found, "output") if choice.monitor is not None else None

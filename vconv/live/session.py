@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from vconv.audio import AudioWriter
+from vconv.files import exists_already
 from vconv.live.engine import LiveConverter
 from vconv.live.queues import CaptureQueue, PlayQueue
 
 MAX_AGE_BLOCKS = 2.5  # of captured sound that waits for the worker; what is older is dropped
 TIMED_BLOCKS = 600  # computing times that the read-out looks at: about a minute
+RECORDINGS = ("input.wav", "output.wav")
 LEVEL_FALL = 0.8  # of a peak meter, from one block to the next
 
 
@@ -43,14 +45,27 @@ class Status:
     dropped: float  # of sound, since the start
 
 
+def check_recordings(folder: Path) -> None:
+    """See before a session that its recordings replace nothing.
+
+    Raises:
+        InputError: the folder holds recordings.
+    """
+    for name in RECORDINGS:
+        if (folder / name).exists():
+            raise exists_already(folder / name, "--record")
+
+
 class Recorder:
-    """Both sides of a session as input.wav and output.wav in a folder; they appear when it ends."""
+    """Both sides of a session as ``RECORDINGS`` in a folder; they appear when it ends, in place of earlier ones."""
 
     def __init__(self, folder: Path, rate_in: int, rate_out: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            self.input = stack.enter_context(AudioWriter(folder / "input.wav", rate_in))
-            self.output = stack.enter_context(AudioWriter(folder / "output.wav", rate_out))
+            self.input, self.output = (
+                stack.enter_context(AudioWriter(folder / name, rate))
+                for name, rate in zip(RECORDINGS, (rate_in, rate_out))
+            )
             self._open = stack.pop_all()
 
     def close(self) -> None:
@@ -66,8 +81,8 @@ class Session:
     def __init__(self, live: LiveConverter, recorder: Recorder | None = None, monitored: bool = False) -> None:
         self.live, self.controls = live, Controls()
         self._capture = CaptureQueue(live.rate_in, MAX_AGE_BLOCKS * live.block)
-        self._play = PlayQueue(live.rate_out)
-        self._monitor = PlayQueue(live.rate_out) if monitored else None
+        self._play = PlayQueue(live.rate_out, live.block)
+        self._monitor = PlayQueue(live.rate_out, live.block) if monitored else None
         self._recorder = recorder
         self._seconds: deque[float] = deque(maxlen=TIMED_BLOCKS)
         self._peaks = [0.0, 0.0]  # in, out

@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import socket
 import tempfile
+import threading
 import webbrowser
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from vconv.web.uploads import Limits, Uploads
 STATIC = Path(__file__).parent / "static"
 PORT = 8317
 MAX_MESSAGE_BYTES = 1 << 20  # of a WebSocket
+CONSOLE_BROWSERS = frozenset(("www-browser", "links", "elinks", "lynx", "w3m"))  # would take this terminal
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,18 @@ def serve(settings: Settings, open_browser: bool = True) -> None:
             ws_max_size=MAX_MESSAGE_BYTES,
         )
         print(f"vconv web: {site.address}\nCtrl-C stops it.", flush=True)
-        if open_browser:
-            webbrowser.open(site.address)  # the socket accepts already
+        if open_browser:  # the socket accepts already, but some browsers are waited for
+            threading.Thread(target=_open_browser, args=(site.address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def _open_browser(address: str) -> None:
+    """Open the page where there is a browser with windows."""
+    with contextlib.suppress(webbrowser.Error):
+        browser = webbrowser.get()
+        if getattr(browser, "basename", "") not in CONSOLE_BROWSERS:
+            browser.open(address)
 
 
 def _site(settings: Settings, port: int) -> Site:

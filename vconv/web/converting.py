@@ -107,6 +107,8 @@ def convert(job: Job, conversion: Conversion, loaded: Loaded, command: str) -> d
         drawn = {"source": found["source"], "result": pictures.of_file(result, facts["loudness"], loaded.tracker)}
         drawn |= _target_picture(conversion.target, loaded.tracker, job.check)
         (job.folder / PICTURES).write_text(json.dumps(drawn), encoding="utf-8")
+    else:
+        facts["peaks"] = []  # are drawn with the pictures, and are most of what a job holds in memory
     return {
         **facts,
         "name": conversion.label,

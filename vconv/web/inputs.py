@@ -23,8 +23,8 @@ class Refusal(Exception):
         self.status = status
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body.
+async def json_object(request: Request, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a request's body of at most ``most`` bytes.
 
     Raises:
         Refusal: the body is too long, or no JSON object.
@@ -33,8 +33,8 @@ async def json_object(request: Request) -> dict[str, Any]:
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_JSON_BYTES:
-                raise Refusal(413, f"the request is longer than {MAX_JSON_BYTES >> 10} KiB")
+            if len(body) > most:
+                raise Refusal(413, f"the request is longer than {most >> 10} KiB")
     except ClientDisconnect as error:
         raise Refusal(400, "the request ended early") from error
     try:

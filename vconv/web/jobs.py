@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vconv.errors import VconvError
+from vconv.errors import VconvError, unforeseen
 from vconv.web.inputs import Refusal
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-KEPT = 500  # finished jobs with their results
+KEPT = 500  # ended jobs without a result: results are limited by their bytes
 _FIRST_ESTIMATE = 0.05  # share of the work after which the time left is told
 
 
@@ -99,6 +99,7 @@ class Jobs:
         self._most_bytes = most_bytes
         self._waiting = waiting
         self._jobs: dict[str, Job] = {}
+        self._dropped: dict[str, str] = {}  # titles of jobs whose results made room for newer ones
         self._queue: queue.SimpleQueue[tuple[Job, Work] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self.model = threading.Lock()  # held by whoever runs the model: a job, or a live conversion
@@ -143,6 +144,12 @@ class Jobs:
         if job.state != DONE:
             raise Refusal(409, "this job has no result")
         return job
+
+    def title(self, key: object) -> str:
+        """What people call a job, which may be there no more."""
+        with self._lock:
+            job = self._jobs.get(key) if isinstance(key, str) else None
+            return job.title if job else self._dropped.get(str(key), str(key))
 
     @property
     def busy(self) -> bool:
@@ -195,14 +202,19 @@ class Jobs:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        """Delete results until all that are left may be kept; the latest always is."""
+        """Delete results until all that are left may be kept, of which the latest always is; and forget failures."""
         with self._lock:
             finished = [job for job in self._jobs.values() if job.state in (DONE, FAILED, CANCELLED)]
-            total, dropped = sum(job.bytes for job in finished), []
-            while len(finished) > 1 and (len(finished) > KEPT or total > self._most_bytes):
-                old = finished.pop(0)
+            results = [job for job in finished if job.bytes]
+            dropped = [job for job in finished if not job.bytes][:-KEPT]
+            total = sum(job.bytes for job in results)
+            while len(results) > 1 and total > self._most_bytes:
+                old = results.pop(0)
                 total -= old.bytes
-                dropped.append(self._jobs.pop(old.id))
+                self._dropped[old.id] = old.title
+                dropped.append(old)
+            for old in dropped:
+                del self._jobs[old.id]
         for old in dropped:
             shutil.rmtree(old.folder, ignore_errors=True)
 
@@ -215,6 +227,8 @@ def _outcome(job: Job, work: Work) -> tuple[str, str]:
         return CANCELLED, ""
     except VconvError as failure:
         return FAILED, one_line(failure, job.names)
+    except OSError as failure:
+        return FAILED, system_failure(failure)
     except Exception as failure:  # a fault must not end the worker
         return FAILED, one_line(f"{type(failure).__name__}: {failure}. This is a fault in vconv", job.names)
     return DONE, ""
@@ -222,6 +236,11 @@ def _outcome(job: Job, work: Work) -> tuple[str, str]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def system_failure(error: OSError) -> str:
+    """What the page is told of a file that cannot be used: one line, without its path."""
+    return one_line(unforeseen(OSError(error.errno, error.strerror), "a file of vconv web"))
 
 
 def one_line(message: object, names: Mapping[str, str] | None = None) -> str:

@@ -61,7 +61,8 @@ class Session:
         self._socket = socket
         self._converter = converter
         self._backlog = Backlog(converter.rate_in)
-        self._arrived = anyio.Event()
+        self._arrived, self._retargeted = anyio.Event(), anyio.Event()
+        self._wanted: object = None  # the latest target that was asked for
         self._steps: collections.deque[float] = collections.deque(maxlen=_STEPS)  # seconds of computing
         self._told = time.monotonic()
 
@@ -69,6 +70,7 @@ class Session:
         """Convert until the page goes away."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._convert)
+            group.start_soon(self._change_voice)
             try:
                 await self._receive()
             finally:
@@ -82,7 +84,7 @@ class Session:
             if message.get("bytes") is not None:
                 self._add(message["bytes"])
             elif message.get("text") is not None:
-                await self._change(read_json(message["text"]))
+                self._change(read_json(message["text"]))
 
     def _add(self, data: bytes) -> None:
         if len(data) % 4 or len(data) > 4 * _MAX_MESSAGE * self._converter.rate_in:
@@ -90,16 +92,29 @@ class Session:
         self._backlog.add(np.frombuffer(data, "<f4").astype(np.float32))
         self._arrived.set()
 
-    async def _change(self, body: dict[str, Any]) -> None:
-        """Settings that hold from the next block on."""
+    def _change(self, body: dict[str, Any]) -> None:
+        """Settings that hold from the next block on; a target, from when its voice is known."""
         converter = self._converter
         if "target" in body:
-            target = read_target(body["target"], self._services.uploads, self._services.library)
-            voice = await anyio.to_thread.run_sync(target.voice, self._source)
-            await anyio.to_thread.run_sync(setattr, converter, "voice", voice)
+            self._wanted = body["target"]
+            self._retargeted.set()
         converter.pitch = read_pitch(body, converter.pitch)
         converter.keep_pitch = flag(body, "keep_pitch", converter.keep_pitch)
         converter.bypass = flag(body, "bypass", converter.bypass)
+
+    async def _change_voice(self) -> None:
+        """Change targets one at a time, while sound goes on. One that cannot be used is told of and changes nothing."""
+        while True:
+            await self._retargeted.wait()
+            self._retargeted = anyio.Event()
+            names: dict[str, str] = {}
+            try:
+                target = read_target(self._wanted, self._services.uploads, self._services.library)
+                names = target.names
+                voice = await anyio.to_thread.run_sync(target.voice, self._source)
+                await anyio.to_thread.run_sync(setattr, self._converter, "voice", voice)
+            except (Refusal, VconvError) as error:
+                await self._socket.send_json({"refused": one_line(error, names)})
 
     async def _convert(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import zipfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -23,14 +23,16 @@ from vconv.voice import Voice
 from vconv.voices import sampling as speakers
 from vconv.web.converting import FORMATS, PICTURES, RESULT, encode, listening_copy
 from vconv.web.inputs import Refusal, file_name, items, json_object, text
-from vconv.web.jobs import Job, Jobs, one_line
+from vconv.web.jobs import Jobs, one_line, system_failure
 from vconv.web.library import Library
 from vconv.web.models import Models
 from vconv.web.uploads import Limits, Uploads, listening_path
 from vconv.web.voice_jobs import Workshop, can_tune
 
 _MEDIA = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg"}
-_MAX_ZIP = 1000  # results in an archive
+_MAX_ZIP = 50_000  # results in an archive
+_MAX_ZIP_REQUEST = 1 << 20  # bytes: so many ids
+_MISSING = "missing.txt"  # in an archive
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -86,6 +88,8 @@ def _told(endpoint: Endpoint) -> Endpoint:
             return JSONResponse({"error": one_line(error)}, 422)
         except VconvError as error:
             return JSONResponse({"error": one_line(error)}, 500)
+        except OSError as error:
+            return JSONResponse({"error": system_failure(error)}, 500)
 
     return told
 
@@ -168,37 +172,63 @@ async def job_pictures(services: Services, request: Request) -> Response:
 
 
 async def archive(services: Services, request: Request) -> Response:
-    """Results of several jobs in a zip file."""
-    body = await json_object(request)
+    """Results of several jobs in a zip file. Those that are not there any more are named in it, and counted."""
+    body = await json_object(request, _MAX_ZIP_REQUEST)
     suffix = _format(text(body, "format", "wav"))
-    found = [services.jobs.result(key) for key in items(body, "jobs", _MAX_ZIP)]
+    keys = items(body, "jobs", _MAX_ZIP)
     output = services.folder / f"{secrets.token_hex(8)}.zip"
     try:
-        await anyio.to_thread.run_sync(_write_zip, output, found, suffix)
+        missing = await anyio.to_thread.run_sync(_write_zip, output, keys, suffix, services.jobs)
     except BaseException:
         output.unlink(missing_ok=True)
         raise
-    return FileResponse(output, media_type="application/zip", filename="vconv.zip", background=_deletion(output))
+    return FileResponse(
+        output,
+        media_type="application/zip",
+        filename="vconv.zip",
+        headers={"X-Missing": str(missing)},
+        background=_deletion(output),
+    )
 
 
-def _write_zip(output: Path, jobs: list[Job], suffix: str) -> None:
+def _write_zip(output: Path, keys: list[object], suffix: str, jobs: Jobs) -> int:
+    """Returns how many results were not there.
+
+    Raises:
+        Refusal: none was.
+    """
+    distinct, missing = _Distinct(), []
     with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as file:
-        for job, name in zip(jobs, _distinct(job.result.get("name", "result") for job in jobs)):
-            encoded = encode(job.folder / RESULT, job.folder / f"zip.{suffix}")
-            file.write(encoded, f"{name}.{suffix}")
+        for key in keys:
+            try:
+                job = jobs.result(key)
+                encoded = encode(job.folder / RESULT, job.folder / f"zip.{suffix}")
+            except (Refusal, InputError):  # dropped before, or just now
+                missing.append(jobs.title(key))
+                continue
+            file.write(encoded, f"{distinct(job.result.get('name', 'result'))}.{suffix}")
             encoded.unlink()
+        if len(missing) == len(keys):
+            raise Refusal(404, "none of these results is there any more; convert the files again")
+        if missing:
+            told = "These results made room for newer ones; convert the files again:"
+            file.writestr(_MISSING, "\n".join([told, *missing, ""]))
+    return len(missing)
 
 
-def _distinct(names: Iterator[str]) -> Iterator[str]:
-    """Names that differ, on file systems that ignore case, too."""
-    seen: set[str] = set()
-    for name in names:
+class _Distinct:
+    """Makes names of files that differ, on file systems that ignore case, too."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, name: str) -> str:
         name = name.replace("/", "_").replace("\\", "_").lstrip(".") or "result"
         candidate, number = name, 2
-        while candidate.lower() in seen:
+        while candidate.lower() in self._seen:
             candidate, number = f"{name} ({number})", number + 1
-        seen.add(candidate.lower())
-        yield candidate
+        self._seen.add(candidate.lower())
+        return candidate
 
 
 def _format(suffix: str) -> str:

@@ -7,6 +7,8 @@ if (location.hash.length > 1) {
   sessionStorage.setItem(KEY, decodeURIComponent(location.hash.slice(1)));
   history.replaceState(null, "", location.pathname);
 }
+// The printed address may be opened in a tab that has the page already, after a restart of the server for one.
+addEventListener("hashchange", () => { if (location.hash.length > 1) location.reload(); });
 export const token = sessionStorage.getItem(KEY) ?? "";
 
 /** A request that the server refused; the message is its one line. */

@@ -122,6 +122,8 @@ export class BatchView {
       const jobs = this.entries.filter((entry) => entry.job).map((entry) => entry.job);
       const response = await request("POST", "zip", { json: { jobs, format: this.format.value } });
       save(await response.blob(), "vconv.zip");
+      const missing = Number(response.headers.get("X-Missing"));
+      if (missing) toast(`${missing} results made room for newer ones; missing.txt in the archive names them.`, "error");
     } catch (error) {
       toast(error.message, "error");
     }

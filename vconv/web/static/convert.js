@@ -81,19 +81,20 @@ export class ConvertView {
   }
 
   async #show(job, source, clip) {
-    this.player?.pause();
-    if (this.shown) ask("DELETE", `jobs/${this.shown}`).catch(() => {});
-    this.shown = job.id;
     const { result } = job;
     const pictures = await ask("GET", `jobs/${job.id}/pictures`);
     const track = async (label, path, facts, picture) => ({ label, buffer: await fetchSound(path),
       loudness: facts.loudness, peaks: facts.peaks, picture: picture ?? null });
+    // A clip may have been replaced while the job ran: it is left out then.
+    const clipTrack = (label, shown, picture) =>
+      track(label, `uploads/${shown.id}/audio`, shown, picture).catch(() => null);
     const tracks = await Promise.all([
       track("Result", `jobs/${job.id}/audio?listen`, result, pictures.result),
-      track("Source", `uploads/${source.id}/audio`, source, pictures.source),
-      ...(clip ? [track("Target", `uploads/${clip.id}/audio`, clip, pictures.target)] : []),
+      clipTrack("Source", source, pictures.source),
+      ...(clip ? [clipTrack("Target", clip, pictures.target)] : []),
     ]);
-    this.player = new Player(tracks);
+    this.player?.pause();
+    this.player = new Player(tracks.filter(Boolean));
     this.result.replaceChildren(
       el("h2", {}, "Result"),
       this.player.element,
@@ -103,6 +104,8 @@ export class ConvertView {
       command(result.command));
     this.result.hidden = false;
     this.result.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    if (this.shown) ask("DELETE", `jobs/${this.shown}`).catch(() => {});
+    this.shown = job.id;
   }
 
   #download(job, format) {

@@ -32,9 +32,15 @@ export function clock(seconds, precise = false) {
   return `${minutes}:${(precise ? rest.toFixed(1) : String(Math.floor(rest))).padStart(precise ? 4 : 2, "0")}`;
 }
 
-/** Whether a key press belongs to the control that has the focus. */
-export function isTyping(event) {
-  return event.target.closest?.("input, select, textarea, button, [role=slider], [role=tab], dialog") !== null;
+const TYPED = "select, textarea, dialog, input:not([type=radio], [type=checkbox], [type=range], [type=file])";
+const PRESSED = "button, summary, input"; // by Space and Enter
+const MOVED = "[role=tab], [role=slider], input[type=radio], input[type=range]"; // by arrows
+
+/** Whether a key press belongs to the control that has the focus: each key where text is typed, else those it uses. */
+export function isForControl({ key, target }) {
+  const within = (controls) => Boolean(target.closest?.(controls));
+  if (within(TYPED)) return true;
+  return key === " " || key === "Enter" ? within(PRESSED) : key.startsWith("Arrow") && within(MOVED);
 }
 
 let count = 0;
@@ -60,7 +66,10 @@ export function slider(label, { min, max, step, value = 0, unit = "", oninput })
     output.textContent = `${number > 0 && min < 0 ? "+" : ""}${number}${unit}`;
   };
   input.addEventListener("input", () => { show(); oninput?.(); });
-  input.addEventListener("dblclick", () => { input.value = String(value); show(); oninput?.(); });
+  input.addEventListener("dblclick", () => {
+    input.value = String(value);
+    for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, { bubbles: true }));
+  });
   show();
   const row = field(label, input);
   row.classList.add("slider");

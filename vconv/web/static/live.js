@@ -21,8 +21,7 @@ export class LiveView {
     this.me = new Clips({ title: "Your own voice (advised)", onchange: () => this.#update(),
       hint: "Ten seconds of you: register and loudness are then right from the first word." });
     this.settings = new Settings(server.models);
-    const change = () => this.#send({ pitch: this.settings.value.pitch, keep_pitch: this.settings.value.keep_pitch });
-    this.settings.element.addEventListener("change", change);
+    this.settings.element.addEventListener("change", () => this.#send(this.#melody()));
     this.device = el("select", {}, el("option", { value: "" }, "Default microphone"));
     this.start = el("button", { type: "button", className: "primary big", onclick: () => this.toggle() }, "Start");
     this.bypass = this.#switch("Bypass", "b", "hear yourself unconverted", (on) => this.#send({ bypass: on }));
@@ -99,8 +98,12 @@ export class LiveView {
     const socket = new WebSocket(address, ["vconv", token]);
     session.socket = socket;
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => socket.send(JSON.stringify({ target: this.target.value, rate: session.microphone.rate,
-      enrolment: this.me.ids[0] ?? "", ...this.settings.value }));
+    socket.onopen = () => {
+      const target = this.target.value;
+      session.target = JSON.stringify(target);
+      socket.send(JSON.stringify({ target, rate: session.microphone.rate,
+        enrolment: this.me.ids[0] ?? "", ...this.settings.value }));
+    };
     socket.onclose = () => { if (this.session === session) { toast("Live conversion has ended."); this.stop(); } };
     socket.onmessage = ({ data }) => {
       if (data instanceof ArrayBuffer) {
@@ -110,6 +113,7 @@ export class LiveView {
       }
       const message = JSON.parse(data);
       if (message.error) { toast(message.error, "error"); this.stop(); }
+      if (message.refused) toast(`The voice stays as it was: ${message.refused}`, "error");
       if (message.ready) this.#play(session, message);
       if (message.p50 !== undefined) this.#told(session, message);
     };
@@ -124,7 +128,14 @@ export class LiveView {
     session.player.connect(context.destination);
     this.element.dataset.state = "live";
     announce("Live conversion runs.");
-    this.#send({ bypass: this.bypass.on });
+    // Changed while the model was loaded, for which the server waits with everything else.
+    this.#send({ ...this.#melody(), bypass: this.bypass.on });
+    if (JSON.stringify(this.target.value) !== session.target) this.#retarget();
+  }
+
+  #melody() {
+    const { pitch, keep_pitch } = this.settings.value;
+    return { pitch, keep_pitch };
   }
 
   #onblock(session, block) {

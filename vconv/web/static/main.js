@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { BatchView } from "./batch.js";
 import { ConvertView } from "./convert.js";
-import { el, isTyping } from "./dom.js";
+import { el, isForControl } from "./dom.js";
 import { themeChanged } from "./drawing.js";
 import { refreshVoices } from "./library.js";
 import { stopOnce } from "./sound.js";
@@ -39,9 +39,10 @@ function showTabs(views) {
     choose((current + step + views.length) % views.length);
     buttons[current].focus();
   });
-  let current = 0;
+  let current = null;
   function choose(index) {
-    views[current].hide();
+    if (index === current) return; // what runs there goes on
+    views[current]?.hide();
     stopOnce();
     current = index;
     buttons.forEach((button, other) => {
@@ -61,7 +62,7 @@ function listenForKeys(view) {
       (convert ?? run)?.call(view());
       return;
     }
-    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || isForControl(event)) return;
     if (event.key === "?") document.getElementById("shortcuts").showModal();
     else if (view().shortcut?.(event.key)) event.preventDefault();
   });
