@@ -157,6 +157,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_too_long_for_wav_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day, more = 24 * 3600 * 24000, 25 * 3600 * 24000
+    for name, samples in (("a.wav", day), ("-", day), ("a.flac", more)):
+        audio.check_fits(name, samples, 24000)
+    for name, told in (("a.WAV", "a.WAV"), ("-", "standard output")):
+        with pytest.raises(InputError, match=rf"{told}: 25\.0 h are more than a wav file holds; write a \.flac"):
+            audio.check_fits(name, more, 24000)
+    monkeypatch.setattr("vconv.audio.writing._WAV_BYTES", 2 * 1500 + 44)
+    for name in ("a.wav", "a.flac"):
+        with audio.AudioWriter(tmp_path / name, 24000) as writer:
+            writer.write(tone(1500, 24000))
+    with (
+        pytest.raises(InputError, match="more than a wav file holds"),
+        audio.AudioWriter(tmp_path / "b.wav", 24000) as writer,
+    ):
+        writer.write(tone(1000, 24000))
+        writer.write(tone(501, 24000))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "a.flac"}
+
+
 def test_a_new_file_gets_usual_permissions(tmp_path: Path) -> None:
     audio.write(tmp_path / "out.wav", tone(1000, 24000), 24000)
     (tmp_path / "plain").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -201,6 +202,40 @@ def test_a_folder_that_cannot_be_written(vconv_cli: Cli, clips: Path, model: Pat
         assert done.code == 2
         assert str(output.parent) in done.error and "-o" in done.error
     assert files_in(clips) == {"src.wav", "low.wav", "high.wav", "file"}
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("embed", "SOURCE"), "-o"),
+        (("embed", "SOURCE"), "--me"),
+        (("embed", "--each", "SOURCE"), "-o"),
+        (("finetune", "-t", "SOURCE"), "-o"),
+        (("speakers", "fit", "SOURCE"), "-o"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_an_output_is_tried_before_the_work(
+    vconv_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], option: str
+) -> None:
+    """The source is missing, which only the work would tell."""
+    (blocked := tmp_path / "file").touch()
+    words = [tmp_path / "none.wav" if word == "SOURCE" else word for word in command]
+    done = vconv_cli(*words, option, blocked / "new" / "out.npz")
+    assert done.code == 2 and f"{blocked} is no folder; choose another place with {option}" in done.error
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place).exists() and mode == os.F_OK)
+    done = vconv_cli(*words, option, tmp_path / "new" / "out.npz")
+    assert done.code == 2 and f"no permission to write in {tmp_path}; choose another" in done.error
+    assert files_in(tmp_path) == {"file"}
+
+
+def test_an_enrolment_makes_its_folder_and_says_its_option(
+    vconv_cli: Cli, clips: Path, model: Path, tmp_path: Path
+) -> None:
+    command = ("embed", clips / "low.wav", "--model", model, "--me", tmp_path / "new" / "me.npz")
+    assert vconv_cli(*command).code == 0
+    done = vconv_cli(*command)
+    assert done.code == 2 and done.error.endswith("or choose another place with --me")
 
 
 def test_a_folder_made_for_a_failure_goes_again(vconv_cli: Cli, clips: Path, model: Path) -> None:

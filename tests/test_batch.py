@@ -91,6 +91,48 @@ def test_what_a_plan_writes_is_no_source_of_it(tmp_path: Path) -> None:
     assert [name for name, _ in jobs(plan([beside], None, skip_existing=True))] == ["a.wav", "c_x.wav"]
 
 
+def test_what_a_plan_writes_through_a_link_is_no_source_of_it_either(tmp_path: Path) -> None:
+    for name in ("within/out/a_x.wav", "beside/a_x.wav"):
+        touch(tmp_path, name)
+    for name in ("within", "beside"):
+        touch(tmp_path / name, "a.wav")
+        (tmp_path / f"link to {name}").symlink_to(tmp_path / name)
+    within, beside, one, two = (tmp_path / name for name in ("within", "beside", "link to within", "link to beside"))
+    for source, output in ((one, within / "out"), (within, one / "out"), (two, beside), (beside, two)):
+        assert [name for name, _ in jobs(plan([source], output, skip_existing=True))] == ["a.wav"]
+
+
+def test_what_is_wrong_with_one_source_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = touch(tmp_path / "one", "a.wav"), touch(tmp_path / "two", "b.wav")
+    first, middle, last = plan([one / "a.wav", Path("-"), two / "b.wav"], None)
+    assert isinstance(first, Job) and isinstance(last, Job)
+    assert "has no folder for its result" in str(middle)
+    listed = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder == one:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert [name for name, _ in jobs(plan([one, two], tmp_path / "out"))] == ["a.wav", "b.wav"]
+
+
+def test_an_output_that_cannot_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, closed, exists = touch(tmp_path / "in", "a.wav"), tmp_path / "closed", Path.exists
+
+    def refuse(path: Path) -> bool:
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    (error,) = plan([source], closed)
+    assert str(error).startswith(f"{closed / 'a_x.wav'}: ") and "choose another place with -o" in str(error)
+
+
 def test_two_sources_of_one_output_are_told(tmp_path: Path) -> None:
     one = touch(tmp_path / "one", "a.wav", "a.flac", "sub/b.wav")
     two = touch(tmp_path / "two", "sub/b.mp3", "sub/c.wav")

@@ -197,6 +197,25 @@ def test_convert_warns_of_what_is_no_speech(vconv_cli: Cli, fitted: Path, clips:
     assert convert(5).err == convert(None).err == convert(-5, "--quiet").err == ""
 
 
+def test_a_silent_beginning_is_no_silent_source(
+    vconv_cli: Cli, fitted: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vconv.voices.check.SEARCHED_SECONDS", 1.0)
+    wave, rate = audio.read(clips / "src.wav")
+    audio.write(tmp_path / "late.wav", np.concatenate([np.zeros(2 * rate, np.float32), wave]), rate)
+    done = vconv_cli("convert", tmp_path / "late.wav", "-t", clips / "low.wav", "--model", fitted)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_constant_changes_no_score(fitted: Path, corpus: Path) -> None:
+    checker = Checker(load(fitted, threads=1), population_of(fitted))
+    wave, rate = audio.read(corpus.parent / "9_0.wav")
+    assert checker.clip((wave + np.float32(0.2), rate)).score == pytest.approx(
+        checker.clip((wave, rate)).score, abs=0.02
+    )
+    assert checker.clip((np.full(3 * 8000, 0.2, np.float32), 8000)).silent
+
+
 def test_warnings_come_from_other_processes_too(vconv_cli: Cli, fitted: Path, clips: Path, tmp_path: Path) -> None:
     model = copy_with(fitted, tmp_path / "model", -5)
     sources = [clips / "src.wav", clips / "high.wav", "-t", clips / "low.wav", "-o", tmp_path / "out"]

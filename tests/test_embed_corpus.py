@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,28 @@ def test_an_interrupted_run_goes_on(folders: Path, tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.iterdir()] == ["all.npz"]
 
 
+def test_what_failed_is_tried_again(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PART_CLIPS", 1)
+    bad, output, real = tmp_path / "bad.wav", tmp_path / "all.npz", corpus._embedded
+    bad.write_text("no sound")
+    with pytest.raises(InputError, match="no clip could be embedded"):
+        vconv.embed_corpus([bad], output)
+    assert list(tmp_path.iterdir()) == [bad]
+
+    def stops(item: corpus.Item, **options: object) -> object:
+        if item.path != str(bad):
+            raise KeyboardInterrupt
+        return real(item, **options)
+
+    monkeypatch.setattr(corpus, "_embedded", stops)
+    with pytest.raises(KeyboardInterrupt):
+        vconv.embed_corpus([bad, folders], output)
+    monkeypatch.setattr(corpus, "_embedded", real)
+    shutil.copy(folders / "anna" / "0.wav", bad)
+    done = vconv.embed_corpus([bad, folders], output)
+    assert done.rows == 5 and not done.errors
+
+
 def test_parquet_holds_the_same(folders: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     vconv.embed_corpus([folders], tmp_path / "all.parquet")
@@ -106,6 +129,21 @@ def test_the_output_must_have_a_suffix_that_is_known(vconv_cli: Cli, folders: Pa
     with pytest.raises(InputError, match=r"\.npz or \.parquet"):
         vconv.embed_corpus([folders], tmp_path / "all.csv")
     assert "needs -o" in vconv_cli("embed", "--each", folders).err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--each", "--me", "me.npz"), "choose one"),
+        (("--by", "speaker"), "--by and --jobs are for --each"),
+        (("--jobs", "2", "--me", "me.npz"), "--by and --jobs are for --each"),
+        (("--each", "--threads", "1", "-o", "all.npz"), "leave out --threads"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_without_effect_are_refused(vconv_cli: Cli, folders: Path, options: tuple[str, ...], said: str) -> None:
+    done = vconv_cli("embed", folders, *options)
+    assert done.code == InputError.exit_code and said in done.error
 
 
 def test_the_benchmark_compares_with_the_speaker_encoder_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -214,6 +215,48 @@ def test_speech_for_another_model_is_refused(toy: Converter, shapes: tuple) -> N
 def test_another_models_embedding_is_refused(toy: Converter, embedding: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"no embedding of this model|not finite"):
         toy.convert((speech(1.0), SAMPLE_RATE), embedding)
+
+
+def piped(wave: np.ndarray, folder: Path) -> Path:
+    """A wave at 16 kHz in a pipe, which can be read once."""
+    audio.write(folder / "piped.flac", wave, SAMPLE_RATE)
+    reading, writing = os.pipe()
+    os.write(writing, (folder / "piped.flac").read_bytes())  # fits into the pipe
+    os.close(writing)
+    return Path(f"/dev/fd/{reading}")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="this system has no /dev/fd")
+def test_a_clip_is_read_once(toy: Converter, tmp_path: Path) -> None:
+    wave = speech(1.5)
+    clip = targets.Speech.of(piped(wave, tmp_path))
+    np.testing.assert_array_equal(toy.voice([clip]).embedding, toy.voice(tmp_path / "piped.flac").embedding)
+    np.testing.assert_array_equal(toy.speech_features(clip)[0], toy.speech_features(tmp_path / "piped.flac")[0])
+    enrolment = toy.enrol(piped(wave, tmp_path))
+    assert enrolment.loudness == pytest.approx(audio.loudness(wave, SAMPLE_RATE), abs=0.01)
+
+
+def test_a_target_whose_beginning_is_silent_is_told(toy: Converter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "CLIP_SECONDS", 1.0)
+    wave = np.concatenate([np.zeros(SAMPLE_RATE, np.float32), speech(1.0)])
+    with pytest.raises(InputError, match="its first 1 s hold no speech: only silence"):
+        toy.voice((wave, SAMPLE_RATE))
+    with pytest.raises(InputError, match="the wave: only silence"):
+        toy.voice((wave[: SAMPLE_RATE // 2], SAMPLE_RATE))
+
+
+def test_a_result_too_long_for_its_file_is_not_begun(
+    toy: Converter, toy_engine: ToyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, tokens = (speech(1.0), SAMPLE_RATE), toy.encode((speech(1.0), SAMPLE_RATE))
+    monkeypatch.setattr("vconv.audio.writing._WAV_BYTES", 40000)
+    for output in (tmp_path / "out.wav", "-"):
+        with pytest.raises(InputError, match="more than a wav file holds"):
+            toy.convert_file(source, VOICE, output)
+        with pytest.raises(InputError, match="more than a wav file holds"):
+            toy.decode_file(tokens, output, VOICE)
+    assert not toy_engine.pitch and not list(tmp_path.iterdir())
+    toy.convert_file(source, VOICE, tmp_path / "out.flac")
 
 
 def test_voices_are_not_mixed_with_clips(toy: Converter, clips: Path) -> None:

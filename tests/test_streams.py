@@ -82,6 +82,22 @@ def test_an_empty_standard_input_is_told(voice: Path) -> None:
     ]
 
 
+@needs_weights
+def test_standard_input_is_read_whatever_jobs_says(clip: Path, voice: Path, tmp_path: Path) -> None:
+    done = vconv("convert", "-", clip, "-t", voice, "-o", tmp_path, "--jobs", "2", input=clip.read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"-_as_voice.wav", "clip_as_voice.wav"}
+
+
+@needs_weights
+def test_a_reader_that_has_gone_is_no_fault(clip: Path, voice: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = vconv("convert", clip, "-t", voice, "-o", "-", stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @needs_full
 def test_a_full_standard_output_is_told() -> None:
     with FULL.open("wb") as full:

@@ -84,6 +84,18 @@ def test_a_file_on_disk(toy: Converter, clips: Path, tmp_path: Path) -> None:
     assert files_in(tmp_path) == {"a.tokens", *(f"clips/{name}.wav" for name in ("src", "low", "high"))}
 
 
+def test_a_day_can_be_saved_and_more_is_not_begun(
+    toy: Converter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = round(24 * 3600 * FRAME_RATE)
+    tokens = Tokens(np.zeros((1, frames // 2), np.int64), Melody.of(np.zeros(frames)), frames * OUTPUT_HOP, bits=1)
+    tokens.save(tmp_path / "a.tokens")
+    assert Tokens.load(tmp_path / "a.tokens").samples == tokens.samples
+    monkeypatch.setattr("vconv.inference.checks.MAX_FRAMES", 20)
+    with pytest.raises(InputError, match="longer than 24 h"):
+        toy.encode((speech(1.0), SAMPLE_RATE))
+
+
 def test_tokens_without_voice_or_model_can_be_saved(tmp_path: Path) -> None:
     dataclasses.replace(random_tokens(3), embedding=None, model=None).save(tmp_path / "a.tokens")
     again = Tokens.load(tmp_path / "a.tokens")

@@ -22,7 +22,7 @@ from vconv.errors import VconvError
 from vconv.inference.analysis import Extraction
 from vconv.inference.converter import Converter, Target
 from vconv.inference.loading import available_cores, describe, load
-from vconv.inference.targets import clips_in, speech_of
+from vconv.inference.targets import Speech, clips_in
 from vconv.tokens import Tokens
 from vconv.voice import Voice
 from vconv.voices import corpus, mixing, sampling
@@ -187,11 +187,11 @@ def finetune(
     folder, threads = _folder(model), threads or available_cores()
     network = tuning.load_model(folder, threads)
     parts = [targets] if isinstance(targets, Path | str) else targets
-    clips = [clip for part in parts for clip in clips_in(Path(part))]
+    clips = [Speech.of(clip) for part in parts for clip in clips_in(Path(part))]  # read once
     converter = _converter(model, threads=threads)
     voice = converter.voice(clips)
     speech = [converter.speech_features(clip) for clip in clips]
-    perceptual = tuning.load_perceptual(folder, network.config, [speech_of(clip) for clip in clips])
+    perceptual = tuning.load_perceptual(folder, network.config, [clip.wave for clip in clips])
     config = tuning.FinetuneConfig(steps=steps, seed=seed)
     foreign, population = None, converter.population
     if population is not None and voice.log_f0 is not None:

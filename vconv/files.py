@@ -62,9 +62,9 @@ def publish(temporary: Path, path: Path, overwrite: bool = True) -> None:
         os.replace(temporary, place)
 
 
-def exists_already(path: Path) -> InputError:
-    """The error that says so."""
-    return InputError(f"{path}: exists already; pass --overwrite to replace it, or choose another place with -o")
+def exists_already(path: Path, option: str = "-o") -> InputError:
+    """The error that says so; ``option`` names the file."""
+    return InputError(f"{path}: exists already; pass --overwrite to replace it, or choose another place with {option}")
 
 
 def readable(name: str) -> str:

@@ -22,7 +22,7 @@ from vconv.audio.level import (
 )
 from vconv.audio.reading import BlockReader, Source, join, read, source_name
 from vconv.audio.resampling import resample, scaled_length
-from vconv.audio.writing import WRITE_FORMATS, AudioWriter, check_writable, write, write_to_stdout
+from vconv.audio.writing import WRITE_FORMATS, AudioWriter, check_fits, check_writable, write, write_to_stdout
 
 __all__ = [
     "ACTIVE_RANGE_DB",
@@ -37,6 +37,7 @@ __all__ = [
     "LoudnessMeter",
     "Source",
     "active_loudness",
+    "check_fits",
     "check_writable",
     "find_audio",
     "gain",

@@ -18,7 +18,7 @@ import soundfile
 from vconv.audio.reading import libsndfile_reason
 from vconv.errors import InputError, VconvError
 from vconv.files import publish, sync
-from vconv.opening import is_folder
+from vconv.opening import STANDARD_STREAM, is_folder
 
 # What the suffix of an output file means to libsndfile.
 WRITE_FORMATS = {
@@ -27,6 +27,7 @@ WRITE_FORMATS = {
     ".ogg": ("OGG", "VORBIS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
+_WAV_BYTES, _WAV_HEADER = 2**32 - 1, 44  # a wav file counts its bytes in 32 bits
 _WRITE_BLOCK = 1 << 14  # libsndfile's Vorbis encoder overflows its stack on very long writes
 
 
@@ -48,6 +49,18 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: no permission to write in {folder}; choose another place with -o")
 
 
+def check_fits(path: str | os.PathLike[str], samples: int, rate: int) -> None:
+    """See before the work that a result of so many samples fits into a file of that name, "-" for standard output.
+
+    Raises:
+        InputError: it does not.
+    """
+    piped = Path(path) == STANDARD_STREAM
+    if (piped or Path(path).suffix.lower() == ".wav") and 2 * samples + _WAV_HEADER > _WAV_BYTES:
+        name, hours = "standard output" if piped else path, samples / rate / 3600
+        raise InputError(f"{name}: {hours:.1f} h are more than a wav file holds; write a .flac file instead")
+
+
 class AudioWriter:
     """Writes a mono file block by block, in the format of its suffix; the file appears whole or not at all.
 
@@ -61,14 +74,15 @@ class AudioWriter:
         overwrite: replace a file that exists when the block ends.
 
     Raises:
-        InputError: unknown suffix, a folder that is missing or not writable, or without ``overwrite`` a file that
-            another process has written meanwhile.
+        InputError: unknown suffix, a folder that is missing or not writable, more samples than a wav file holds, or
+            without ``overwrite`` a file that another process has written meanwhile.
         VconvError: the disk failed or is full, or a sample is not finite.
     """
 
     def __init__(self, path: str | os.PathLike[str], rate: int, overwrite: bool = True) -> None:
         check_writable(path)
         self.path, self._overwrite = Path(path), overwrite
+        self._rate, self._samples = rate, 0
         suffix = self.path.suffix.lower()
         folder = Path(os.path.realpath(path)).parent
         self._temporary = folder / f".vconv-{secrets.token_hex(6)}{suffix}"
@@ -91,6 +105,8 @@ class AudioWriter:
 
     def write(self, block: np.ndarray) -> None:
         """Append samples, [n]; beyond full scale they are clipped."""
+        check_fits(self.path, self._samples + len(block), self._rate)
+        self._samples += len(block)
         for start in range(0, len(block), _WRITE_BLOCK):
             try:
                 self._file.write(block[start : start + _WRITE_BLOCK])

@@ -69,9 +69,10 @@ class Conversion:
             overwrite=self._overwrite,
             inspect=(lambda analysis: verdicts.append(checker.analysed(analysis))) if checker else None,
         )
-        if not verdicts or verdicts[0].score >= UNUSUAL:
+        verdict = verdicts[0] if verdicts else None
+        # Of a source that was converted only the beginning can be silent.
+        if verdict is None or verdict.silent or verdict.score >= UNUSUAL:
             return seconds
-        verdict = verdicts[0]
         return Made(seconds, f"{job.source}: is {verdict.text} (score {verdict.score:.2f}); converted all the same")
 
     def _ready_checker(self) -> Checker | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,9 +70,11 @@ class Plan:
                 inside = folder.relative_to(root)
                 makers = named | self._makers(folders[:number], inside)
                 places = {folder / name: self._place(folder / name, inside) for name in names}
-                own = {os.path.abspath(place) for place in places.values()}
+                goes = next(iter(places.values())).parent  # as all of them do
+                same = os.path.realpath(goes) == os.path.realpath(folder)
+                own = {place.name for place in places.values()} if same else set()
                 for file, place in places.items():
-                    if os.path.abspath(file) not in own:
+                    if file.name not in own:
                         yield self._job(file, place, makers)
             yield from unreadable
             if not found and not unreadable:
@@ -85,8 +88,6 @@ class Plan:
         """The output of a file that lies ``inside`` a source folder."""
         if self._single and self.output:
             return self.output
-        if file == STANDARD_STREAM and self.output is None:
-            raise InputError("standard input: has no folder for its result; name an output with -o")
         folder = file.parent if self.output is None else self.output / inside
         return folder / f"{self.rename(file.stem)}{self.suffix}"
 
@@ -99,17 +100,18 @@ class Plan:
         """Whether ``folder`` is the output folder, or in it, where that lies in the source that is walked."""
         if self.output is None:
             return False
-        output, top = Path(os.path.abspath(self.output)), Path(os.path.abspath(root))
+        output, top = Path(os.path.realpath(self.output)), Path(os.path.realpath(root))
         inside = output != top and output.is_relative_to(top)
-        return inside and Path(os.path.abspath(folder)).is_relative_to(output)
+        return inside and Path(os.path.realpath(folder)).is_relative_to(output)
 
     def _makers(self, earlier: Sequence[Path], inside: Path) -> dict[Path, Path]:
         """What sources walked earlier write into the same folder, and which file each is made from."""
         makers: dict[Path, Path] = {}
         if self.output is not None:
-            for folder in (root / inside for root in earlier if (root / inside).is_dir()):
-                files = (file for file in folder.iterdir() if audio.is_audio_name(file.name, self.reads))
-                makers |= {self._place(file, inside): file for file in files}
+            for folder in (root / inside for root in earlier):
+                with contextlib.suppress(OSError):  # there is none, or it cannot be read: then nothing was made of it
+                    files = (file for file in folder.iterdir() if audio.is_audio_name(file.name, self.reads))
+                    makers |= {self._place(file, inside): file for file in files}
         return makers
 
     def _job(self, source: Path, output: Path, makers: dict[Path, Path]) -> Job | VconvError:
@@ -122,7 +124,9 @@ class Plan:
             return InputError(f"{str(source)!r}: is no name of a file ({error}); check the path")
 
     def _checked_job(self, source: Path, output: Path, makers: dict[Path, Path]) -> Job | VconvError:
-        """The same; what the file system refuses is raised."""
+        """The same; what the file system refuses of the source is raised."""
+        if source == STANDARD_STREAM and self.output is None:
+            return InputError("standard input: has no folder for its result; name an output with -o")
         if source != STANDARD_STREAM and not source.exists():
             return InputError(f"{source}: no such file; check the path")
         if output in makers:
@@ -130,8 +134,11 @@ class Plan:
         makers[output] = source
         if len(os.fsencode(output.name)) > LONGEST_NAME:
             return InputError(f"{source}: the name of its output, {output.name}, is too long; give one with -o")
-        if output == STANDARD_STREAM or not output.exists():
-            return Job(source, output)
+        try:
+            if output == STANDARD_STREAM or not output.exists():
+                return Job(source, output)
+        except OSError as error:
+            return InputError(f"{output}: cannot be looked at ({error.strerror}); choose another place with -o")
         inputs = (path for path in (source, *self.protected) if path.exists())
         if output.is_file() and any(output.samefile(path) for path in inputs):
             return InputError(f"{output}: is an input and cannot be the output too; choose another place with -o")

@@ -15,6 +15,7 @@ from vconv.batch.jobs import Job, Make, Outcome, Tally, Watcher
 from vconv.errors import InputError, VconvError, unforeseen
 from vconv.files import remove_stale
 from vconv.inference.output import Progress
+from vconv.opening import STANDARD_STREAM
 from vconv.processes import begin_worker
 from vconv.signals import raise_interruption
 
@@ -79,6 +80,8 @@ def attempt(make: Make, job: Job, progress: Progress = lambda _: None) -> Outcom
         return error
     except Exception as error:
         raise_interruption(error)
+        if isinstance(error, BrokenPipeError) and job.output == STANDARD_STREAM:
+            raise  # the reader has gone, which is no fault of the source
         if os.environ.get("VCONV_DEBUG"):
             raise
         return unforeseen(error, str(job.source))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from vconv.batch import Tally
+    from vconv.live import Enrolment
     from vconv.voice import Voice
+    from vconv.voices.population import Population
 
 
 def summary(tally: Tally, started: float) -> str:
@@ -40,27 +42,40 @@ def finish(errors: list[VconvError]) -> None:
         raise typer.Exit(max(InputError.exit_code if isinstance(e, InputError) else e.exit_code for e in errors))
 
 
-def save_voice(voice: Voice, place: Path) -> None:
+def save_arrays_file(made: Voice | Enrolment | Population, place: Path) -> None:
+    """Save it, and make the folder."""
     from vconv import batch
 
     with batch.Folders() as folders:
         folders.make(place.parent)
-        voice.save(place)
+        made.save(place)
 
 
 def complain(message: object) -> None:
     tell(f"vconv: {message}")
 
 
-def check_arrays_file(path: Path, overwrite: bool, suffix: str = ".npz") -> None:
-    if path.suffix.lower() != suffix:
-        raise InputError(f"{path}: is written as {suffix}; name it so with -o")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name an output file in it")
-    if path.exists() and not overwrite:
-        from vconv.files import exists_already  # hashes take a while to import
+def check_arrays_file(path: Path, overwrite: bool, suffix: str = ".npz", option: str = "-o") -> None:
+    """See before the work that the file that ``option`` names can be written, and its folder be made.
 
-        raise exists_already(path)
+    Raises:
+        InputError: it cannot.
+    """
+    from vconv.files import exists_already  # take a while to import
+    from vconv.opening import is_folder
+
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path}: is written as {suffix}; name it so with {option}")
+    if is_folder(path):
+        raise InputError(f"{path}: is a folder; name an output file in it")
+    folder = Path(os.path.realpath(path)).parent
+    there = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
+    if not is_folder(there):
+        raise InputError(f"{path}: {there} is no folder; choose another place with {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: no permission to write in {there}; choose another place with {option}")
+    if path.exists() and not overwrite:
+        raise exists_already(path, option)
 
 
 class Report:

@@ -22,7 +22,7 @@ from vconv.cli.console import (
     finish,
     needs_extra,
     progress,
-    save_voice,
+    save_arrays_file,
     silent_libraries,
     summary,
 )
@@ -61,7 +61,9 @@ def convert(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: all cores, or one a process with --jobs.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Files converted at the same time, each in its process.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Files converted at the same time, each in its process; with -, one.")
+    ] = 1,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave outputs that exist: go on with an interrupted run.")
@@ -96,6 +98,9 @@ def convert(
             sources, output, lambda stem: f"{stem}_as_{label}", ".wav", overwrite, skip_existing, protected=voices
         )
 
+        if STANDARD_STREAM in (*sources, output):  # which other processes do not share
+            jobs = 1
+
         def start() -> Make:
             own = threads or (1 if jobs > 1 else None)
             return batch.Conversion(model, device, own, list(target), pitch, keep_pitch, not quiet, overwrite)
@@ -127,9 +132,12 @@ def embed(
         typer.Option("--each", help="Write a table instead: each clip of manifests (.tsv), folders and recordings."),
     ] = False,
     by: Annotated[
-        Literal["clip", "speaker"], typer.Option("--by", help="With --each: a row for each clip or each speaker.")
-    ] = "clip",
-    jobs: Annotated[int, typer.Option(min=1, help="With --each: processes.")] = 1,
+        Literal["clip", "speaker"] | None,
+        typer.Option("--by", help="With --each: a row for each clip, the default, or each speaker."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="With --each: processes, each of one thread; default: 1.")
+    ] = None,
     model: Model = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -155,6 +163,12 @@ def embed(
     With --me, ten seconds of your own speech give vconv live your register, your loudness and the statistics of your
     speech. Without CLIP they are recorded from the default microphone, which needs vconv[live].
     """
+    if me and each:
+        raise InputError("--me writes statistics and --each a table; choose one")
+    if (by or jobs) and not each:
+        raise InputError("--by and --jobs are for --each; leave them out")
+    if threads and each:
+        raise InputError("each process of --each has one thread; leave out --threads, and raise --jobs")
     if me:
         _enrol(me, clips, output, overwrite, lambda: _load(model, device, threads))
         if not quiet:
@@ -163,7 +177,7 @@ def embed(
     if not clips:
         raise InputError("vconv embed needs CLIP, a recording of the speaker; only with --me it records one")
     if each:
-        _embed_each(clips, output, by, model, device, jobs, overwrite, quiet)
+        _embed_each(clips, output, by or "clip", model, device, jobs or 1, overwrite, quiet)
         return
     with silent_libraries():
         from vconv import api
@@ -171,7 +185,7 @@ def embed(
 
         place = output or _beside(parse_weight(clips[0])[0], "voice")
         check_arrays_file(place, overwrite)
-        save_voice(api.embed(clips, model=model, device=device, threads=threads), place)
+        save_arrays_file(api.embed(clips, model=model, device=device, threads=threads), place)
     if not quiet:
         print(f"wrote {place}")
 
@@ -217,16 +231,16 @@ def _enrol(
     """Write an enrolment of recordings, or of ten seconds from the microphone."""
     if output:
         raise InputError("--me FILE.npz names the file already; leave out -o")
-    check_arrays_file(place, overwrite)
+    check_arrays_file(place, overwrite, option="--me")
     with silent_libraries():
         if clips:
-            start().enrol(list(clips)).save(place)
+            save_arrays_file(start().enrol(list(clips)), place)
             return
         from rich.console import Console
 
         from vconv.live.run import record_enrolment
 
-        record_enrolment(start(), None, Console()).save(place)
+        save_arrays_file(record_enrolment(start(), None, Console()), place)
 
 
 @command(app)
@@ -263,7 +277,7 @@ def finetune(
             voice, tuned = api.finetune(
                 target, steps=steps, seed=seed, model=model, threads=threads, report=report.count
             )
-        save_voice(voice, place)
+        save_arrays_file(voice, place)
     if not quiet:
         change = f"{tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps"
         print(f"wrote {place}; error on held-out speech: {change}")

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from vconv.cli.app import Model, Overwrite, Quiet, Threads, app, command
-from vconv.cli.console import check_arrays_file, default_model, needs_extra, progress, save_voice, silent_libraries
+from vconv.cli.console import (
+    check_arrays_file,
+    default_model,
+    needs_extra,
+    progress,
+    save_arrays_file,
+    silent_libraries,
+)
 from vconv.errors import InputError
 
 speakers_app = typer.Typer(
@@ -122,7 +129,7 @@ def new_voice(
         from vconv.voices.sampling import hertz
 
         invented, population = api.new_voice(seed, model=model), population_of(model or default_model())
-        save_voice(invented.voice, output)
+        save_arrays_file(invented.voice, output)
     if not quiet:
         nearest = f"score {invented.nearest:.3f} with the most similar of {len(population.speakers)} training speakers"
         register = f"{hertz(invented.voice.log_f0):.0f} Hz"
@@ -183,7 +190,7 @@ def move(
         from vconv.voices.sampling import hertz
 
         moved = api.move_voice(voice, higher=higher, brighter=brighter, axes=axes, model=model, threads=threads)
-        save_voice(moved, output)
+        save_arrays_file(moved, output)
     if not quiet:
         print(f"wrote {output}" + (f": {hertz(moved.log_f0):.0f} Hz" if moved.log_f0 is not None else ""))
 
@@ -216,11 +223,10 @@ def fit_population(
         from vconv.model_folder import POPULATION
 
         place = output or (model or default_model()) / POPULATION
-        if place.is_dir() or place.suffix.lower() != ".npz":
-            raise InputError(f"{place}: is written as .npz; name a file so with -o")
+        check_arrays_file(place, overwrite=True)
         with progress(None, quiet) as report:
             fitted = api.fit_population(manifest, model=model, threads=threads, report=report.count)
-        fitted.population.save(place)
+        save_arrays_file(fitted.population, place)
     if not quiet:
         for line in fitted.bad:
             print(f"left out {line}")

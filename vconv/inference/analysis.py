@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,6 +47,9 @@ class Analysis:
     def utterance(self, start: int, end: int) -> Utterance:
         """From one frame to another, both even."""
         return streaming.utterance(self.wave, self.gain, start, end)
+
+
+Inspect = Callable[[Analysis], None]  # is shown the source, measured, before it is converted
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
-"""Whether voices and tokens are those of a model."""
+"""Whether voices and tokens are those of a model, and results fit into their files."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 
+from vconv import audio
 from vconv.config import ConversionConfig
 from vconv.errors import InputError
 from vconv.features import N_MELS, OUTPUT_RATE
+from vconv.inference.analysis import Analysis, Inspect
 from vconv.inference.targets import check_length
-from vconv.tokens.tokens import Tokens
+from vconv.tokens.tokens import MAX_FRAMES, MAX_HOURS, Tokens
 from vconv.voice import Reference, Voice
 
 
@@ -19,6 +22,23 @@ def check_has_codes(config: ConversionConfig) -> None:
     if not config.bottleneck.codes_per_frame:
         kind = config.bottleneck.kind
         raise InputError(f"this model has no codes, as its bottleneck is '{kind}'; use another with --model")
+
+
+def fitting(output: str | os.PathLike[str], inspect: Inspect | None) -> Inspect:
+    """``inspect``, after an InputError where the result would not fit into the output file."""
+
+    def look(analysis: Analysis) -> None:
+        audio.check_fits(output, analysis.output_samples, OUTPUT_RATE)
+        if inspect:
+            inspect(analysis)
+
+    return look
+
+
+def check_not_too_long(name: str, frames: int) -> None:
+    """Raise InputError for more frames than a tokens file holds."""
+    if frames > 2 * MAX_FRAMES:
+        raise InputError(f"{name}: is longer than {MAX_HOURS} h, and a tokens file holds no more; split it")
 
 
 def check_tokens(tokens: Tokens, config: ConversionConfig, model: bytes) -> None:

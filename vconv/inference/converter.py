@@ -18,13 +18,13 @@ from vconv.config import ConversionConfig
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
-from vconv.inference.analysis import Analysis, Extraction, Rebuilt, analyse, codes_of, embedding_of
-from vconv.inference.checks import check_has_codes, check_tokens, checked
+from vconv.inference.analysis import Extraction, Inspect, Rebuilt, analyse, codes_of, embedding_of
+from vconv.inference.checks import check_has_codes, check_not_too_long, check_tokens, checked, fitting
 from vconv.inference.engine import Engine
 from vconv.inference.output import Progress, finished, write
 from vconv.inference.prior import ENOUGH_SECONDS, Prior
 from vconv.inference.register import check_pitch, moved_pitch
-from vconv.inference.targets import clips_in, embed_clip, make_voice, speech_features
+from vconv.inference.targets import Clip, clips_in, embed_clip, make_voice, speech_features
 from vconv.inference.utterance import Utterance
 from vconv.tokens.tokens import MODEL_BYTES, Melody, Tokens, coarse_embedding
 from vconv.voice import Voice, is_saved_voice
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from vconv.live import Enrolment, LiveConverter
 
 
-Target = Source | np.ndarray | Voice  # a clip, a folder or a saved voice; an embedding [E]; a voice
-Inspect = Callable[[Analysis], None]  # is shown the source, measured, before it is converted
+Target = Clip | np.ndarray | Voice  # a clip, a folder or a saved voice; an embedding [E]; a voice
 ContentOf = Callable[[int, int], np.ndarray]  # frames from, to -> content [C, (to - from) / 2]
 
 
@@ -96,7 +95,8 @@ class Converter:
         The file appears whole or not at all; one that exists in the end is replaced, or without ``overwrite`` an
         InputError. "-" writes wav to standard output.
         """
-        blocks = self.stream(source, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress, inspect=inspect)
+        look = fitting(output, inspect)
+        blocks = self.stream(source, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress, inspect=look)
         return write(output, blocks, overwrite)
 
     def stream(
@@ -119,7 +119,6 @@ class Converter:
         with analyse(source, self._tracker) as analysis:
             if inspect:
                 inspect(analysis)
-
             prior = self._prior(analysis.active_seconds)
 
             def content(start: int, end: int) -> np.ndarray:
@@ -144,6 +143,7 @@ class Converter:
         bottleneck = self._config.bottleneck
         rows = bottleneck.codes_of(stages)
         with analyse(source, self._tracker) as analysis:
+            check_not_too_long(audio.source_name(source), analysis.frames)
             return Tokens(
                 codes=codes_of(self._engine, analysis, self._prior(analysis.active_seconds))[:rows],
                 melody=Melody.of(analysis.even_f0),
@@ -189,6 +189,7 @@ class Converter:
         overwrite: bool = True,
     ) -> float:
         """Like ``decode``, into a file, as ``convert_file`` does; returns the seconds of audio made."""
+        audio.check_fits(output, tokens.samples, OUTPUT_RATE)
         blocks = self.decode_stream(tokens, target, pitch=pitch, keep_pitch=keep_pitch, progress=progress)
         return write(output, blocks, overwrite)
 
@@ -272,7 +273,7 @@ class Converter:
             return checked(Voice.load(targets[0]), str(targets[0]), self._config, self.model)
         return make_voice(list(itertools.chain.from_iterable(map(clips_in, targets))), self._engine, self._tracker)
 
-    def speech_features(self, clip: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def speech_features(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Mel [N_MELS, T], T even, F0 [T'] and, if the model has any, ASR features [R, T / 2] of a clip without the
         silence around it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,45 @@ from vconv.voice import REFERENCE_FRAMES, Reference, Voice, is_saved_voice, roun
 CLIP_SECONDS = 120.0  # of one target clip; a voice is known long before, and memory stays bounded
 
 
-def clips_in(target: audio.Source) -> list[audio.Source]:
+@dataclass(frozen=True)
+class Speech:
+    """A clip, read once: a pipe can be read no second time."""
+
+    name: str  # in messages
+    wave: np.ndarray  # [N] at 16 kHz and the reference loudness, without the silence around the speech
+    loudness: float  # dBFS, of the clip
+
+    @classmethod
+    def of(cls, clip: Clip) -> Speech:
+        """The first ``CLIP_SECONDS`` of a clip.
+
+        Raises:
+            InputError: the clip cannot be read, is silent or too short.
+        """
+        if isinstance(clip, Speech):
+            return clip
+        reader, rate = audio.BlockReader(clip, features.SAMPLE_RATE), features.SAMPLE_RATE
+        given = audio.join(_beginning(reader))
+        loudness = audio.loudness(given, rate)
+        wave = audio.trim_silence(audio.without_offset(given), rate)
+        if not len(wave):
+            rest = len(given) == CLIP_SECONDS * rate  # there may be speech in it
+            part = f"its first {CLIP_SECONDS:.0f} s hold no speech: " if rest else ""
+            raise InputError(f"{reader.name}: {part}{reader.why_silent(loudness)}")
+        check_length(reader.name, len(wave), rate, "of speech")
+        return cls(reader.name, audio.normalize(wave, rate), loudness)
+
+
+Clip = audio.Source | Speech
+
+
+def clips_in(target: Clip) -> list[Clip]:
     """The clips a target stands for: itself, or the audio files in the folder.
 
     Raises:
         InputError: a folder without audio, or what is no clip among several targets.
     """
-    if isinstance(target, tuple):
+    if isinstance(target, tuple | Speech):
         return [target]
     if not isinstance(target, str | os.PathLike) or is_saved_voice(target):
         what = target if is_saved_voice(target) else type(target).__name__
@@ -35,7 +68,7 @@ def clips_in(target: audio.Source) -> list[audio.Source]:
     return [*audio.find_audio(target)] if Path(target).is_dir() else [target]
 
 
-def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTracker) -> Voice:
+def make_voice(clips: Iterable[Clip], engine: Engine, tracker: PitchTracker) -> Voice:
     """One voice from clips of it: embeddings averaged by their length, the register of all voiced frames,
     and the first ``REFERENCE_FRAMES`` of the speech, rounded to half precision as a saved voice is.
 
@@ -45,9 +78,9 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTrac
     embeddings, frames, f0, contents, mels = [], [], [], [], []
     missing = REFERENCE_FRAMES
     for clip in clips:
-        wave = speech_of(clip)
-        f0.append(_melody(clip, wave, tracker))
-        utterance = Utterance.of(wave)
+        speech = Speech.of(clip)
+        f0.append(_melody(speech, tracker))
+        utterance = Utterance.of(speech.wave)
         embeddings.append(engine.speaker(utterance))
         frames.append(utterance.frames)
         if missing:
@@ -62,29 +95,22 @@ def make_voice(clips: Iterable[audio.Source], engine: Engine, tracker: PitchTrac
     unit = embedding / np.linalg.norm(embedding)
     melody = np.concatenate(f0)
     voice = Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
-    voice.check(f"{audio.source_name(clip)}: the voice that the networks make of it", VconvError)
+    voice.check(f"{speech.name}: the voice that the networks make of it", VconvError)
     return voice
 
 
 def speech_features(
-    clip: audio.Source, tracker: PitchTracker, engine: Engine
+    clip: Clip, tracker: PitchTracker, engine: Engine
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Of a clip, trimmed of silence: mel [N_MELS, T], T even, F0 [T'], ASR features [R, T / 2] if the model has any."""
-    wave = speech_of(clip)
-    f0, utterance = _melody(clip, wave, tracker), Utterance.of(wave)
+    speech = Speech.of(clip)
+    f0, utterance = _melody(speech, tracker), Utterance.of(speech.wave)
     return utterance.mel, f0, engine.asr_features(utterance)
 
 
 def speech_of(clip: audio.Source) -> np.ndarray:
     """A clip without the silence around it, at the reference loudness: [N] at 16 kHz"""
-    name = audio.source_name(clip)
-    reader = audio.BlockReader(clip, features.SAMPLE_RATE)
-    whole = audio.without_offset(audio.join(_beginning(reader)))
-    wave = audio.trim_silence(whole, features.SAMPLE_RATE)
-    if not len(wave):
-        raise InputError(f"{name}: {reader.why_silent(audio.loudness(whole, features.SAMPLE_RATE))}")
-    check_length(name, len(wave), features.SAMPLE_RATE, "of speech")
-    return audio.normalize(wave, features.SAMPLE_RATE)
+    return Speech.of(clip).wave
 
 
 def embed_clip(clip: audio.Source, engine: Engine) -> tuple[np.ndarray, float]:
@@ -96,12 +122,11 @@ def embed_clip(clip: audio.Source, engine: Engine) -> tuple[np.ndarray, float]:
     return embedding / np.linalg.norm(embedding), len(wave) / features.SAMPLE_RATE
 
 
-def _melody(clip: audio.Source, wave: np.ndarray, tracker: PitchTracker) -> np.ndarray:
+def _melody(speech: Speech, tracker: PitchTracker) -> np.ndarray:
     """F0 [T] of a clip's speech, some of it voiced."""
-    f0 = tracker(wave)
+    f0 = tracker(speech.wave)
     if not f0.any():
-        name = audio.source_name(clip)
-        raise InputError(f"{name}: no voiced speech found; give a clear recording of the target speaking")
+        raise InputError(f"{speech.name}: no voiced speech found; give a clear recording of the target speaking")
     return f0
 
 

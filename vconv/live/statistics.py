@@ -19,7 +19,7 @@ from vconv.errors import InputError
 from vconv.features import FRAME_RATE, HOP_LENGTH
 from vconv.frontends.pitch import PitchTracker, f0_above, voicing_threshold
 from vconv.inference.engine import Engine
-from vconv.inference.targets import speech_of
+from vconv.inference.targets import Speech
 from vconv.inference.utterance import Utterance
 from vconv.untrusted import check_finite, load_arrays
 from vconv.voice import save_arrays
@@ -117,19 +117,18 @@ def enrol(clips: Sequence[audio.Source], engine: Engine, tracker: PitchTracker, 
     contents, curves, flags, kept = [], [], [], 0
     share = max(-(-SPEECH_FRAMES // max(len(clips), 1)), PIECE_FRAMES) // 2 * 2
     for clip in clips:
-        wave = speech_of(clip)
-        utterance = Utterance.of(wave)
+        speech = Speech.of(clip)
+        utterance = Utterance.of(speech.wave)
         total = utterance.frames
-        f0 = tracker(wave)[:total]
+        f0 = tracker(speech.wave)[:total]
         if not f0.any():
-            raise InputError(f"{audio.source_name(clip)}: no voiced speech found; give a clear recording of speech")
+            raise InputError(f"{speech.name}: no voiced speech found; give a clear recording of speech")
         encoded = engine.content(utterance)
         found.append(encoded.statistics)
         frames.append(total)
         medians.append(features.median_log_f0(f0))
         spreads.append(features.log_f0_spread(f0))
-        raw, rate = audio.read(clip)
-        loudnesses.append(audio.loudness(raw, rate))
+        loudnesses.append(speech.loudness)
         if kept < SPEECH_FRAMES:
             length = min(total, share)
             start = (total - length) // 4 * 2  # from the middle: clips begin and end with silence

@@ -44,7 +44,8 @@ TOKENS_SUFFIX = ".tokens"
 TEXT_SUFFIX = ".txt"
 MODEL_BYTES = 8
 MAX_BITS = 16  # of a code
-MAX_FRAMES = 24 * 3600 * round(FRAME_RATE / 2)  # a slip in a count must not take all memory
+MAX_HOURS = 24  # of a recording
+MAX_FRAMES = round(MAX_HOURS * 3600 * FRAME_RATE / 2)  # a slip in a count must not take all memory
 
 # Of each array in a file, its type and its largest shape.
 _ARRAYS = {

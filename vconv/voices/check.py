@@ -90,7 +90,7 @@ def files_in(places: Iterable[Path]) -> Iterator[Path]:
 
 
 def read_beginning(source: audio.Source) -> np.ndarray:
-    """The first ``SEARCHED_SECONDS`` of a source at 16 kHz: [N].
+    """The first ``SEARCHED_SECONDS`` of a source at 16 kHz, without a constant in it: [N].
 
     Raises:
         InputError: it cannot be read, or is shorter than ``audio.MIN_SECONDS``.
@@ -103,7 +103,9 @@ def read_beginning(source: audio.Source) -> np.ndarray:
             break
     wave = audio.join(blocks)
     check_length(reader.name, len(wave), SAMPLE_RATE, "of audio")
-    return wave
+    if audio.loudness(wave, SAMPLE_RATE) == -np.inf:  # a constant: what resampling leaves at its ends is no sound
+        return np.zeros_like(wave)
+    return audio.without_offset(wave)
 
 
 def loudest(wave: np.ndarray) -> int:

@@ -1,6 +1,7 @@
 """Speaker embeddings of a corpus: a row for each clip or each speaker, in several processes, resumable.
 
-Rows are kept in parts beside the output until all clips are done, so an interrupted run goes on where it was.
+Rows are kept in parts beside the output until all clips are done, so an interrupted run goes on where it was; parts
+with clips that failed are done again.
 Memory holds one part, and at the end the vectors of all clips: 768 bytes each.
 """
 
@@ -104,7 +105,7 @@ def embed_corpus(
     parts = Parts(output, items, load(model, device, 1).model.hex())
     parts.begin()
     work = partial(_embedded, model=model, device=device)
-    todo = [number for number in range(parts.count) if not parts.path(number).exists()]
+    todo = [number for number in range(parts.count) if not parts.finished(number)]
     clips = (item for number in todo for item in parts.items(number))
     results = map_in_order(work, clips, jobs)
     done = len(items) - sum(len(parts.items(number)) for number in todo)
@@ -120,6 +121,7 @@ def embed_corpus(
     errors = parts.errors()
     rows = parts.rows()
     if not len(rows):
+        parts.remove()
         raise InputError(f"no clip could be embedded; the first problem: {errors[0] if errors else 'no clips'}")
     rows = by_speaker(rows) if by == "speaker" else rows
     write(output, rows)
@@ -178,6 +180,10 @@ class Parts:
     def path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.npz"
 
+    def finished(self, number: int) -> bool:
+        """Whether all clips of a part are embedded; what failed may have been put right since."""
+        return self.path(number).exists() and not len(self._load(number)["bad"])
+
     def items(self, number: int) -> Sequence[Item]:
         return self._items[number * PART_CLIPS : (number + 1) * PART_CLIPS]
 
@@ -216,9 +222,11 @@ class Parts:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _loaded(self) -> Iterator[dict[str, np.ndarray]]:
-        for number in range(self.count):
-            with np.load(self.path(number), allow_pickle=False) as arrays:
-                yield dict(arrays)
+        yield from map(self._load, range(self.count))
+
+    def _load(self, number: int) -> dict[str, np.ndarray]:
+        with np.load(self.path(number), allow_pickle=False) as arrays:
+            return dict(arrays)
 
 
 @contextmanager
