@@ -237,8 +237,9 @@ def test_a_vocoder_trains_with_a_verifier(
 
 def test_a_verifier_is_asked_for(trained: tuple[Path, Path], tmp_path: Path) -> None:
     for settings, missing in (
-        (("losses.speaker_embedding=1",), "speaker_encoder"),
-        (("losses.speaker_similarity=1", "speaker_encoder=x"), "vocoder"),
+        (("losses.speaker_embedding=1",), "set speaker_encoder"),
+        (("losses.speaker_similarity=1", "speaker_encoder=x"), "set vocoder"),
+        (("losses.speaker_similarity=1", "speaker_encoder=x", "vocoder=x", "losses.cycle_items=0"), "use 1 or more"),
     ):
-        with pytest.raises(InputError, match=f"set {missing}"):
+        with pytest.raises(InputError, match=missing):
             train(tmp_path, CONVERSION, trained[0], *settings)

@@ -126,6 +126,21 @@ def test_batches_depend_on_seed_step_and_rank_only(corpus: Path) -> None:
     np.testing.assert_array_equal(batch.label, batch.speaker)
 
 
+def test_clips_alone_in_their_group_are_drawn_as_single_ones(corpus: Path) -> None:
+    """Where a speaker of a parallel corpus is kept out, some sentences have one clip left."""
+    clips = [clip for clip in read_manifest(corpus) if clip.speaker in ("low", "high")]
+    alone = sorted({clip.group for clip in clips})[0]
+    kept = [clip for clip in clips if clip.group != alone or clip.speaker == "low"]
+    store, config = open_store(corpus.with_suffix(".store")), BatchConfig(items=6, frames=32)
+    training, _ = load_corpus(store, kept)
+    pairs = ConversionSampler(training, config, 0).draw_pairs(np.random.default_rng(0))
+    groups = [(training.items[a].group, training.items[b].group) for a, b in pairs]
+    assert {one for one, other in groups if one == other == alone} == {alone}
+    assert any(one == other != alone for one, other in groups)
+    lone, _ = load_corpus(store, [clip for clip in clips if clip.speaker == "low"])
+    assert all(a == b for a, b in ConversionSampler(lone, config, 0).draw_pairs(np.random.default_rng(0)))
+
+
 def test_references_of_unseen_speakers_are_of_one_speaker_each(corpus: Path) -> None:
     """They all have the number -1, and the best checkpoint is chosen by their clips."""
     unseen, clips = ("high", "child"), read_manifest(corpus)

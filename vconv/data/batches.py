@@ -76,11 +76,14 @@ class ConversionSampler:
     def __init__(
         self, corpus: Corpus, config: BatchConfig, seed: int, voices: dict[float, np.ndarray] | None = None
     ) -> None:
+        if not corpus.items:
+            raise InputError("the manifest has no clips to train on")
         self.corpus, self.config, self.seed, self.voices = corpus, config, seed, voices or {}
         # For what was augmented as a wave already, as its ASR features were.
         self._milder = dataclasses.replace(config.perturb, noise=0.0, babble=0.0, reverb=0.0, band_limit=0.0)
-        self._singles = [i for i, item in enumerate(corpus.items) if not item.group]
         self._groups = sorted(group for group, members in corpus.by_group.items() if len(members) > 1)
+        parallel = set(self._groups)
+        self._singles = [i for i, item in enumerate(corpus.items) if item.group not in parallel]
         self._phone_items = [
             i
             for i, item in enumerate(corpus.items)
@@ -89,8 +92,6 @@ class ConversionSampler:
         pool = self._singles or range(len(corpus.items))
         self._pool = np.array(pool)
         self._weights = self._balanced(self._pool)
-        if not self._singles and not self._groups:
-            raise InputError("the manifest has no clips to train on")
 
     def _balanced(self, pool: np.ndarray) -> np.ndarray:
         items = [self.corpus.items[i] for i in pool]

@@ -131,6 +131,11 @@ def check_settings(config: ConversionTraining) -> None:
         raise InputError("losses.speaker_similarity, losses.content_consistency: need a vocoder; set vocoder")
     if config.losses.content_consistency and not (config.loss_asr_encoder or config.corpus.asr_encoder):
         raise InputError("losses.content_consistency: needs an ASR encoder; set corpus.asr_encoder or loss_asr_encoder")
+    if config.losses.has_perceptual and not config.losses.cycle_items:
+        raise InputError(
+            "losses.cycle_items: 0 leaves no conversions for losses.speaker_similarity and losses.content_consistency; "
+            "use 1 or more"
+        )
     if config.pretrain.steps and config.start_from:
         raise InputError("pretrain.steps: would overwrite the weights of start_from; use 0, or --from scratch")
     if config.batch.other_voice and config.model.speaker == "table":
