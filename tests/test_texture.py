@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 texture = pytest.importorskip("vconv.training.texture")
+mel_l1 = pytest.importorskip("vconv.training.losses").mel_l1
 
 
 def rough(seed: int) -> torch.Tensor:
@@ -39,6 +40,19 @@ def test_pauses_do_not_count() -> None:
     still[:, :, 61:] = 0
     with_pauses, without = (float(texture.texture_distance(one, reference)) for one in (mel, still))
     assert without == pytest.approx(with_pauses, abs=0.1)
+
+
+def test_a_tuned_voice_does_not_learn_what_its_recordings_have_in_pauses() -> None:
+    clean = rough(0)
+    clean[:, :, 60:] -= 8
+    speaking = texture.speaking(clean)
+    assert speaking.shape == (2, 1, 120) and speaking[..., :60].all() and not speaking[..., 60:].any()
+    mel = (clean + 3).requires_grad_()
+    error = mel_l1(mel, clean, speaking)
+    error.backward()
+    assert error.item() == pytest.approx(1.0)
+    assert not mel.grad[..., 60:].any() and mel.grad[..., :60].all()
+    assert mel_l1(mel, clean, 0 * speaking) == 0  # nothing counts
 
 
 def test_a_crop_of_foreign_speech_keeps_content_and_pitch_together() -> None:

@@ -32,7 +32,7 @@ from vconv.models.pretrained.campplus import load_campplus
 from vconv.models.pretrained.moonshine import load_moonshine
 from vconv.training.losses import mel_l1
 from vconv.training.perceptual import Converted, PerceptualLosses
-from vconv.training.texture import Foreign, texture_distance
+from vconv.training.texture import Foreign, speaking, texture_distance
 from vconv.training.trained import load_vocoder
 
 MIN_SECONDS = 20.0  # of speech: less gives little more than a single clip
@@ -306,9 +306,9 @@ def _loss(
 ) -> Tensor:
     """How far the crops in the speaker's voice are from the recordings."""
     mel = _rebuild(model, batch, speaker, adapter)
-    error = mel_l1(mel, batch.clean)
     if perceptual is None:
-        return error
+        return mel_l1(mel, batch.clean)
+    error = mel_l1(mel, batch.clean, speaking(batch.clean))  # what is in their pauses is the room's, not the voice's
     who = torch.zeros(len(mel), dtype=torch.long)
     found = perceptual.losses(Converted(mel, batch.pitch, batch.clean, batch.pitch, who), perceptual.voice)
     return (

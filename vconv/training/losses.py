@@ -11,9 +11,15 @@ from torch.nn import functional as F
 from vconv.features import HOP_LENGTH, LOG_FLOOR, LOG_MEL_SPREAD, N_FFT, mel_filterbank
 
 
-def mel_l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of log-mels [B, N_MELS, T], in the networks' unit of 3 nepers."""
-    return (predicted - target).abs().mean() / LOG_MEL_SPREAD
+def mel_l1(predicted: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean absolute difference of log-mels [B, N_MELS, T], in the networks' unit of 3 nepers.
+
+    ``counted`` [B, 1, T], of ones and zeros, leaves the other frames out.
+    """
+    difference = (predicted - target).abs()
+    if counted is None:
+        return difference.mean() / LOG_MEL_SPREAD
+    return (difference.mean(dim=1, keepdim=True) * counted).sum() / counted.sum().clamp(min=1) / LOG_MEL_SPREAD
 
 
 def code_consistency(code: Tensor, twin: Tensor) -> Tensor:

@@ -35,10 +35,15 @@ def texture_distance(mel: Tensor, reference: Tensor) -> Tensor:
 
     They are the first and second ones in time and the second ones over bands, in frames where ``reference`` has speech.
     """
-    level = reference.mean(dim=1, keepdim=True)
-    speaks = (level > level.mean(dim=2, keepdim=True) - _QUIET).float()
+    speaks = speaking(reference)
     pairs = zip(_mean_squares(mel, speaks), _mean_squares(reference, speaks))
     return torch.stack([((one + _FLOOR).log() - (two + _FLOOR).log()).abs().mean() for one, two in pairs]).mean()
+
+
+def speaking(mel: Tensor) -> Tensor:
+    """1 for the frames of a mel [B, N_MELS, T] that have speech, 0 for pauses: [B, 1, T]"""
+    level = mel.mean(dim=1, keepdim=True)
+    return (level > level.mean(dim=2, keepdim=True) - _QUIET).float()
 
 
 def _mean_squares(mel: Tensor, speaks: Tensor) -> list[Tensor]:
