@@ -35,6 +35,7 @@ def a_voice(**changes: object) -> dict[str, np.ndarray]:
         "reference_content": np.zeros((32, 10), np.float16),
         "reference_mel": np.zeros((N_MELS, 20), np.float16),
         "adapter": np.zeros(0, np.float16),
+        "correction": np.ones((N_MELS, 2 + N_MELS), np.float16),
         "model": np.zeros(0, np.uint8),
     }
     return arrays | {name: np.asarray(value) for name, value in changes.items()}
@@ -43,7 +44,7 @@ def a_voice(**changes: object) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- numbers that are not finite
 
 
-@pytest.mark.parametrize("name", ["embedding", "reference_content", "reference_mel", "adapter", "log_f0"])
+@pytest.mark.parametrize("name", ["embedding", "reference_content", "reference_mel", "adapter", "correction", "log_f0"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_voice_with_a_number_that_is_not_finite(tmp_path: Path, name: str, value: float) -> None:
     arrays = a_voice(adapter=np.zeros((2, 3), np.float16))
@@ -129,6 +130,10 @@ def test_a_header_that_asks_for_all_memory_is_refused(tmp_path: Path) -> None:
         ("embedding", np.array([None])),
         ("reference_mel", np.zeros((N_MELS, 20, 1))),
         ("log_f0", np.zeros(3)),
+        ("correction", np.zeros((N_MELS, 3 + N_MELS))),
+        ("correction", np.zeros((N_MELS, 1 + N_MELS))),
+        ("correction", np.zeros((2, 2 + N_MELS))),
+        ("correction", np.array(["a" * 4000])),
     ],
 )
 def test_arrays_of_another_kind(tmp_path: Path, name: str, array: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from vconv.features import N_MELS
 from vconv.inference import Converter
 from vconv.inference.analysis import Rebuilt
 from vconv.model_folder import POPULATION
-from vconv.voice import REFERENCE_FRAMES, Reference, Voice
+from vconv.voice import REFERENCE_FRAMES, Correction, Reference, Voice
 from vconv.voices import fitting
 from vconv.voices import sampling as speakers
 from vconv.voices.mixing import mix, parse_weight, target_voice
@@ -303,10 +303,14 @@ def test_a_new_voice_is_saved_loaded_and_converted_to(toy: Converter, population
 
 
 def test_steps_go_the_way_they_are_called(population: Population) -> None:
-    voice = Voice(population.speakers[0], 0.0, Reference(np.zeros((N_MELS, 2)), np.zeros((N_MELS, 4))), 0.2)
+    reference, correction = (
+        Reference(np.zeros((N_MELS, 2)), np.zeros((N_MELS, 4))),
+        Correction.of(np.ones((N_MELS, 2 + N_MELS))),
+    )
+    voice = Voice(population.speakers[0], 0.0, reference, 0.2, correction=correction)
     higher = speakers.move(voice, population, higher=1.5)
     assert higher.log_f0 == pytest.approx(1.5 * population.attribute_deviation[0])
-    assert higher.log_f0_spread == 0.2 and higher.reference is None
+    assert higher.log_f0_spread == 0.2 and higher.reference is higher.correction is None
     change = higher.embedding - voice.embedding
     assert abs(change[0]) > 2 * abs(change[1]) and change[0] > 0  # as planted
     darker = speakers.move(voice, population, brighter=-1.0)

@@ -198,7 +198,7 @@ def finetune(
         curve = population.curve - population.log_f0 + voice.log_f0
         foreign = Foreign(population.content, np.stack([curve, population.voiced]))
     tuned = tuning.finetune(network, speech, voice.embedding, config, report, people_of(folder), perceptual, foreign)
-    return dataclasses.replace(voice, adapter=tuned.adapter, model=converter.model), tuned
+    return dataclasses.replace(converter.voice(clips, tuned.adapter), model=converter.model), tuned
 
 
 # ---------------------------------------------------------------- the space of voices

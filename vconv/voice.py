@@ -26,6 +26,7 @@ _LARGEST = {
     "reference_content": (MAX_CHANNELS, REFERENCE_FRAMES),
     "reference_mel": (features.N_MELS, 2 * REFERENCE_FRAMES),
     "adapter": (256, 1 << 16),
+    "correction": (features.N_MELS, 2 + features.N_MELS),
     "model": (64,),
 }
 
@@ -50,6 +51,28 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """What brings the decoder's log-mel nearer to the target's: see ``vconv.inference.correction``.
+
+    A frame of speech x [N_MELS] gets shift + matrix @ (x - center) more.
+    """
+
+    center: np.ndarray  # [N_MELS] mean of the target's speech as the decoder makes it
+    shift: np.ndarray  # [N_MELS] nepers
+    matrix: np.ndarray  # [N_MELS, N_MELS]
+
+    @property
+    def columns(self) -> np.ndarray:
+        """All of it: [N_MELS, 2 + N_MELS]"""
+        return np.column_stack([self.center, self.shift, self.matrix])
+
+    @classmethod
+    def of(cls, columns: np.ndarray) -> Correction:
+        """From what ``columns`` gives."""
+        return cls(columns[:, 0], columns[:, 1], columns[:, 2:])
+
+
+@dataclass(frozen=True)
 class Voice:
     """A speaker, as far as known: all but the embedding may be None.
 
@@ -62,6 +85,7 @@ class Voice:
     log_f0_spread: float | None = None  # standard deviation, in octaves
     adapter: np.ndarray | None = None  # [L, S], what `vconv finetune` adds to the decoder
     model: bytes | None = None  # whose decoder that is (``Converter.model``), if known
+    correction: Correction | None = None  # of the decoder's average spectrum
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a .npz file that ``load`` and ``vconv convert --target`` take.
@@ -79,6 +103,7 @@ class Voice:
             reference_content=rounded(self.reference and self.reference.content),
             reference_mel=rounded(self.reference and self.reference.mel),
             adapter=rounded(self.adapter),
+            correction=rounded(self.correction and self.correction.columns),
             model=np.frombuffer(self.model or b"", np.uint8),
         )
 
@@ -89,6 +114,9 @@ class Voice:
         arrays = {"embedding": self.embedding, "register": np.array(numbers), "adapter": self.adapter}
         if reference is not None:
             arrays |= {"reference content": reference.content, "reference mel": reference.mel}
+        if self.correction is not None:
+            parts = self.correction
+            arrays |= {"correction": np.concatenate([np.ravel(x) for x in (parts.center, parts.shift, parts.matrix)])}
         check_finite(name, arrays, error)
 
     @classmethod
@@ -106,7 +134,9 @@ class Voice:
                     for name in ("embedding", "reference_content", "reference_mel", "adapter")
                 )
             log_f0, spread = (_known(arrays[name]) for name in ("log_f0", "log_f0_spread"))
-            model = arrays["model"].tobytes() if "model" in arrays else b""  # not in older files
+            # Neither is in older files.
+            model = arrays["model"].tobytes() if "model" in arrays else b""
+            correction = _correction(arrays.get("correction", np.zeros(0)))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: holds no voice; make one with `vconv embed`") from error
         voice = cls(
@@ -116,6 +146,7 @@ class Voice:
             spread,
             adapter if adapter.size else None,
             model or None,
+            correction,
         )
         voice.check(str(path))
         return voice
@@ -127,6 +158,19 @@ def _number(value: float | None) -> np.float64:
 
 def _known(value: np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _correction(array: np.ndarray) -> Correction | None:
+    """Of an array of ``Correction.columns``, None without an element.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not array.size:
+        return None
+    if array.shape != _LARGEST["correction"]:
+        raise ValueError(f"a correction of shape {array.shape}")
+    return Correction.of(array.astype(np.float32))
 
 
 def rounded(array: np.ndarray | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from vconv.features import N_MELS, OUTPUT_RATE
 from vconv.inference.analysis import Analysis, Inspect
 from vconv.inference.targets import check_length
 from vconv.tokens.tokens import MAX_FRAMES, MAX_HOURS, Tokens
-from vconv.voice import Reference, Voice
+from vconv.voice import Correction, Reference, Voice
 
 
 def check_has_codes(config: ConversionConfig) -> None:
@@ -67,10 +67,17 @@ def checked(voice: Voice, name: str, config: ConversionConfig, model: bytes) -> 
         )
     if voice.reference is not None and not _fits(voice.reference, config):
         raise InputError(f"{name}: holds speech for another model; make it again with `vconv embed`")
+    if voice.correction is not None and not _corrects(voice.correction):
+        raise InputError(f"{name}: holds no correction of {N_MELS} bands; make it again with `vconv embed`")
     strange = np.shape(voice.adapter) != config.adapter_shape or voice.model not in (None, model)
     if voice.adapter is not None and strange:
         raise InputError(f"{name}: was tuned for another model; make it again with `vconv finetune`")
     return dataclasses.replace(voice, embedding=embedding / length)
+
+
+def _corrects(correction: Correction) -> bool:
+    shapes = [np.shape(part) for part in (correction.center, correction.shift, correction.matrix)]
+    return shapes == [(N_MELS,), (N_MELS,), (N_MELS, N_MELS)]
 
 
 def _fits(reference: Reference, config: ConversionConfig) -> bool:

@@ -13,6 +13,7 @@ from vconv.errors import InputError
 from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
 from vconv.graphs import open_graph, run_graph
+from vconv.inference.correction import corrected
 from vconv.inference.utterance import Utterance
 from vconv.model_folder import WEIGHTS, check_files, check_whole, encoder_files, read_config
 from vconv.stft import istft, stft
@@ -132,7 +133,7 @@ class OnnxEngine:
     ) -> Decoded:
         inputs = conditioning(voice, self._config)
         mel, *own = self._run("decoder", statistics, share, content=content, pitch=pitch, **inputs)
-        return Decoded(mel, *own or [None])
+        return Decoded(corrected(mel, voice), *own or [None])
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         real, imaginary, noise_gain = self._run("vocoder", mel=mel, pitch=pitch)

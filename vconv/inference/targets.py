@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from vconv import audio, features
 from vconv.errors import InputError, VconvError
 from vconv.frontends.pitch import PitchTracker
+from vconv.inference import correction
 from vconv.inference.engine import Engine
 from vconv.inference.output import not_finite
 from vconv.inference.utterance import Utterance
@@ -68,14 +69,17 @@ def clips_in(target: Clip) -> list[Clip]:
     return [*audio.find_audio(target)] if Path(target).is_dir() else [target]
 
 
-def make_voice(clips: Iterable[Clip], engine: Engine, tracker: PitchTracker) -> Voice:
+def make_voice(
+    clips: Iterable[Clip], engine: Engine, tracker: PitchTracker, adapter: np.ndarray | None = None
+) -> Voice:
     """One voice from clips of it: embeddings averaged by their length, the register of all voiced frames,
-    and the first ``REFERENCE_FRAMES`` of the speech, rounded to half precision as a saved voice is.
+    and the first ``REFERENCE_FRAMES`` of the speech, rounded to half precision as a saved voice is. The correction is
+    that of these frames, with the ``adapter`` of a tuned voice if there is one.
 
     Raises:
         InputError: a clip cannot be read, is silent, too short, or without voiced speech.
     """
-    embeddings, frames, f0, contents, mels = [], [], [], [], []
+    embeddings, frames, f0, contents, mels, pitches = [], [], [], [], [], []
     missing = REFERENCE_FRAMES
     for clip in clips:
         speech = Speech.of(clip)
@@ -87,6 +91,7 @@ def make_voice(clips: Iterable[Clip], engine: Engine, tracker: PitchTracker) -> 
             part = utterance.first(missing)
             contents.append(engine.content(part).content)
             mels.append(part.mel)
+            pitches.append(_pitch(f0[-1], part.frames))
             missing -= part.frames
     if not frames:
         raise InputError("no target given; name at least one clip of the voice to sound like")
@@ -94,7 +99,9 @@ def make_voice(clips: Iterable[Clip], engine: Engine, tracker: PitchTracker) -> 
     reference = Reference(*(rounded(np.concatenate(x, axis=1)).astype(np.float32) for x in (contents, mels)))
     unit = embedding / np.linalg.norm(embedding)
     melody = np.concatenate(f0)
-    voice = Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody))
+    voice = Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody), adapter)
+    decoded = engine.decode(reference.content, np.concatenate(pitches, axis=1), voice).mel
+    voice = replace(voice, correction=correction.measured(reference.mel, decoded))
     voice.check(f"{speech.name}: the voice that the networks make of it", VconvError)
     return voice
 
@@ -128,6 +135,12 @@ def _melody(speech: Speech, tracker: PitchTracker) -> np.ndarray:
     if not f0.any():
         raise InputError(f"{speech.name}: no voiced speech found; give a clear recording of the target speaking")
     return f0
+
+
+def _pitch(f0: np.ndarray, frames: int) -> np.ndarray:
+    """The networks' pitch input of so many frames [2, T] from F0 [T'], which may end earlier."""
+    known = f0[:frames]
+    return np.stack(features.continuous_log_f0(np.pad(known, (0, frames - len(known)))))
 
 
 def _beginning(reader: audio.BlockReader) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vconv.errors import InputError
+from vconv.inference.correction import corrected
 from vconv.inference.engine import Decoded, Encoded, FolderEncoders, conditioning
 from vconv.inference.utterance import Utterance
 from vconv.model_folder import check_whole, encoder_files
@@ -64,7 +65,7 @@ class TorchEngine:
         inputs = conditioning(voice, self._conversion.config).values()
         with self._normalized(statistics, share) as norms:
             mel = self._run(self._conversion.decoder, content, pitch, *inputs)
-        return Decoded(mel, _reported(norms))
+        return Decoded(corrected(mel, voice), _reported(norms))
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
         return self._run(self._vocoder, mel, pitch, source, noise)

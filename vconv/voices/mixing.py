@@ -11,7 +11,7 @@ import numpy as np
 
 from vconv.errors import InputError
 from vconv.inference.converter import Converter, Target
-from vconv.voice import REFERENCE_FRAMES, Reference, Voice
+from vconv.voice import REFERENCE_FRAMES, Correction, Reference, Voice
 
 
 def parse_weight(text: str | os.PathLike[str]) -> tuple[Path, float | None]:
@@ -52,8 +52,8 @@ def target_voice(converter: Converter, targets: Sequence[Target]) -> Voice:
 def mix(converter: Converter, parts: Sequence[tuple[Target | list[Target], float]]) -> Voice:
     """A voice between those of several targets, each with its weight: any scale, only their ratio counts.
 
-    Embeddings and registers are averaged, and references are cut in proportion. What
-    `vconv finetune` adds to a voice fits that one alone and is left out.
+    Embeddings, registers and corrections are averaged, and references are cut in proportion. What
+    `vconv finetune` adds to a voice fits that one alone and is left out, and with it the correction.
 
     Raises:
         InputError: a target cannot be used, a weight is not positive, or the voices cancel each other out.
@@ -75,6 +75,7 @@ def mix(converter: Converter, parts: Sequence[tuple[Target | list[Target], float
         _average([voice.log_f0 for voice in voices], shares),
         _references([voice.reference for voice in voices], shares),
         _average([voice.log_f0_spread for voice in voices], shares),
+        correction=_correction([None if voice.adapter is not None else voice.correction for voice in voices], shares),
     )
 
 
@@ -82,6 +83,12 @@ def _average(values: Sequence[float | None], shares: Sequence[float]) -> float |
     """Of those that are known."""
     known = [(value, share) for value, share in zip(values, shares) if value is not None]
     return sum(value * share for value, share in known) / sum(share for _, share in known) if known else None
+
+
+def _correction(corrections: Sequence[Correction | None], shares: Sequence[float]) -> Correction | None:
+    """Their mean; None where a part has none."""
+    known = [correction.columns for correction in corrections if correction is not None]
+    return Correction.of(np.average(known, axis=0, weights=shares)) if len(known) == len(corrections) else None
 
 
 def _references(references: Sequence[Reference | None], shares: Sequence[float]) -> Reference | None:

@@ -166,8 +166,8 @@ def move(
     """A voice some way off, in standard deviations between speakers.
 
     ``higher`` and ``brighter`` each keep the other as it is: what voices that differ in it alone differ by on the
-    whole. ``axes`` are numbers of ``directions``. The register goes along. The reference speech and what
-    `vconv finetune` found for that speaker do not: they belong to the voice that it was.
+    whole. ``axes`` are numbers of ``directions``. The register goes along. The reference speech, the
+    correction and what `vconv finetune` found for that speaker do not: they belong to the voice that it was.
 
     Raises:
         InputError: a step is too long, or there is no such direction.
@@ -194,6 +194,7 @@ def move(
         log_f0=None if voice.log_f0 is None else voice.log_f0 + float(octaves),
         reference=None,
         adapter=None,
+        correction=None,
     )
 
 

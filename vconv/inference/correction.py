@@ -1,0 +1,59 @@
+"""The target's average spectrum, where the decoder misses it.
+
+The decoder makes the target's own speech again, and both log-mels are compared: their means by band, and by ridge
+regression (Hoerl and Kennard 1970) what is missing from a frame, given how it differs from the mean. A conversion's
+frames of speech then get some of that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vconv.voice import Correction, Voice, rounded
+
+# From what one clip says of another of its speaker: recipes/base/history/RUNS.md, run 20.
+SHARE = 0.7  # of the difference of the means, and of what the regression predicts, in the limit of many frames
+HALF_FRAMES = 35  # as many frames have half of that share of the means
+RIDGE = 300.0  # nepers squared, summed over frames: penalty on the regression's weights
+QUIET = 0.3  # nepers under a clip's mean level, from which a frame of it counts as speech
+GATE, SLOPE = 1.0, 0.3  # nepers: a conversion's frames so far under the level of speech get half, and how soft that is
+
+
+def measured(recorded: np.ndarray, decoded: np.ndarray) -> Correction | None:
+    """From the log-mel [N_MELS, T] of a target's speech, and that which the decoder makes of the same.
+
+    None where no frame has speech.
+    """
+    level = recorded.mean(axis=0)
+    speaks = level > level.mean() - QUIET
+    count = int(np.count_nonzero(speaks))
+    if not count:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):  # a network that diverged; the voice is checked as a whole
+        wanted, found = recorded[:, speaks].astype(np.float64), decoded[:, speaks].astype(np.float64)
+        center = found.mean(axis=1, keepdims=True)
+        difference = wanted.mean(axis=1, keepdims=True) - center
+        apart = found - center
+        missing = wanted - found - difference
+        matrix = SHARE * np.linalg.solve(apart @ apart.T + RIDGE * np.eye(len(apart)), apart @ missing.T).T
+        shift = SHARE * count / (count + HALF_FRAMES) * difference
+    # As a saved voice has them.
+    return Correction(*(rounded(x).astype(np.float32) for x in (center[:, 0], shift[:, 0], matrix)))
+
+
+def corrected(mel: np.ndarray, voice: Voice) -> np.ndarray:
+    """A decoder's mel [N_MELS, T] in a voice, nearer to the voice's average spectrum where there is speech."""
+    correction = voice.correction
+    if correction is None:
+        return mel
+    center, shift = correction.center[:, None], correction.shift[:, None]
+    speaks = _above(mel.mean(axis=0) - center.mean() + GATE)
+    missing = correction.matrix @ (mel - center)
+    # What lies in the valleys of a recording is its noise and its room: they are not filled.
+    missing = np.minimum(missing, missing * _above(mel - center))
+    return (mel + speaks * (shift + missing)).astype(np.float32)
+
+
+def _above(level: np.ndarray) -> np.ndarray:
+    """0 for levels in nepers far below zero, 1 for those far above."""
+    return 1 / (1 + np.exp(np.clip(-level / SLOPE, -30, 30)))
