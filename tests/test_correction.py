@@ -91,6 +91,13 @@ def test_what_the_decoder_makes_right_stays() -> None:
     assert corrected(recorded, voice_with(None)) is recorded
 
 
+def test_a_tuned_voice_is_corrected_by_the_means_alone() -> None:
+    recorded, decoded = mels(0)
+    plain, tuned = measured(recorded, decoded), measured(recorded, decoded, tuned=True)
+    np.testing.assert_array_equal(tuned.shift, plain.shift)
+    assert plain.matrix.any() and not tuned.matrix.any()
+
+
 def test_frames_are_corrected_each_by_itself() -> None:
     """So that blocks of live conversion get what a whole file gets."""
     recorded, decoded = mels(0)

@@ -259,8 +259,7 @@ class Converter:
         return embed_clip(clip, self._engine)
 
     def voice(self, target: Target | list[Target], adapter: np.ndarray | None = None) -> Voice:
-        """The voice of a target, of clips with an ``adapter`` of theirs (see ``finetune``) if given. ``convert`` takes
-        it too, and so it is computed once for many sources.
+        """The voice of a target, with the ``adapter`` tuned on its clips if given. ``convert`` takes it as a target.
 
         Raises:
             InputError: the target cannot be used; the message says which clip and why.
@@ -272,8 +271,8 @@ class Converter:
         targets = target if isinstance(target, list) else [target]
         if len(targets) == 1 and is_saved_voice(targets[0]):
             return checked(Voice.load(targets[0]), str(targets[0]), self._config, self.model)
-        clips = list(itertools.chain.from_iterable(map(clips_in, targets)))
-        return make_voice(clips, self._engine, self._tracker, adapter)
+        clips = itertools.chain.from_iterable(map(clips_in, targets))
+        return make_voice(list(clips), self._engine, self._tracker, adapter)
 
     def speech_features(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Mel [N_MELS, T], T even, F0 [T'] and, if the model has any, ASR features [R, T / 2] of a clip without the

@@ -1,8 +1,8 @@
-"""The target's average spectrum, where the decoder misses it.
+"""Spectral correction: what the decoder's mel lacks of the target's recordings.
 
-The decoder makes the target's own speech again, and both log-mels are compared: their means by band, and by ridge
-regression (Hoerl and Kennard 1970) what is missing from a frame, given how it differs from the mean. A conversion's
-frames of speech then get some of that.
+The decoder reconstructs the target's own speech, and both log-mels are compared: their means by band, and by ridge
+regression (Hoerl and Kennard 1970) what is missing from a frame, given how it differs from the mean. The frames of a
+conversion that hold speech then get a part of it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ QUIET = 0.3  # nepers under a clip's mean level, from which a frame of it counts
 GATE, SLOPE = 1.0, 0.3  # nepers: a conversion's frames so far under the level of speech get half, and how soft that is
 
 
-def measured(recorded: np.ndarray, decoded: np.ndarray) -> Correction | None:
-    """From the log-mel [N_MELS, T] of a target's speech, and that which the decoder makes of the same.
+def measured(recorded: np.ndarray, decoded: np.ndarray, tuned: bool = False) -> Correction | None:
+    """From the log-mel [N_MELS, T] of a target's speech, and what the decoder reconstructs of it.
 
-    None where no frame has speech.
+    With the adapter of a ``tuned`` voice it is the difference of the means alone: the adapter has learned from the same
+    frames, and what it still misses there, it does not miss in others. None where no frame has speech.
     """
     level = recorded.mean(axis=0)
     speaks = level > level.mean() - QUIET
@@ -36,9 +37,10 @@ def measured(recorded: np.ndarray, decoded: np.ndarray) -> Correction | None:
         apart = found - center
         missing = wanted - found - difference
         matrix = SHARE * np.linalg.solve(apart @ apart.T + RIDGE * np.eye(len(apart)), apart @ missing.T).T
+        matrix = np.zeros_like(matrix) if tuned else matrix
         shift = SHARE * count / (count + HALF_FRAMES) * difference
-    # As a saved voice has them.
-    return Correction(*(rounded(x).astype(np.float32) for x in (center[:, 0], shift[:, 0], matrix)))
+        parts = [rounded(x) for x in (center[:, 0], shift[:, 0], matrix)]  # as a saved voice has them
+    return Correction(*(part.astype(np.float32) for part in parts))
 
 
 def corrected(mel: np.ndarray, voice: Voice) -> np.ndarray:

@@ -101,7 +101,7 @@ def make_voice(
     melody = np.concatenate(f0)
     voice = Voice(unit, features.median_log_f0(melody), reference, features.log_f0_spread(melody), adapter)
     decoded = engine.decode(reference.content, np.concatenate(pitches, axis=1), voice).mel
-    voice = replace(voice, correction=correction.measured(reference.mel, decoded))
+    voice = replace(voice, correction=correction.measured(reference.mel, decoded, adapter is not None))
     voice.check(f"{speech.name}: the voice that the networks make of it", VconvError)
     return voice
 
