@@ -271,8 +271,7 @@ class Converter:
         targets = target if isinstance(target, list) else [target]
         if len(targets) == 1 and is_saved_voice(targets[0]):
             return checked(Voice.load(targets[0]), str(targets[0]), self._config, self.model)
-        clips = itertools.chain.from_iterable(map(clips_in, targets))
-        return make_voice(list(clips), self._engine, self._tracker, adapter)
+        return make_voice([clip for one in targets for clip in clips_in(one)], self._engine, self._tracker, adapter)
 
     def speech_features(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Mel [N_MELS, T], T even, F0 [T'] and, if the model has any, ASR features [R, T / 2] of a clip without the
