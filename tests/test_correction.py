@@ -85,6 +85,13 @@ def test_little_speech_corrects_less() -> None:
     assert sizes == sorted(sizes) and sizes[0] < 0.4 * sizes[-1]
 
 
+def test_much_speech_is_trusted_no_more_than_a_clip() -> None:
+    recorded, decoded = mels(1)
+    clip = measured(recorded, decoded).matrix
+    minute = measured(np.tile(recorded, 9), np.tile(decoded, 9)).matrix
+    assert np.abs(minute).sum() < 1.2 * np.abs(clip).sum()
+
+
 def test_what_the_decoder_makes_right_stays() -> None:
     recorded, _ = mels(2)
     np.testing.assert_allclose(corrected(recorded, voice_with(measured(recorded, recorded))), recorded, atol=1e-5)

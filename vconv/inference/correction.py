@@ -15,6 +15,7 @@ from vconv.voice import Correction, Voice, rounded
 SHARE = 0.7  # of the difference of the means, and of what the regression predicts, in the limit of many frames
 HALF_FRAMES = 35  # as many frames have half of that share of the means
 RIDGE = 300.0  # nepers squared, summed over frames: penalty on the regression's weights
+RIDGE_FRAMES = 350  # the most that the penalty was chosen on; for more frames it grows with them
 QUIET = 0.3  # nepers under a clip's mean level, from which a frame of it counts as speech
 GATE, SLOPE = 1.0, 0.3  # nepers: a conversion's frames so far under the level of speech get half, and how soft that is
 
@@ -36,7 +37,8 @@ def measured(recorded: np.ndarray, decoded: np.ndarray, tuned: bool = False) -> 
         difference = wanted.mean(axis=1, keepdims=True) - center
         apart = found - center
         missing = wanted - found - difference
-        matrix = SHARE * np.linalg.solve(apart @ apart.T + RIDGE * np.eye(len(apart)), apart @ missing.T).T
+        penalty = RIDGE * max(count / RIDGE_FRAMES, 1.0)
+        matrix = SHARE * np.linalg.solve(apart @ apart.T + penalty * np.eye(len(apart)), apart @ missing.T).T
         matrix = np.zeros_like(matrix) if tuned else matrix
         shift = SHARE * count / (count + HALF_FRAMES) * difference
         parts = [rounded(x) for x in (center[:, 0], shift[:, 0], matrix)]  # as a saved voice has them
