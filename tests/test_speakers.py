@@ -303,10 +303,8 @@ def test_a_new_voice_is_saved_loaded_and_converted_to(toy: Converter, population
 
 
 def test_steps_go_the_way_they_are_called(population: Population) -> None:
-    reference, correction = (
-        Reference(np.zeros((N_MELS, 2)), np.zeros((N_MELS, 4))),
-        Correction.of(np.ones((N_MELS, 2 + N_MELS))),
-    )
+    reference = Reference(np.zeros((N_MELS, 2)), np.zeros((N_MELS, 4)))
+    correction = Correction.of(np.ones((N_MELS, 2 + N_MELS)))
     voice = Voice(population.speakers[0], 0.0, reference, 0.2, correction=correction)
     higher = speakers.move(voice, population, higher=1.5)
     assert higher.log_f0 == pytest.approx(1.5 * population.attribute_deviation[0])

@@ -23,6 +23,7 @@ OUTPUT_HOP = HOP_LENGTH * OUTPUT_RATE // SAMPLE_RATE  # samples of output a fram
 LOG_FLOOR = 1e-4  # magnitudes below this are clipped before the logarithm: 65 dB under a loud vowel's
 LOG_MEL_MIN = float(np.log(LOG_FLOOR))
 LOG_MEL_MIDDLE, LOG_MEL_SPREAD = -6.0, 3.0  # nepers: roughly the mean and deviation of any speech
+PAUSE_DEPTH = 0.3  # nepers under a clip's mean level: frames below that are pauses
 F0_MIN, F0_MAX = 50.0, 800.0  # Hz, human voices
 PITCH_BINS = 160  # of the spectrum, 15.6 Hz apart, from which F0 is predicted
 PITCH_STEPS, STEPS_PER_OCTAVE = 200, 48  # of predicted F0, the third of them at F0_MIN

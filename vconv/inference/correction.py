@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vconv.features import PAUSE_DEPTH
 from vconv.voice import Correction, Voice, rounded
 
 # From what one clip says of another of its speaker: recipes/base/history/RUNS.md, run 20.
@@ -16,7 +17,6 @@ SHARE = 0.7  # of the difference of the means, and of what the regression predic
 HALF_FRAMES = 35  # as many frames have half of that share of the means
 RIDGE = 300.0  # nepers squared, summed over frames: penalty on the regression's weights
 RIDGE_FRAMES = 350  # the most that the penalty was chosen on; for more frames it grows with them
-QUIET = 0.3  # nepers under a clip's mean level, from which a frame of it counts as speech
 GATE, SLOPE = 1.0, 0.3  # nepers: a conversion's frames so far under the level of speech get half, and how soft that is
 
 
@@ -27,7 +27,7 @@ def measured(recorded: np.ndarray, decoded: np.ndarray, tuned: bool = False) -> 
     frames, and what it still misses there, it does not miss in others. None where no frame has speech.
     """
     level = recorded.mean(axis=0)
-    speaks = level > level.mean() - QUIET
+    speaks = level > level.mean() - PAUSE_DEPTH
     count = int(np.count_nonzero(speaks))
     if not count:
         return None
@@ -37,9 +37,10 @@ def measured(recorded: np.ndarray, decoded: np.ndarray, tuned: bool = False) -> 
         difference = wanted.mean(axis=1, keepdims=True) - center
         apart = found - center
         missing = wanted - found - difference
-        penalty = RIDGE * max(count / RIDGE_FRAMES, 1.0)
-        matrix = SHARE * np.linalg.solve(apart @ apart.T + penalty * np.eye(len(apart)), apart @ missing.T).T
-        matrix = np.zeros_like(matrix) if tuned else matrix
+        matrix = np.zeros((len(apart), len(apart)))
+        if not tuned:
+            penalty = RIDGE * max(count / RIDGE_FRAMES, 1.0) * np.eye(len(apart))
+            matrix = SHARE * np.linalg.solve(apart @ apart.T + penalty, apart @ missing.T).T
         shift = SHARE * count / (count + HALF_FRAMES) * difference
         parts = [rounded(x) for x in (center[:, 0], shift[:, 0], matrix)]  # as a saved voice has them
     return Correction(*(part.astype(np.float32) for part in parts))

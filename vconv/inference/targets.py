@@ -16,6 +16,7 @@ from vconv.frontends.pitch import PitchTracker
 from vconv.inference import correction
 from vconv.inference.engine import Engine
 from vconv.inference.output import not_finite
+from vconv.inference.register import moved_pitch
 from vconv.inference.utterance import Utterance
 from vconv.untrusted import all_finite
 from vconv.voice import REFERENCE_FRAMES, Reference, Voice, is_saved_voice, rounded
@@ -91,7 +92,7 @@ def make_voice(
             part = utterance.first(missing)
             contents.append(engine.content(part).content)
             mels.append(part.mel)
-            pitches.append(_pitch(f0[-1], part.frames))
+            pitches.append(moved_pitch(f0[-1][: part.frames], part.frames))
             missing -= part.frames
     if not frames:
         raise InputError("no target given; name at least one clip of the voice to sound like")
@@ -135,12 +136,6 @@ def _melody(speech: Speech, tracker: PitchTracker) -> np.ndarray:
     if not f0.any():
         raise InputError(f"{speech.name}: no voiced speech found; give a clear recording of the target speaking")
     return f0
-
-
-def _pitch(f0: np.ndarray, frames: int) -> np.ndarray:
-    """The networks' pitch input of so many frames [2, T] from F0 [T'], which may end earlier."""
-    known = f0[:frames]
-    return np.stack(features.continuous_log_f0(np.pad(known, (0, frames - len(known)))))
 
 
 def _beginning(reader: audio.BlockReader) -> Iterator[np.ndarray]:

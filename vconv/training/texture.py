@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vconv.features import PAUSE_DEPTH
+
 CROP_FRAMES = 168  # of the code, 5.4 s
 
-_QUIET = 0.3  # nepers under the mean level: frames below that are pauses, and do not count
 _FLOOR = 1e-3  # of the mean squares, so that silence has a logarithm
 
 
@@ -43,7 +44,7 @@ def texture_distance(mel: Tensor, reference: Tensor) -> Tensor:
 def speaking(mel: Tensor) -> Tensor:
     """1 for the frames of a mel [B, N_MELS, T] that have speech, 0 for pauses: [B, 1, T]"""
     level = mel.mean(dim=1, keepdim=True)
-    return (level > level.mean(dim=2, keepdim=True) - _QUIET).float()
+    return (level > level.mean(dim=2, keepdim=True) - PAUSE_DEPTH).float()
 
 
 def _mean_squares(mel: Tensor, speaks: Tensor) -> list[Tensor]:
