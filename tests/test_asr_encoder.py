@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.synthetic import ASR_KERNEL, ASR_STRIDE, make_asr_encoder, make_corpus
 from vconv.errors import InputError
-from vconv.features import HOP_LENGTH, SAMPLE_RATE, frame_count
+from vconv.features import HOP_LENGTH, OUTPUT_HOP, SAMPLE_RATE, frame_count
 from vconv.frontends.asr_encoder import FRESH_FRAMES, AsrEncoder, FolderAsrEncoder
 from vconv.frontends.grid import CODE_HOP, at_places
 from vconv.inference.utterance import Utterance
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
@@ -26,12 +27,15 @@ from vconv.config import ConversionConfig  # noqa: E402
 from vconv.data.augmentation import recording as disturb  # noqa: E402
 from vconv.data.batches import BatchConfig, ConversionSampler  # noqa: E402
 from vconv.data.corpus import load_corpus  # noqa: E402
+from vconv.data.decoded import Decoded  # noqa: E402
 from vconv.data.manifest import read_manifest  # noqa: E402
 from vconv.data.on_the_fly import OnTheFly  # noqa: E402
-from vconv.data.store import build, open_store  # noqa: E402
+from vconv.data.store import Entry, build, open_store  # noqa: E402
 from vconv.export import export  # noqa: E402
 from vconv.inference.loading import load  # noqa: E402
 from vconv.models.content_encoder import ContentEncoder  # noqa: E402
+from vconv.models.conversion import ConversionModel  # noqa: E402
+from vconv.training.predict import predict_mels  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +243,27 @@ def test_what_is_disturbed_is_so_by_its_seed_alone() -> None:
 
 
 # ---------------------------------------------------------------- from training to use
+
+
+def test_mels_are_predicted_anew_with_another_asr_encoder(corpus: Path, graph: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    proto = onnx.load(graph)
+    proto.producer_name = "another"
+    onnx.save(proto, other)
+    torch.manual_seed(0)
+    model = ConversionModel(ConversionConfig(channels=8, content_blocks=(1, 1), asr_channels=2)).eval()
+    clips, folder = read_manifest(corpus), corpus.with_suffix(".store")
+    for encoder in (graph, graph, other):
+        training, _ = load_corpus(Decoded(open_store(folder), str(encoder)), clips)
+        predict_mels(model, training, [0], 0)
+    assert len(list(folder.glob("predicted-*.npy"))) == 2
+
+
+def test_a_clip_may_have_a_name_that_is_not_utf8(graph: Path) -> None:
+    wave = np.random.default_rng(0).integers(-999, 999, (64, OUTPUT_HOP)).astype(np.int16)
+    source = SimpleNamespace(folder=Path(), entries=[], clip_wave=lambda entry: wave)
+    mel, _ = Decoded(source, str(graph)).clip_disturbed(Entry("caf\udce9.wav", 0, 64))
+    assert len(mel) == 64
 
 
 @pytest.mark.slow

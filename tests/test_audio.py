@@ -157,6 +157,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_samples_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(VconvError, match=r"out\.wav: samples that are not finite"):
+            audio.write(tmp_path / "out.wav", np.float32([0.0, wrong]), 24000)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_too_long_for_wav_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day, more = 24 * 3600 * 24000, 25 * 3600 * 24000
     for name, samples in (("a.wav", day), ("-", day), ("a.flac", more)):

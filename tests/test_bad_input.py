@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tests.conftest import Cli, speech
 from tests.test_cli import files_in
 from vconv import audio
 from vconv.errors import InputError
+from vconv.files import replacing
 from vconv.model_folder import record_digests
 
 RATE = 16000
@@ -191,6 +194,23 @@ def test_an_output_that_exists(vconv_cli: Cli, clips: Path, model: Path) -> None
     assert {(clips / name).read_text() for name in ("src_as_low.wav", "low_voice.npz", "src_features.npz")} == {"mine"}
 
 
+@pytest.mark.parametrize("command", [("embed",), ("extract",), ("encode",), ("encode", "--text")])
+def test_an_output_that_appears_meanwhile(
+    vconv_cli: Cli, clips: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    made = []
+
+    def late(path: Path, overwrite: bool = True) -> AbstractContextManager[Path]:
+        made.append(path)
+        path.write_text("mine")
+        return replacing(path, overwrite)
+
+    monkeypatch.setattr("vconv.voice.replacing", late)
+    done = vconv_cli(*command, clips / "low.wav", "--model", small_model)
+    assert done.code == 2 and "exists already" in done.error
+    assert made[0].read_text() == "mine"
+
+
 @pytest.mark.parametrize("command", ["convert", "embed", "extract"])
 def test_a_folder_that_cannot_be_written(vconv_cli: Cli, clips: Path, model: Path, command: str) -> None:
     blocked = clips / "file"
@@ -230,12 +250,19 @@ def test_an_output_is_tried_before_the_work(
 
 
 def test_an_enrolment_makes_its_folder_and_says_its_option(
-    vconv_cli: Cli, clips: Path, model: Path, tmp_path: Path
+    vconv_cli: Cli, clips: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("embed", clips / "low.wav", "--model", model, "--me", tmp_path / "new" / "me.npz")
     assert vconv_cli(*command).code == 0
     done = vconv_cli(*command)
     assert done.code == 2 and done.error.endswith("or choose another place with --me")
+
+    def disk_is_full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vconv.files.sync", disk_is_full)
+    done = vconv_cli(*command, "--overwrite")
+    assert done.code == 2 and done.error.endswith("(No space left on device); choose another place")
 
 
 def test_a_folder_made_for_a_failure_goes_again(vconv_cli: Cli, clips: Path, model: Path) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from tests.conftest import REPOSITORY, Cli, speech
 from tests.test_cli import files_in
 from vconv import audio, batch
 from vconv.batch import Job, Plan
-from vconv.errors import InputError, VconvError
+from vconv.errors import AudioWarning, InputError, VconvError
 from vconv.files import STALE_SECONDS
 
 
@@ -63,6 +65,8 @@ def copy(job: Job, _: object) -> float:
     text = job.source.read_text()
     if text == "bad":
         raise InputError(f"{job.source}: is bad")
+    if text == "short":
+        warnings.warn(f"{job.source}: is cut off", AudioWarning, stacklevel=2)
     if text == "fault":
         raise RuntimeError("not foreseen")
     if text == "die":
@@ -194,6 +198,14 @@ def test_bad_files_do_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (out / "bad").exists()  # a folder in which nothing was written goes again
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_warnings_about_recordings_come_from_all_processes(tmp_path: Path, processes: int) -> None:
+    source = touch(tmp_path / "in", "a.wav", "b.wav")
+    (source / "b.wav").write_text("short")
+    with pytest.warns(AudioWarning, match=r"b\.wav: is cut off"):
+        assert batch.run(plan([source], tmp_path / "out"), lambda: copy, Seen(), processes).made == 2
+
+
 def test_nothing_is_started_without_a_job(tmp_path: Path) -> None:
     source, out = touch(tmp_path / "in", "a.wav"), touch(tmp_path / "out", "a_x.wav")
 
@@ -226,12 +238,29 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_runs_go_and_those_of_running_ones_stay(tmp_path: Path) -> None:
-    source, out = touch(tmp_path / "in", "a.wav"), touch(tmp_path / "out", ".vconv-old.wav", ".vconv-new.wav", ".other")
+    old, new = ".vconv-0123456789ab.wav", ".vconv-ba9876543210.wav"
+    others = {".other", ".vconv-notes.wav", ".vconv-me/a"}
+    source, out = touch(tmp_path / "in", "a.wav"), touch(tmp_path / "out", old, new, *others)
     past = time.time() - STALE_SECONDS - 1
-    for name in (".vconv-old.wav", ".other"):
+    for name in (old, *others):
         os.utime(out / name, (past, past))
     batch.run(plan([source], out, skip_existing=True), lambda: copy, Seen(), clean=True)
-    assert files_in(out) == {".vconv-new.wav", ".other", "a_x.wav"}
+    assert files_in(out) == {new, *others, "a_x.wav"}
+
+
+def test_errors_keep_nothing_of_the_work_in_memory(tmp_path: Path) -> None:
+    source, arrays = touch(tmp_path / "in", "a.wav"), []
+
+    def fail(job: Job, _: object) -> float:
+        wave = np.zeros(10)
+        arrays.append(weakref.ref(wave))
+        try:
+            raise OSError("damaged")
+        except OSError as error:
+            raise InputError(f"{job.source}: cannot be read") from error
+
+    tally = batch.run(plan([source], tmp_path / "out"), lambda: fail, Seen())
+    assert str(tally.errors[0]).endswith("cannot be read") and arrays[0]() is None
 
 
 # ---------------------------------------------------------------- the command

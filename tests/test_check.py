@@ -174,6 +174,15 @@ def test_check_goes_on_after_a_bad_clip(vconv_cli: Cli, fitted: Path, clips: Pat
     assert done.out.endswith(f"  {clips / 'low.wav'}\n") and 0 <= float(done.out.split()[0]) <= 1
 
 
+def test_check_goes_on_after_an_empty_folder(vconv_cli: Cli, fitted: Path, clips: Path) -> None:
+    (clips / "bad.wav").write_text("no audio")
+    (clips / "empty").mkdir()
+    done = vconv_cli("check", clips / "bad.wav", clips / "empty", clips / "low.wav", "--model", fitted, "--quiet")
+    bad, empty = done.err.splitlines()
+    assert done.code == 2 and "bad.wav" in bad and "no audio in this folder" in empty
+    assert done.out.endswith(f"  {clips / 'low.wav'}\n")
+
+
 def copy_with(model: Path, folder: Path, bias: float | None) -> Path:
     """The model with a check that finds everything alike, or without a population."""
     shutil.copytree(model, folder)

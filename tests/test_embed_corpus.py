@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,16 @@ def test_parquet_holds_the_same(folders: Path, tmp_path: Path) -> None:
     with np.load(tmp_path / "all.npz") as rows:
         assert table["path"] == list(rows["path"])
         np.testing.assert_array_equal(np.array(table["vector"], np.float32), rows["vector"])
+
+
+def test_standard_input_is_read_in_this_process(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [folders / "anna" / f"{number}.wav" for number in range(2)]
+    with clips[0].open() as piped:
+        monkeypatch.setattr(sys, "stdin", piped)
+        done = vconv.embed_corpus(["-", clips[1]], tmp_path / "all.npz", jobs=2)
+    assert done.rows == 2 and not done.errors
+    with pytest.raises(InputError, match="is given twice"):
+        vconv.embed_corpus(["-", "-"], tmp_path / "twice.npz")
 
 
 def test_the_output_must_have_a_suffix_that_is_known(vconv_cli: Cli, folders: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.conftest import REPOSITORY, Cli
 from vconv import files, processes
 from vconv.data.manifest import Clip, Note, Skipped, prepare, read_held_out, read_manifest
 from vconv.data.manifest.preparing import CHUNK
-from vconv.errors import InputError, VconvError
+from vconv.errors import AudioWarning, InputError, VconvError
 
 RATE = 16000
 
@@ -259,6 +260,15 @@ def test_tasks_are_taken_little_by_little() -> None:
     assert next(results) == "0"
     assert len(taken) <= 2 * processes.IN_FLIGHT + 1
     assert list(results) == [str(number) for number in range(1, 100)]
+
+
+def warn(task: str) -> None:
+    warnings.warn(f"{task}: is cut off", AudioWarning, stacklevel=2)
+
+
+def test_warnings_about_recordings_come_from_workers_too() -> None:
+    with pytest.warns(AudioWarning, match="a: is cut off"):
+        assert list(processes.map_in_order(warn, ["a"], 2)) == [None]
 
 
 def test_a_worker_that_dies_is_told() -> None:

@@ -218,11 +218,15 @@ def due_features(
     return stream.features(window, range(first, end), range(due, due + step), end), first
 
 
-@pytest.mark.parametrize(("step", "ahead", "least"), [(1, 2, 0.85), (3, 6, 0.9)])
+@pytest.mark.parametrize(
+    ("step", "ahead", "least"),
+    [(1, 2, 0.85), (3, 6, 0.9), (31, 6, 0.92), (3, 22, 0.93)],
+    ids=["short", "default", "a block of 1 s", "a lookahead of 0.7 s"],
+)
 def test_a_stream_has_the_features_of_files(spoken: np.ndarray, step: int, ahead: int, least: float) -> None:
     stream, parts = AsrStream(LiveAsrEncoder(LIVE_GRAPH, 288, 1), past=40), []
     for due in range(0, len(spoken) // CODE_HOP - step - ahead + 1, step):
-        features, first = due_features(stream, spoken, due, 40, step, ahead)
+        features, first = due_features(stream, spoken, due, 32 + step + ahead, step, ahead)
         parts.append(features[:, due - first :][:, :step])
     found = np.concatenate(parts, axis=1)
     wanted = AsrEncoder(GRAPH)(spoken)[:, : found.shape[1]]

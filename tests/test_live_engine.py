@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import BASE_MODEL, REPOSITORY, speech
 from vconv import audio
-from vconv.errors import InputError
+from vconv.errors import InputError, VconvError
 from vconv.features import OUTPUT_RATE, SAMPLE_RATE, log_mel
 from vconv.inference import Converter, load
 from vconv.live import window
@@ -121,6 +121,16 @@ def test_samples_that_are_no_numbers_are_silence(converter: Converter, target) -
     assert np.isfinite(through(live, wave)).all()
 
 
+def test_numbers_that_are_not_finite_are_not_given_out(converter: Converter, target, monkeypatch) -> None:
+    live = converter.live(target, past=0.2, gate=None)
+    with pytest.raises(InputError, match="out of range"):
+        live.pitch = float("nan")
+    vocode = live._parts.engine.vocode
+    monkeypatch.setattr(live._parts.engine, "vocode", lambda *given: vocode(*given) * np.nan)
+    with pytest.raises(VconvError, match="not finite"):
+        live.process(speech(1.0))
+
+
 def test_a_mirrored_end_makes_up_for_lookahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The included model with 32 ms of lookahead, next to what it gives with 256 ms."""
     shipped = load(BASE_MODEL, threads=1)
@@ -168,7 +178,17 @@ def test_an_enrolment_survives_its_file_and_belongs_to_its_model(
         Enrolment.load(tmp_path / "bad.npz")
 
 
-@pytest.mark.parametrize("wrong", [{"block": 0.0}, {"lookahead": float("nan")}, {"rate_in": 100}, {"past": 11.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"block": 0.0},
+        {"lookahead": float("nan")},
+        {"rate_in": 100},
+        {"past": 11.0},
+        {"pitch": 40.0},
+        {"pitch": float("nan")},
+    ],
+)
 def test_impossible_settings_are_refused(converter: Converter, target, wrong: dict) -> None:
     with pytest.raises(InputError, match="out of range"):
         converter.live(target, **wrong)

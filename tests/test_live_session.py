@@ -18,12 +18,13 @@ import soundfile
 from rich.console import Console
 
 from tests.conftest import Cli, speech
-from vconv.errors import VconvError
+from vconv.errors import InputError, VconvError
 from vconv.live import devices, latency
 from vconv.live.console import Slots, keyboard, press, screen
 from vconv.live.latency import MouthToEar, chirp, delay
 from vconv.live.queues import CUSHION_SECONDS, SLACK_SECONDS, CaptureQueue, PlayQueue
-from vconv.live.session import Recorder, Session
+from vconv.live.run import Choice, FileJob, converse, convert_file
+from vconv.live.session import RECORDINGS, Recorder, Session
 
 RATE = 16000
 
@@ -220,6 +221,32 @@ def test_earlier_recordings_are_kept(vconv_cli: Cli, clips: Path, small_model: P
     outcome = vconv_cli("live", "-t", clips / "high.wav", "--record", tmp_path, "--model", small_model)
     assert outcome.code == 2 and f"{tmp_path / 'output.wav'}: exists already; pass --overwrite" in outcome.error
     assert (tmp_path / "output.wav").read_bytes() == b"precious"
+
+
+def test_a_session_that_converts_nothing_keeps_earlier_recordings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RECORDINGS:
+        (tmp_path / name).write_bytes(b"precious")
+    library = FakeLibrary()
+
+    def busy(**_: object) -> None:
+        raise library.PortAudioError("busy")
+
+    library.OutputStream = busy
+    monkeypatch.setattr(devices, "library", lambda: library)
+    converter = SimpleNamespace(voice=str, live=lambda *_, **__: FakeLive())
+    with pytest.raises(VconvError, match="cannot be opened"):
+        converse(converter, [Path("voice.npz")], None, Choice(record=tmp_path, overwrite=True), Console())
+    session = Session(FakeLive(), Recorder(tmp_path, RATE, RATE))
+    session.captured(np.ones(100, np.float32))
+    assert session.work()  # less than a block
+    session.live.process = lambda block: 1 / 0
+    session.start()
+    session.captured(np.ones(RATE, np.float32))
+    session._thread.join(10)
+    session.stop()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(RECORDINGS, b"precious")
 
 
 def test_a_failing_worker_is_known() -> None:
@@ -421,6 +448,26 @@ def test_a_file_through_the_live_path(vconv_cli: Cli, clips: Path, small_model: 
     assert result.samplerate == 24000 and abs(result.duration - source.duration) < 1e-3
     assert "--overwrite" in vconv_cli(*job, *model).error
     assert "enrolment" in vconv_cli(*job, "--overwrite", "--me", clips / "low.wav", *model).error
+
+
+@pytest.mark.parametrize("name", ["src.wav", "high.wav"])
+def test_the_live_path_replaces_no_input(vconv_cli: Cli, clips: Path, small_model: Path, name: str) -> None:
+    before = (clips / name).read_bytes()
+    job = ("live", "-t", clips / "high.wav", "--input", clips / "src.wav", "-o", clips / name, "--model", small_model)
+    done = vconv_cli(*job, "--overwrite")
+    assert done.code == 2 and "is an input and cannot be the output too" in done.error
+    assert (clips / name).read_bytes() == before
+    (take := clips / "take").mkdir()
+    (clips / name).rename(take / "input.wav")
+    done = vconv_cli("live", "-t", take / "input.wav", "--record", take, "--overwrite", "--model", small_model)
+    assert done.code == 2 and "another place with --record" in done.error
+
+
+def test_a_result_that_appears_meanwhile_is_kept(clips: Path, small_model: Path, tmp_path: Path) -> None:
+    job = FileJob(clips / "src.wav", tmp_path / "out.wav", model=small_model)
+    with pytest.raises(InputError, match="exists already"):
+        convert_file(job, [clips / "high.wav"], lambda _: job.output.write_bytes(b"precious"))
+    assert job.output.read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(

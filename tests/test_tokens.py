@@ -222,16 +222,16 @@ def test_text_reads_as_documented() -> None:
     [
         ("", "0 lines"),
         ("a1.b2\na1.b2", "2 lines"),
-        ("a1.b2 hello", "'hello' is no unit"),
-        ("a1.c2", "'a1.c2' is no unit"),
-        ("b1.a2", "is no unit"),
-        ("a1.b2*", "is no unit"),
-        ("a-1.b2", "is no unit"),
+        ("a1.b2 hello", "'hello' is no token"),
+        ("a1.c2", "'a1.c2' is no token"),
+        ("b1.a2", "is no token"),
+        ("a1.b2*", "is no token"),
+        ("a-1.b2", "is no token"),
         ("a1.b2 a1", "'a1' has 1 codes, 'a1.b2' has 2"),
         ("a1.b65536", "above 65535"),
         ("a1*0", "0 frames"),
         ("a1*999999999", "999999999 frames"),
-        ("a\u0661.b2", "is no unit"),
+        ("a\u0661.b2", "is no token"),
     ],
 )
 def test_what_is_no_text_of_units(text: str, reason: str) -> None:
@@ -425,6 +425,16 @@ def test_encode_and_decode_files(vconv_cli: Cli, clips: Path, small_model: Path)
     assert done.code == 2 and "--overwrite" in done.error
     done = vconv_cli("decode", clips / "src.tokens", "--model", small_model, "--overwrite", "--quiet")
     assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_decoded_speech_on_standard_output(vconv_cli: Cli, clips: Path, small_model: Path) -> None:
+    sources = [clips / f"{name}.wav" for name in ("src", "low")]
+    assert vconv_cli("encode", *sources, "--model", small_model, "--quiet").code == 0
+    tokens = [source.with_suffix(".tokens") for source in sources]
+    done = vconv_cli("decode", tokens[0], "-o", "-", "--model", small_model)
+    assert done.code == 0 and done.out.startswith("RIFF") and "of audio" not in done.out
+    done = vconv_cli("decode", *tokens, "-o", "-", "--model", small_model)
+    assert done.code == 2 and "standard output: holds one result" in done.error
 
 
 def test_folders_and_a_bad_file(vconv_cli: Cli, clips: Path, small_model: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from vconv.inference.targets import Speech, clips_in
 from vconv.tokens import Tokens
 from vconv.voice import Voice
 from vconv.voices import corpus, mixing, sampling
-from vconv.voices.check import Checker, Verdict, files_in
+from vconv.voices.check import Checker, Verdict
 from vconv.voices.corpus import By, Embedded
 from vconv.voices.population import people_of, population_of
 from vconv.voices.sampling import Decision, Direction, Invented
@@ -144,7 +144,7 @@ def check(
 ) -> Iterator[tuple[Path, Verdict | VconvError]]:
     """Whether recordings are speech, one after the other; folders stand for the recordings in them.
 
-    What cannot be read has an error in place of the verdict.
+    What cannot be read, also a folder without recordings, has an error in place of the verdict.
 
     Raises:
         InputError: the model has no population.
@@ -152,11 +152,8 @@ def check(
     population = population_of(_folder(model))
     checker = Checker(_converter(model, device, threads), population)
     paths = [clips] if isinstance(clips, Path | str) else clips
-    for clip in files_in([Path(path) for path in paths]):
-        try:
-            yield clip, checker.clip(clip)
-        except VconvError as error:
-            yield clip, error
+    for path in paths:
+        yield from checker.all_in(Path(path))
 
 
 def info(model: Model = None) -> list[tuple[str, str]]:
@@ -283,7 +280,7 @@ def train(
     Args:
         settings: "key=value" on top of the file, as "optimizer.steps=1000".
         start_from: checkpoint or model folder to begin with, or "scratch"; None takes what the file says.
-        resume: go on from the last checkpoint.
+        resume: continue from the last checkpoint.
 
     Raises:
         InputError: a bad config (the line names the key), no corpus, or a run that exists and is not resumed.
@@ -329,7 +326,7 @@ def export_model(
     """Write a model folder from trained weights. Needs vconv[train]. See ``vconv.export.export``, which this calls."""
     from vconv.export import export
 
-    vocoder = Path(model_folder.find_shipped(str(vocoder)))  # the shipped one lies elsewhere when installed
+    vocoder = Path(model_folder.find_shipped(str(vocoder)))  # the included one lies elsewhere when installed
     export(Path(conversion), vocoder, Path(output), settings, asr_encoder, speaker_encoder, live_asr_encoder)
 
 
@@ -401,17 +398,17 @@ def ladder(
 ) -> Evaluation:
     """Where a model loses quality: recordings judged through more and more of its parts. Needs vconv[eval].
 
-    ``judging`` as for ``evaluate``.
+    Words are judged in the language that the manifest gives, or in English. ``judging`` as for ``evaluate``.
     """
     from vconv.data.manifest import read_manifest
     from vconv.evaluation import ladder as rungs
     from vconv.evaluation import probe, run
 
     options, output = _options(**judging), Path(output)
-    choice = probe.Choice(split, speakers, clips)
-    found = read_manifest(Path(manifest))
-    todo = rungs.prepare(_model_path(model), found, choice, output / "clips", options.jobs, report)
-    return run.evaluate_and_write(todo, output, options, report)
+    todo = rungs.steps(read_manifest(Path(manifest)), probe.Choice(split, speakers, clips))
+    run.available_judges({step.language for step in todo}, options)  # what is missing is told before the work
+    made = rungs.prepare(_model_path(model), todo, output / "clips", options.jobs, report)
+    return run.evaluate_and_write(made, output, options, report)
 
 
 def stress(
@@ -433,7 +430,7 @@ def stress(
 
     chosen, options, output = stressing.choose(conditions), _options(**judging), Path(output)
     todo = run.read(Path(pairs), None, None, language)
-    run.available_judges(todo, options)  # what is missing is told before the work
+    run.available_judges({pair.language for pair in todo.good}, options)  # what is missing is told before the work
     made = stressing.prepare(_model_path(model), todo, chosen, output / "clips", options.jobs, report)
     return run.evaluate_and_write(made, output, options, report)
 

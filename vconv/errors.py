@@ -29,11 +29,16 @@ class AudioWarning(UserWarning):
 
 def show_warnings_as_lines(program: str) -> None:
     """Have each ``AudioWarning`` told as one line on stderr, and other warnings as before."""
+    pass_audio_warnings(lambda message: tell(f"{program}: {message}"))
+
+
+def pass_audio_warnings(take: Callable[[str], object]) -> None:
+    """Have ``take`` called with the message of each ``AudioWarning``, and other warnings shown as before."""
     before = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *details: Any, **more: Any) -> None:
         if issubclass(category, AudioWarning):
-            tell(f"{program}: {message}")
+            take(str(message))
         else:
             before(message, category, *details, **more)
 

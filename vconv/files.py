@@ -9,11 +9,12 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vconv.errors import InputError
 
+TOKEN = "[0-9a-f]" * 12  # glob of the random part of the names of temporary files
 STALE_SECONDS = 3600.0  # without a change; what is being written changes every few seconds
 
 
@@ -34,7 +35,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[
         publish(temporary, path, overwrite)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); choose another place with -o") from error
+        raise InputError(f"{path}: cannot be written ({reason}); choose another place") from error
     finally:
         with contextlib.suppress(OSError):  # whatever kept it from being written
             temporary.unlink(missing_ok=True)
@@ -65,6 +66,16 @@ def publish(temporary: Path, path: Path, overwrite: bool = True) -> None:
 def exists_already(path: Path, option: str = "-o") -> InputError:
     """The error that says so; ``option`` names the file."""
     return InputError(f"{path}: exists already; pass --overwrite to replace it, or choose another place with {option}")
+
+
+def check_no_input(output: Path, inputs: Iterable[Path], option: str = "-o") -> None:
+    """See before the work that an output, which ``option`` names, does not replace what it is made from.
+
+    Raises:
+        InputError: it is the same file as one of the inputs.
+    """
+    if output.is_file() and any(path.exists() and output.samefile(path) for path in inputs):
+        raise InputError(f"{output}: is an input and cannot be the output too; choose another place with {option}")
 
 
 def readable(name: str) -> str:
@@ -102,7 +113,7 @@ def _short(stem: str) -> str:
 
 def remove_leftovers(path: Path) -> None:
     """Delete what killed runs left under the names of ``temporary_beside``."""
-    remove_stale(path.parent, f".{glob.escape(_short(path.stem))}-{'[0-9a-f]' * 12}{glob.escape(path.suffix)}")
+    remove_stale(path.parent, f".{glob.escape(_short(path.stem))}-{TOKEN}{glob.escape(path.suffix)}")
 
 
 def remove_stale(folder: Path, pattern: str) -> None:
@@ -124,6 +135,11 @@ def _changed(path: Path) -> float:
     """When a file, or the latest file of a folder, was last written."""
     inside = [file.stat().st_mtime for file in path.iterdir()] if path.is_dir() else []
     return max(inside, default=path.stat().st_mtime)
+
+
+def name_digest(name: str) -> str:
+    """SHA-256 of a name in hexadecimal, to sort or seed by: random, and alike on every machine."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,19 +14,24 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
 
-from vconv.errors import VconvError, show_warnings_as_lines
+from vconv.errors import AudioWarning, VconvError, pass_audio_warnings
 from vconv.signals import end_on_signals
 
 T, R = TypeVar("T"), TypeVar("R")
 
 IN_FLIGHT = 4  # tasks a process that are handed out, or done and not yet taken: what bounds the memory
 
+_messages: list[str] = []  # in a worker: of the warnings about recordings since its last task
+
 
 def begin_worker() -> None:
-    """For a pool's ``initializer``: Ctrl-C is the parent's business, which ends its workers, and so does its death."""
+    """For a pool's ``initializer``: Ctrl-C is the parent's business, which ends its workers, and so does its death.
+
+    Warnings about recordings are kept for ``with_warnings``: a worker's stderr may go nowhere.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_on_signals()
-    show_warnings_as_lines("vconv")
+    pass_audio_warnings(_messages.append)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -52,6 +58,22 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def with_warnings(function: Callable[[T], R], task: T) -> tuple[R, list[str]]:
+    """In a worker: ``function`` of a task, and the messages of the warnings about recordings, for ``warn_again``."""
+    result = function(task)
+    messages = _messages.copy()
+    _messages.clear()
+    return result, messages
+
+
+def warn_again(outcome: tuple[R, list[str]]) -> R:
+    """The result in what ``with_warnings`` gave; its warnings are given in this process."""
+    result, messages = outcome
+    for message in messages:
+        warnings.warn(message, AudioWarning, stacklevel=3)
+    return result
+
+
 def map_in_order(function: Callable[[T], R], tasks: Iterable[T], processes: int) -> Iterator[R]:
     """``function`` of each task, in the tasks' order. Unlike a pool's own ``map`` it does not take all tasks at once.
 
@@ -62,14 +84,14 @@ def map_in_order(function: Callable[[T], R], tasks: Iterable[T], processes: int)
         yield from map(function, tasks)
         return
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), begin_worker)
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[Future[tuple[R, list[str]]]] = deque()
     try:
         for task in tasks:
-            waiting.append(pool.submit(function, task))
+            waiting.append(pool.submit(with_warnings, function, task))
             if len(waiting) >= IN_FLIGHT * processes:
-                yield waiting.popleft().result()
+                yield warn_again(waiting.popleft().result())
         while waiting:
-            yield waiting.popleft().result()
+            yield warn_again(waiting.popleft().result())
     except BrokenProcessPool as error:
         raise VconvError("a worker process died, perhaps for lack of memory; run again with fewer of them") from error
     finally:

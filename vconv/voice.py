@@ -18,6 +18,7 @@ from vconv.untrusted import check_finite, load_arrays
 VOICE_SUFFIX = ".npz"
 REFERENCE_FRAMES = 3750  # one minute of reference speech; more only takes time
 MAX_CHANNELS = 1024  # of an embedding or a code
+MAX_REGISTER = 10.0  # octaves from the reference, and of the spread
 # The largest shape of each array in a file; `mix` rounds the reference frames of each part up.
 _LARGEST = {
     "embedding": (MAX_CHANNELS,),
@@ -87,16 +88,17 @@ class Voice:
     model: bytes | None = None  # whose decoder that is (``Converter.model``), if known
     correction: Correction | None = None  # of the decoder's average spectrum
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write it to a .npz file that ``load`` and ``vconv convert --target`` take.
 
         Raises:
             VconvError: it holds NaN or infinity, as a network that diverged in training gives.
-            InputError: the file cannot be written.
+            InputError: the file cannot be written, or without ``overwrite`` exists.
         """
         self.check(f"{path}: not written, as the voice", VconvError)
         save_arrays(
             path,
+            overwrite,
             embedding=self.embedding.astype(np.float32),
             log_f0=_number(self.log_f0),
             log_f0_spread=_number(self.log_f0_spread),
@@ -108,7 +110,7 @@ class Voice:
         )
 
     def check(self, name: str, error: type[VconvError] = InputError) -> None:
-        """Raise ``error``, of whose message ``name`` is the beginning, if the voice holds NaN or infinity."""
+        """Raise ``error``, of whose message ``name`` is the beginning, if the voice has a number that is no voice's."""
         numbers = [value for value in (self.log_f0, self.log_f0_spread) if value is not None]
         reference = self.reference
         arrays = {"embedding": self.embedding, "register": np.array(numbers), "adapter": self.adapter}
@@ -118,6 +120,8 @@ class Voice:
             parts = self.correction
             arrays |= {"correction": np.concatenate([np.ravel(x) for x in (parts.center, parts.shift, parts.matrix)])}
         check_finite(name, arrays, error)
+        if any(abs(number) > MAX_REGISTER for number in numbers):
+            raise error(f"{name}: register is out of range (over {MAX_REGISTER:g} octaves); make it again")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Voice:

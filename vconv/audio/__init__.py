@@ -22,7 +22,15 @@ from vconv.audio.level import (
 )
 from vconv.audio.reading import BlockReader, Source, join, read, source_name
 from vconv.audio.resampling import resample, scaled_length
-from vconv.audio.writing import WRITE_FORMATS, AudioWriter, check_fits, check_writable, write, write_to_stdout
+from vconv.audio.writing import (
+    TEMPORARY_FILES,
+    WRITE_FORMATS,
+    AudioWriter,
+    check_fits,
+    check_writable,
+    write,
+    write_to_stdout,
+)
 
 __all__ = [
     "ACTIVE_RANGE_DB",
@@ -30,6 +38,7 @@ __all__ = [
     "READ_SUFFIXES",
     "REFERENCE_LOUDNESS_DB",
     "SILENCE_DB",
+    "TEMPORARY_FILES",
     "TRIM_MARGIN",
     "WRITE_FORMATS",
     "AudioWriter",

@@ -17,8 +17,9 @@ import soundfile
 
 from vconv.audio.reading import libsndfile_reason
 from vconv.errors import InputError, VconvError
-from vconv.files import publish, sync
+from vconv.files import TOKEN, publish, sync
 from vconv.opening import STANDARD_STREAM, is_folder
+from vconv.untrusted import all_finite
 
 # What the suffix of an output file means to libsndfile.
 WRITE_FORMATS = {
@@ -27,6 +28,7 @@ WRITE_FORMATS = {
     ".ogg": ("OGG", "VORBIS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
+TEMPORARY_FILES = f".vconv-{TOKEN}.*"  # glob of what an ``AudioWriter`` writes, and leaves where it is killed
 _WAV_BYTES, _WAV_HEADER = 2**32 - 1, 44  # a wav file counts its bytes in 32 bits
 _WRITE_BLOCK = 1 << 14  # libsndfile's Vorbis encoder overflows its stack on very long writes
 
@@ -73,6 +75,9 @@ class AudioWriter:
         rate: Hz.
         overwrite: replace a file that exists when the block ends.
 
+    Attributes:
+        samples: written so far.
+
     Raises:
         InputError: unknown suffix, a folder that is missing or not writable, more samples than a wav file holds, or
             without ``overwrite`` a file that another process has written meanwhile.
@@ -82,7 +87,7 @@ class AudioWriter:
     def __init__(self, path: str | os.PathLike[str], rate: int, overwrite: bool = True) -> None:
         check_writable(path)
         self.path, self._overwrite = Path(path), overwrite
-        self._rate, self._samples = rate, 0
+        self._rate, self.samples = rate, 0
         suffix = self.path.suffix.lower()
         folder = Path(os.path.realpath(path)).parent
         self._temporary = folder / f".vconv-{secrets.token_hex(6)}{suffix}"
@@ -105,8 +110,10 @@ class AudioWriter:
 
     def write(self, block: np.ndarray) -> None:
         """Append samples, [n]; beyond full scale they are clipped."""
-        check_fits(self.path, self._samples + len(block), self._rate)
-        self._samples += len(block)
+        check_fits(self.path, self.samples + len(block), self._rate)
+        if not all_finite(block):
+            raise VconvError(f"{self.path}: samples that are not finite cannot be written; the model may be damaged")
+        self.samples += len(block)
         for start in range(0, len(block), _WRITE_BLOCK):
             try:
                 self._file.write(block[start : start + _WRITE_BLOCK])

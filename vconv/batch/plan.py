@@ -11,7 +11,7 @@ from pathlib import Path
 from vconv import audio
 from vconv.batch.jobs import Job
 from vconv.errors import InputError, VconvError
-from vconv.files import exists_already
+from vconv.files import check_no_input, exists_already
 from vconv.opening import STANDARD_STREAM, is_folder
 
 LONGEST_NAME = 255  # bytes, on nearly all file systems
@@ -139,9 +139,10 @@ class Plan:
                 return Job(source, output)
         except OSError as error:
             return InputError(f"{output}: cannot be looked at ({error.strerror}); choose another place with -o")
-        inputs = (path for path in (source, *self.protected) if path.exists())
-        if output.is_file() and any(output.samefile(path) for path in inputs):
-            return InputError(f"{output}: is an input and cannot be the output too; choose another place with -o")
+        try:
+            check_no_input(output, (source, *self.protected))
+        except InputError as error:
+            return error
         if not self.overwrite and not self.skip_existing:
             return exists_already(output)
         return Job(source, output, finished=self.skip_existing)

@@ -11,15 +11,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from vconv import audio
 from vconv.batch.jobs import Job, Make, Outcome, Tally, Watcher
 from vconv.errors import InputError, VconvError, unforeseen
 from vconv.files import remove_stale
 from vconv.inference.output import Progress
 from vconv.opening import STANDARD_STREAM
-from vconv.processes import begin_worker
+from vconv.processes import begin_worker, warn_again, with_warnings
 from vconv.signals import raise_interruption
 
-LEFTOVERS = ".vconv-*"  # what a killed process may leave in the folder of an output
 QUEUED = 2  # jobs a process: one being done, one waiting
 
 
@@ -77,7 +77,9 @@ def attempt(make: Make, job: Job, progress: Progress = lambda _: None) -> Outcom
     try:
         return make(job, progress)
     except VconvError as error:
-        return error
+        # Without the frames of the work, whose arrays would stay in memory as long as the error.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     except Exception as error:
         raise_interruption(error)
         if isinstance(error, BrokenPipeError) and job.output == STANDARD_STREAM:
@@ -99,7 +101,7 @@ def _spread(
     """The jobs over several processes; few of them are taken from the iterator ahead of time."""
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin_worker, (make,))
-    running: dict[Future[Outcome], Job] = {}
+    running: dict[Future[tuple[Outcome, list[str]]], Job] = {}
     try:
         more = True
         while more or running:
@@ -107,10 +109,10 @@ def _spread(
                 job = next(jobs, None)
                 more = job is not None
                 if job:
-                    running[pool.submit(_work, job)] = job
+                    running[pool.submit(with_warnings, _work, job)] = job
                     watcher.start(job.source)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
+                yield running.pop(future), warn_again(future.result())
     except BrokenProcessPool as error:
         raise VconvError(
             "a process died, perhaps for lack of memory; go on with --skip-existing and fewer --jobs"
@@ -162,7 +164,7 @@ class Folders:
             raise InputError(f"{folder}: cannot make this folder ({error.strerror}); choose another with -o") from error
         self._made += reversed(missing)
         if self._clean:
-            remove_stale(folder, LEFTOVERS)
+            remove_stale(folder, audio.TEMPORARY_FILES)
 
     def __enter__(self) -> Folders:
         return self

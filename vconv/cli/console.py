@@ -42,13 +42,13 @@ def finish(errors: list[VconvError]) -> None:
         raise typer.Exit(max(InputError.exit_code if isinstance(e, InputError) else e.exit_code for e in errors))
 
 
-def save_arrays_file(made: Voice | Enrolment | Population, place: Path) -> None:
+def save_arrays_file(made: Voice | Enrolment | Population, place: Path, overwrite: bool) -> None:
     """Save it, and make the folder."""
     from vconv import batch
 
     with batch.Folders() as folders:
         folders.make(place.parent)
-        made.save(place)
+        made.save(place, overwrite)
 
 
 def complain(message: object) -> None:

@@ -66,7 +66,7 @@ def convert(
     ] = 1,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave outputs that exist: go on with an interrupted run.")
+        bool, typer.Option("--skip-existing", help="Leave outputs that exist, to continue an interrupted run.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -136,7 +136,7 @@ def embed(
         typer.Option("--by", help="With --each: a row for each clip, the default, or each speaker."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="With --each: processes, each of one thread; default: 1.")
+        int | None, typer.Option(min=1, help="With --each: processes, each of one thread; with -, one; default: 1.")
     ] = None,
     model: Model = None,
     device: Device = "cpu",
@@ -146,8 +146,10 @@ def embed(
 ) -> None:
     """Save a voice, to convert to it without its clips.
 
-    The .npz file holds `embedding` (unit length), `log_f0` and `log_f0_spread`, the median F0 in octaves above
-    200 Hz and its standard deviation, and up to a minute of speech for the decoder's attention.
+    The .npz file holds `embedding` (unit length), `log_f0` and `log_f0_spread` (the median F0 in octaves above
+    200 Hz, and its standard deviation), `reference_content` and `reference_mel` (up to a minute of speech for the
+    decoder's attention), and `correction` (of the average spectrum). vconv finetune also fills `adapter`, and
+    `model` with a digest of the model that it belongs to.
 
     \b
     Examples:
@@ -158,7 +160,7 @@ def embed(
       vconv embed --each corpus.tsv -o embeddings.npz
 
     With --each, a table instead (.npz or .parquet): path, speaker, seconds of speech and vector of each clip. An
-    interrupted run goes on when it is started again.
+    interrupted run continues when it is started again.
 
     With --me, ten seconds of your own speech give vconv live your register, your loudness and the statistics of your
     speech. Without CLIP they are recorded from the default microphone, which needs vconv[live].
@@ -185,7 +187,7 @@ def embed(
 
         place = output or _beside(parse_weight(clips[0])[0], "voice")
         check_arrays_file(place, overwrite)
-        save_arrays_file(api.embed(clips, model=model, device=device, threads=threads), place)
+        save_arrays_file(api.embed(clips, model=model, device=device, threads=threads), place, overwrite)
     if not quiet:
         print(f"wrote {place}")
 
@@ -234,13 +236,13 @@ def _enrol(
     check_arrays_file(place, overwrite, option="--me")
     with silent_libraries():
         if clips:
-            save_arrays_file(start().enrol(list(clips)), place)
+            save_arrays_file(start().enrol(list(clips)), place, overwrite)
             return
         from rich.console import Console
 
         from vconv.live.run import record_enrolment
 
-        save_arrays_file(record_enrolment(start(), None, Console()), place)
+        save_arrays_file(record_enrolment(start(), None, Console()), place, overwrite)
 
 
 @command(app)
@@ -277,7 +279,7 @@ def finetune(
             voice, tuned = api.finetune(
                 target, steps=steps, seed=seed, model=model, threads=threads, report=report.count
             )
-        save_arrays_file(voice, place)
+        save_arrays_file(voice, place, overwrite)
     if not quiet:
         change = f"{tuned.before:.4f} before, {tuned.after:.4f} after {tuned.steps} steps"
         print(f"wrote {place}; error on held-out speech: {change}")
@@ -319,7 +321,7 @@ def extract(
                 check_arrays_file(job.output, overwrite)
                 extraction = converter.extract(job.source)
                 codes = {} if extraction.codes is None else {"codes": extraction.codes}
-                save_arrays(job.output, **codes, f0=extraction.f0)
+                save_arrays(job.output, overwrite, **codes, f0=extraction.f0)
                 return len(extraction.f0) / FRAME_RATE
 
             return make

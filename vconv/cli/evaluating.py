@@ -151,6 +151,7 @@ def ladder(
     speakers: Speakers = 20,
     clips: Clips = 4,
     metrics: Metrics = None,
+    asr: Asr = None,
     cache: JudgementCache = None,
     jobs: Jobs = None,
     model: Model = None,
@@ -178,7 +179,7 @@ def ladder(
                 clips=clips,
                 model=model,
                 report=report.count,
-                **_judging(metrics, cache, jobs),
+                **_judging(metrics, cache, jobs, asr),
             )
     _conclude(evaluation, output, quiet)
 
@@ -223,7 +224,7 @@ def stress(
     _conclude(evaluation, output, quiet)
 
 
-def _judging(metrics: str | None, cache: Path | None, jobs: int | None, asr: Path | None = None) -> dict[str, Any]:
+def _judging(metrics: str | None, cache: Path | None, jobs: int | None, asr: Path | None) -> dict[str, Any]:
     """How to judge, from the options that the evaluating commands share."""
     names = None if metrics is None else [name.strip() for name in metrics.split(",")]
     return {"metrics": names, "asr": asr, "cache": cache, "jobs": jobs}

@@ -50,17 +50,20 @@ def live(
         bool, typer.Option("--keep-pitch", help="Leave the melody in the source's register.")
     ] = False,
     block: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Converted at once, in steps of 0.032; longer computes less.")
+        float,
+        typer.Option(
+            metavar="SECONDS", help="Length converted at once, a multiple of 0.032; longer needs less computing."
+        ),
     ] = 0.096,
     lookahead: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Known after a block; shorter costs words.")
+        float, typer.Option(metavar="SECONDS", help="Input after a block that the networks see; shorter costs words.")
     ] = 0.192,
     past: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="Known before a block, where a model has no live ASR encoder."),
+        typer.Option(metavar="SECONDS", help="Input before a block, for a model without a live ASR encoder."),
     ] = 3.0,
     gate: Annotated[
-        float, typer.Option(metavar="DB", help="Sound so far below 0 dBFS is not converted, with speech at -27.")
+        float, typer.Option(metavar="DB", help="Input below this level is not converted: dBFS, with speech at -27.")
     ] = -65.0,
     model: Model = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: two at most.")] = None,

@@ -23,7 +23,7 @@ def check(
     """Check whether recordings are speech: a score and a verdict.
 
     The score, from 0 to 1, is that of the loudest 4 seconds of the first minute. Music, noise and silence score near 0,
-    and so does speech that the model cannot follow.
+    and so does speech that differs much from the training data.
 
     \b
     Examples:

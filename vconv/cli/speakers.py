@@ -129,7 +129,7 @@ def new_voice(
         from vconv.voices.sampling import hertz
 
         invented, population = api.new_voice(seed, model=model), population_of(model or default_model())
-        save_arrays_file(invented.voice, output)
+        save_arrays_file(invented.voice, output, overwrite)
     if not quiet:
         nearest = f"score {invented.nearest:.3f} with the most similar of {len(population.speakers)} training speakers"
         register = f"{hertz(invented.voice.log_f0):.0f} Hz"
@@ -190,7 +190,7 @@ def move(
         from vconv.voices.sampling import hertz
 
         moved = api.move_voice(voice, higher=higher, brighter=brighter, axes=axes, model=model, threads=threads)
-        save_arrays_file(moved, output)
+        save_arrays_file(moved, output, overwrite)
     if not quiet:
         print(f"wrote {output}" + (f": {hertz(moved.log_f0):.0f} Hz" if moved.log_f0 is not None else ""))
 
@@ -210,9 +210,9 @@ def fit_population(
 
     Replaces the result of an earlier run.
 
-    Two clips of each training speaker (a thousand of them at most) tell how voices differ. Speakers of the valid
-    split without training clips set the threshold. Music and noise for the check are made here. The file belongs
-    to these weights, and holds the embeddings of the speakers, rounded.
+    Two clips of each training speaker (of a thousand at most) give the distribution of voices. Speakers of the valid
+    split without training clips give the threshold. Music and noise for the check are synthesized. The file belongs
+    to the model's weights, and holds the rounded embeddings of the speakers.
 
     \b
     Example:
@@ -226,7 +226,7 @@ def fit_population(
         check_arrays_file(place, overwrite=True)
         with progress(None, quiet) as report:
             fitted = api.fit_population(manifest, model=model, threads=threads, report=report.count)
-        save_arrays_file(fitted.population, place)
+        save_arrays_file(fitted.population, place, overwrite=True)
     if not quiet:
         for line in fitted.bad:
             print(f"left out {line}")
@@ -244,7 +244,7 @@ def test_population(
     other: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="PATH", help="Recordings that are no speech, or a folder of them, to test vconv check on."
+            metavar="PATH", help="Recordings without speech, or a folder of them, to also measure vconv check."
         ),
     ] = None,
     model: Model = None,
@@ -253,7 +253,7 @@ def test_population(
 ) -> None:
     """Measure speaker verification; needs vconv[eval].
 
-    Reports Resemblyzer's error rate beside it, where that is installed.
+    Resemblyzer's error rate on the same clips is reported as well, if it is installed.
 
     \b
     Examples:

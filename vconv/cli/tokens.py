@@ -71,9 +71,9 @@ def encode(
                 check_arrays_file(job.output, overwrite, suffix)
                 tokens = converter.encode(job.source, stages)
                 if text:
-                    tokens.save_text(job.output)
+                    tokens.save_text(job.output, overwrite)
                 else:
-                    tokens.save(job.output)
+                    tokens.save(job.output, overwrite)
                     sizes.append(tokens.size)
                 return tokens.seconds
 
@@ -137,9 +137,12 @@ def decode(
     with silent_libraries():
         from vconv import batch
         from vconv.inference import load
+        from vconv.opening import STANDARD_STREAM, check_streams
         from vconv.tokens.tokens import TEXT_SUFFIX, TOKENS_SUFFIX, Tokens
         from vconv.voices.mixing import target_voice
 
+        quiet = quiet or output == STANDARD_STREAM
+        check_streams(sources, output)
         protected = [*(target or ()), *([like] if like else ())]
         plan = batch.Plan(
             sources,

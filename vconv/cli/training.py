@@ -43,7 +43,7 @@ def prepare(
     ] = None,
     shards: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Also write the clips as tar shards (WebDataset). Repeat to go on."),
+        typer.Option(metavar="FOLDER", help="Also write the clips as tar shards (WebDataset). Repeat to continue."),
     ] = None,
     shard_minutes: Annotated[float, typer.Option(min=0.1, help="Speech in a shard.")] = 60.0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one a core.")] = None,
@@ -52,7 +52,7 @@ def prepare(
     """Write the manifest of a corpus to train on.
 
     What cannot be used is left out and listed with the reason. Silence at the ends of clips is trimmed later,
-    when training takes their features; clips of parallel groups keep theirs, which holds them aligned.
+    when training takes their features; clips of aligned groups keep theirs, which holds them aligned.
 
     \b
     Examples:
@@ -188,7 +188,7 @@ def export(
     Of a run, the best checkpoint is exported. The folder also holds the ONNX graphs.
 
     Of a model that learned a table of speakers, the folder `voices` holds each one's voice for `convert --target`.
-    With --overwrite, the voices in the output's folder `voices` go with the model they belonged to.
+    --overwrite also deletes the voices in the output's folder `voices`, which belonged to the model it replaces.
 
     \b
     Examples:

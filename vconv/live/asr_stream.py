@@ -12,7 +12,7 @@ from vconv.frontends.grid import CODE_HOP, at_places, places
 from vconv.frontends.live_asr_encoder import LiveAsrEncoder
 from vconv.live.statistics import NormEstimate
 
-CATCH_UP = 24  # frames that are encoded at once, at most, 0.6 s: more were skipped where nobody spoke
+CATCH_UP = 24  # last known frames, 0.6 s, that are encoded at once after a pause; a long block has more of its own
 
 
 class AsrStream:
@@ -37,7 +37,8 @@ class AsrStream:
         """
         encoder, samples = self._encoder, end * CODE_HOP
         known = (samples - encoder.span) // encoder.stride + 1  # frames all of whose samples are known
-        first = max(self._next, known - CATCH_UP, -((len(wave) - samples) // encoder.stride))
+        own = math.floor(self._places(due.start))  # the block's first frame
+        first = max(self._next, min(known - CATCH_UP, own), -((len(wave) - samples) // encoder.stride))
         if first > self._next:
             self._rows = np.repeat(self._rows[-1:], self._kept, axis=0)
         count = (samples + MIRRORED_SAMPLES - encoder.span) // encoder.stride + 1 - first
@@ -47,7 +48,7 @@ class AsrStream:
         self._level.add(encoded.level[:, None], len(due) * CODE_HOP / SAMPLE_RATE)
         rows = np.concatenate([self._rows, encoded.features])
         at = self._places(np.array(frames)) - (first - len(self._rows))
-        final = min(math.floor(self._places(due.stop)), known) - first
+        final = max(min(math.floor(self._places(due.stop)), known) - first, 0)
         self._memory, self._next = encoded.into(self._memory, final), first + final
         self._rows = rows[: len(self._rows) + final][-self._kept :]
         return at_places(rows, at).T

@@ -12,12 +12,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from vconv.inference.register import MAX_PITCH
 from vconv.live.latency import MouthToEar
 from vconv.live.session import Session, Status
 
 LOWEST_DB, BAR_WIDTH = -60.0, 40
 KEYS = "1-9 voice   b bypass   m mute   + - pitch   q quit"
-MAX_PITCH = 24.0  # semitones
 ESCAPE, ESCAPE_SECONDS = "\x1b", 0.02  # begins a key's sequence, the rest of which comes within this time
 WINDOWS_PREFIXES = ("\x00", "\xe0")  # of the code of a function key or an arrow
 

@@ -9,13 +9,14 @@ import numpy as np
 
 from vconv import audio
 from vconv.config import ConversionConfig
-from vconv.errors import InputError
+from vconv.errors import InputError, VconvError
 from vconv.excitation import PulseTrain
 from vconv.features import FRAME_RATE, OUTPUT_RATE, SAMPLE_RATE
 from vconv.frontends.live_asr_encoder import LiveAsrEncoder
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference import streaming
 from vconv.inference.engine import Engine
+from vconv.inference.register import check_pitch
 from vconv.live.asr_stream import AsrStream
 from vconv.live.gate import Gate
 from vconv.live.joins import Ramp
@@ -23,6 +24,7 @@ from vconv.live.melody import into_register
 from vconv.live.resampling import StreamResampler
 from vconv.live.statistics import Enrolment, Level, NormEstimate, Register
 from vconv.live.window import CONTENT_PAST, LiveVoice, SlidingWindow, Speaker, Timing
+from vconv.untrusted import all_finite
 from vconv.voice import Voice
 
 BLOCK_SECONDS = 0.096  # of sound converted at once
@@ -69,7 +71,8 @@ class LiveConverter:
         latency: seconds from a sample's coming in to the earliest time at which it can go out, computing left out.
 
     Raises:
-        InputError: the target or the enrolment cannot be used, or a number is out of range.
+        InputError: the target or the enrolment cannot be used, or a number is out of range, also a ``pitch`` that is
+            set later.
     """
 
     def __init__(
@@ -117,6 +120,16 @@ class LiveConverter:
         return frames / FRAME_RATE + self._into.latency + self._out.latency
 
     @property
+    def pitch(self) -> float:
+        """Semitones added to the melody."""
+        return self._pitch
+
+    @pitch.setter
+    def pitch(self, semitones: float) -> None:
+        check_pitch(semitones)
+        self._pitch = semitones
+
+    @property
     def voice(self) -> Voice:
         """The target voice; set to any target."""
         return self._voice.voice
@@ -150,6 +163,9 @@ class LiveConverter:
 
         Sample for sample the result is the input in time; the first comes when ``latency`` has been given. NaN and
         infinite samples count as silence.
+
+        Raises:
+            VconvError: the networks gave samples that are not finite.
         """
         block = np.nan_to_num(np.asarray(block, np.float32), posinf=0.0, neginf=0.0)
         if block.ndim != 1:
@@ -177,6 +193,8 @@ class LiveConverter:
             fresh, self._pending = self._pending[:needed], self._pending[needed:]
             muted = self.bypass and self._ramp.settled(True)
             out = self._window.step(fresh, self._voice, self.pitch / 12, self.keep_pitch, muted)
+            if not all_finite(out):
+                raise VconvError("the networks gave samples that are not finite; the model or the voice is damaged")
             parts.append(self._mixed(self._out.process(out)))
         done = np.concatenate(parts)
         self._taken += len(done)

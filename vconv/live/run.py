@@ -13,6 +13,7 @@ from rich.live import Live
 
 from vconv.audio import AudioWriter, BlockReader, check_writable
 from vconv.errors import InputError, VconvError
+from vconv.files import check_no_input, exists_already
 from vconv.inference.converter import Converter
 from vconv.inference.loading import available_cores, load
 from vconv.live import latency
@@ -67,17 +68,18 @@ def convert_file(job: FileJob, targets: list[Path], progress: Callable[[float], 
     The output appears whole or not at all, and is as long as the source.
 
     Raises:
-        InputError: the source, the target or the enrolment cannot be used, or the output exists.
+        InputError: the source, the target or the enrolment cannot be used, or the output exists or is one of them.
     """
     check_writable(job.output)
+    check_no_input(job.output, [job.source, *targets, *([job.me] if job.me else [])])
     if job.output.exists() and not job.overwrite:
-        raise InputError(f"{job.output}: exists already; pass --overwrite to replace it")
+        raise exists_already(job.output)
     reader = BlockReader(job.source)
     converter, me = start(job.model, job.threads), job.me and Enrolment.load(job.me)
     live = converter.live(targets[0], enrolment=me, rate_in=reader.source_rate, **job.settings)
     size = round(FILE_BLOCK_SECONDS * live.rate_in)
     samples, started = 0, time.process_time()
-    with AudioWriter(job.output, live.rate_out) as writer:
+    with AudioWriter(job.output, live.rate_out, job.overwrite) as writer:
         for large in reader:
             for block in np.split(large, range(size, len(large), size)):
                 writer.write(live.process(block))
@@ -114,8 +116,8 @@ def converse(converter: Converter, targets: list[Path], me: Path | None, choice:
     """
     if len(targets) > MAX_SLOTS:
         raise InputError(f"{len(targets)} voices are more than the keys 1 to {MAX_SLOTS}; give fewer targets")
-    if choice.record and not choice.overwrite:
-        check_recordings(choice.record)
+    if choice.record:
+        check_recordings(choice.record, choice.overwrite, [*targets, *([me] if me else [])])
     found = devices()
     source, sink = find(choice.input, found, "input"), find(choice.output, found, "output")
     monitor = find(choice.monitor, found, "output") if choice.monitor is not None else None

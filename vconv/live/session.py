@@ -6,13 +6,14 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vconv.audio import AudioWriter
-from vconv.files import exists_already
+from vconv.files import check_no_input, exists_already
 from vconv.live.engine import LiveConverter
 from vconv.live.queues import CaptureQueue, PlayQueue
 
@@ -45,19 +46,23 @@ class Status:
     dropped: float  # of sound, since the start
 
 
-def check_recordings(folder: Path) -> None:
-    """See before a session that its recordings replace nothing.
+def check_recordings(folder: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """See before a session that its recordings replace nothing, or with ``overwrite`` none of its inputs.
 
     Raises:
-        InputError: the folder holds recordings.
+        InputError: the folder holds recordings, or an input under their names.
     """
     for name in RECORDINGS:
-        if (folder / name).exists():
+        check_no_input(folder / name, inputs, "--record")
+        if (folder / name).exists() and not overwrite:
             raise exists_already(folder / name, "--record")
 
 
 class Recorder:
-    """Both sides of a session as ``RECORDINGS`` in a folder; they appear when it ends, in place of earlier ones."""
+    """Both sides of a session as ``RECORDINGS`` in a folder; they appear when it ends, in place of earlier ones.
+
+    A session that has converted nothing replaces nothing.
+    """
 
     def __init__(self, folder: Path, rate_in: int, rate_out: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +74,13 @@ class Recorder:
             self._open = stack.pop_all()
 
     def close(self) -> None:
-        self._open.close()
+        with contextlib.suppress(_Empty), self._open:
+            if not self.output.samples:
+                raise _Empty
+
+
+class _Empty(Exception):
+    """Has the files of a ``Recorder`` discarded."""
 
 
 class Session:
@@ -124,6 +135,7 @@ class Session:
         started = time.perf_counter()
         controls = self.controls
         block = block * np.float32(0.0 if controls.muted else controls.input_gain)
+        block = np.nan_to_num(block, posinf=0.0, neginf=0.0)  # as the converter takes it
         out = self.live.process(block) * np.float32(controls.output_gain)
         if len(out):
             self._seconds.append(time.perf_counter() - started)

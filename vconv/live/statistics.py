@@ -64,10 +64,11 @@ class Enrolment:
     loudness: float  # dBFS
     model: bytes  # ``Converter.model``
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a .npz file that ``load`` and ``vconv live --me`` take."""
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write it to a .npz file that ``load`` and ``vconv live --me`` take; see ``voice.save_file``."""
         save_arrays(
             path,
+            overwrite,
             norm_statistics=np.zeros((2, 0), np.float32) if self.statistics is None else self.statistics,
             content=self.content.astype(np.float16),
             curve=self.curve.astype(np.float32),

@@ -106,11 +106,11 @@ class Tokens:
 
     # ------------------------------------------------------------ file
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write a tokens file, which appears whole or not at all.
 
         Raises:
-            InputError: the folder is missing or not writable.
+            InputError: the folder is missing or not writable, or without ``overwrite`` the file exists.
         """
         arrays = {
             "codes": self.codes.astype(np.uint16),
@@ -122,7 +122,7 @@ class Tokens:
             "loudness": np.int16(round(100 * self.loudness)),
             "bits": np.uint8(self.bits),
         }
-        save_file(path, lambda file: np.savez_compressed(file, **arrays))
+        save_file(path, lambda file: np.savez_compressed(file, **arrays), overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokens:
@@ -168,18 +168,18 @@ class Tokens:
             tokens.append(f"{code}*{count}" if count > 1 else code)
         return " ".join(tokens)
 
-    def save_text(self, path: str | os.PathLike[str]) -> None:
+    def save_text(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write the line of text into a file, which appears whole or not at all.
 
         Raises:
-            InputError: the folder is missing or not writable.
+            InputError: the folder is missing or not writable, or without ``overwrite`` the file exists.
         """
         line = f"{self.text}\n".encode()
-        save_file(path, lambda file: file.write(line))
+        save_file(path, lambda file: file.write(line), overwrite)
 
     @classmethod
     def from_text(cls, text: str, like: Tokens | None = None, name: str = "the text") -> Tokens:
-        """Units from a line of text, with the melody (over their length), loudness and voice of ``like``.
+        """Tokens from a line of text, with the melody (over their length), loudness and voice of ``like``.
 
         Without it the melody is flat and voiced throughout, which a voice moves into its register, and there is no
         voice.
@@ -256,7 +256,7 @@ def _codes_of_tokens(tokens: list[str], name: str) -> np.ndarray:
         match = _TOKEN.fullmatch(token)
         codes = match.group(1).split(".") if match else []
         if not codes or [code[0] for code in codes] != list(string.ascii_lowercase[: len(codes)]):
-            raise InputError(f"{name}: '{token[:40]}' is no unit; one looks like a12.b301*3")
+            raise InputError(f"{name}: '{token[:40]}' is no token; one looks like a12.b301*3")
         frames.append([int(code[1:]) for code in codes])
         if max(frames[-1]) >= 1 << MAX_BITS:
             raise InputError(f"{name}: '{token[:40]}' has a code above {(1 << MAX_BITS) - 1}, which no model has")

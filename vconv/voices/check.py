@@ -7,13 +7,14 @@ music and noise turns into a score between 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vconv import audio
+from vconv.errors import VconvError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE
 from vconv.inference.analysis import Analysis, Rebuilt
 from vconv.inference.converter import Converter
@@ -68,6 +69,19 @@ class Checker:
         """The same of a source that is being converted, whose F0 is known already."""
         return self._judge(analysis.wave.read(0, round(SEARCHED_SECONDS * SAMPLE_RATE)), analysis.f0)
 
+    def all_in(self, place: Path) -> Iterator[tuple[Path, Verdict | VconvError]]:
+        """Of a recording, or of each in a folder; what cannot be read has an error in place of the verdict."""
+        try:
+            clips = audio.find_audio(place) if place.is_dir() else [place]
+        except VconvError as error:
+            yield place, error
+            return
+        for clip in clips:
+            try:
+                yield clip, self.clip(clip)
+            except VconvError as error:
+                yield clip, error
+
     def _judge(self, wave: np.ndarray, f0: np.ndarray | None) -> Verdict:
         start = loudest(wave)
         wave = stretch(wave, start)
@@ -77,16 +91,6 @@ class Checker:
         rebuilt = self._converter.rebuild(audio.normalize(wave, SAMPLE_RATE), known)
         measures = measure(rebuilt, self._population.clips, self._population.code_bits)
         return Verdict(self._population.check.score(measures))
-
-
-def files_in(places: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are; for a folder, the audio in it.
-
-    Raises:
-        InputError: a folder without audio.
-    """
-    for place in places:
-        yield from audio.find_audio(place) if place.is_dir() else [place]
 
 
 def read_beginning(source: audio.Source) -> np.ndarray:

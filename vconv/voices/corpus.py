@@ -25,6 +25,7 @@ from vconv.errors import InputError, VconvError
 from vconv.files import replacing, write_text
 from vconv.inference.converter import Converter
 from vconv.inference.loading import load
+from vconv.opening import STANDARD_STREAM, check_streams
 from vconv.processes import map_in_order
 from vconv.voice import save_arrays
 
@@ -101,6 +102,8 @@ def embed_corpus(
         VconvError: a worker process died.
     """
     check_output(output)
+    check_streams(inputs, None)
+    jobs = 1 if STANDARD_STREAM in inputs else jobs  # which other processes do not share
     items = items_of(inputs)
     parts = Parts(output, items, load(model, device, 1).model.hex())
     parts.begin()

@@ -73,7 +73,7 @@ class Scoring:
 class Verification:
     """The threshold and the equal error rate, measured on speakers outside the training data."""
 
-    threshold: float  # of the score, where as many pairs of one speaker are rejected as pairs of two are accepted
+    threshold: float  # of the score, at the equal error rate
     error: float  # share of both there
     speakers: int
     clips: int
@@ -164,11 +164,11 @@ class Population:
 
     # ------------------------------------------------------------ the file
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write the file, whole or not at all.
 
         Raises:
-            InputError: the folder is missing or not writable.
+            InputError: the folder is missing or not writable, or without ``overwrite`` the file exists.
         """
         arrays: dict[str, np.ndarray] = {"format": np.int64(FORMAT), "model": np.str_(self.model)}
         arrays |= {"attribute_mean": self.attribute_mean, "axis_shares": self.axis_shares}
@@ -180,7 +180,7 @@ class Population:
             for field in fields(kind):
                 value = np.asarray(getattr(getattr(self, name), field.name))
                 arrays[f"{name}.{field.name}"] = value.astype(np.float16) if value.ndim == 2 else value
-        save_arrays(path, **arrays)
+        save_arrays(path, overwrite, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Population:
