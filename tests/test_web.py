@@ -15,6 +15,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ pytest.importorskip("starlette", reason="needs vconv[web]")
 pytest.importorskip("uvicorn", reason="needs vconv[web]")
 
 from tests.web_server import TOKEN, Server, running
+from vconv.web import routes
 from vconv.web.app import STATIC, Settings
 from vconv.web.inputs import Refusal, file_name
 from vconv.web.jobs import KEPT, Job, Jobs
@@ -148,6 +150,13 @@ def test_a_fault_in_a_job_does_not_end_the_worker(server: Server, clips: Path) -
     assert server.job(**conversion(server, clips))["state"] == "done"
 
 
+def test_a_refusal_in_a_job_is_no_fault(server: Server) -> None:
+    def work(job: Job) -> dict[str, object]:
+        raise Refusal(409, "there is one already")
+
+    assert server.wait(server.services.jobs.submit("late", work).id)["error"] == "there is one already"
+
+
 def test_old_results_make_room_for_new_ones(tmp_path: Path) -> None:
     def work(job: Job) -> dict[str, object]:
         (job.folder / "result.wav").write_bytes(bytes(400))
@@ -203,6 +212,25 @@ def test_an_archive_names_what_made_room_for_newer_results(server: Server) -> No
     answer = server.request("POST", "/api/zip", {"jobs": [keys[0]], "format": "flac"})
     assert answer.status == 404 and "convert the files again" in answer.json["error"]
     assert not list(server.services.folder.glob("*.zip"))
+
+
+def test_two_archives_of_one_result_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(job: Job) -> dict[str, object]:
+        soundfile.write(job.folder / "result.wav", np.zeros(2400, np.float32), 24000, "FLOAT")
+        return {"name": "made"}
+
+    job, both, encode = server.services.jobs.submit("made", work), threading.Barrier(2), routes.encode
+
+    def together(source: Path, output: Path) -> Path:
+        encoded = encode(source, output)
+        both.wait(60)
+        return encoded
+
+    server.wait(job.id)
+    monkeypatch.setattr(routes, "encode", together)
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(server.request, "POST", "/api/zip", {"jobs": [job.id], "format": "wav"}) for _ in "ab"]
+        assert [answer.result().status for answer in asked] == [200, 200]
 
 
 def test_an_archive_takes_thousands_of_results(idle: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.conftest import BASE_MODEL, Cli
 from vconv import audio
+from vconv.errors import InputError
 from vconv.inference.converter import Converter
 from vconv.voice import Voice
 
@@ -115,6 +117,44 @@ def test_what_is_no_voice_is_not_imported(server: Server, content: bytes) -> Non
 def test_names_that_no_file_may_have_are_refused(name: str) -> None:
     with pytest.raises(Refusal):
         check_name(name)
+
+
+def test_an_odd_file_does_not_hide_the_other_voices(server: Server, tmp_path: Path) -> None:
+    folder = server.services.library.folder
+    voice = Voice(np.full(4, 0.5, np.float32), 0.0)
+    voice.save(folder / "good.npz")
+    arrays = dict(np.load(folder / "good.npz"))
+    np.savez(folder / "odd.npz", **arrays | {"log_f0": np.float64(2000)})
+    try:
+        voice.save(folder / os.fsdecode(b"caf\xe9.npz"))
+    except InputError:
+        pytest.skip("this file system has no such names")
+    latin, good, odd = server.request("GET", "/api/voices").json["voices"]
+    assert (latin["name"], latin["register"], good["register"]) == ("caf\\xe9", 200, 200)
+    assert odd["error"].startswith("odd: register is out of range")
+    assert server.request("GET", f"/api/voices/file?name={quote(latin['name'])}").status == 200
+    refused = server.request("POST", "/api/voices/import?name=new.npz", (folder / "odd.npz").read_bytes())
+    assert refused.status == 422 and "register" in refused.json["error"]
+
+
+def test_two_voices_of_one_name_are_both_kept(server: Server, uploads: dict[str, str]) -> None:
+    with server.services.jobs.model:  # so that the first is not there when the second is asked for
+        body = {"kind": "embed", "name": "Anna", "target": {"uploads": [uploads["low"]]}}
+        keys = [server.request("POST", "/api/jobs", body).json["id"] for _ in range(2)]
+    assert [server.wait(key)["result"]["voice"] for key in keys] == ["Anna", "Anna (2)"] == names(server)
+
+
+def test_a_voice_made_during_an_import_stays(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Voice(np.full(4, 0.5, np.float32), 0.0).save(tmp_path / "own.npz")
+    library, load = server.services.library, Voice.load
+
+    def meanwhile(path: Path) -> Voice:
+        library.save(load(path), "Anna")
+        return load(path)
+
+    monkeypatch.setattr(Voice, "load", meanwhile)
+    answer = server.request("POST", "/api/voices/import?name=Anna.npz", (tmp_path / "own.npz").read_bytes())
+    assert answer.json == {"voice": "Anna (2)"}
 
 
 def test_links_and_files_beside_the_library_are_no_voices(tmp_path: Path) -> None:

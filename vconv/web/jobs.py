@@ -225,7 +225,7 @@ def _outcome(job: Job, work: Work) -> tuple[str, str]:
         job.result = work(job)
     except Cancelled:
         return CANCELLED, ""
-    except VconvError as failure:
+    except (VconvError, Refusal) as failure:
         return FAILED, one_line(failure, job.names)
     except OSError as failure:
         return FAILED, system_failure(failure)
@@ -248,4 +248,4 @@ def one_line(message: object, names: Mapping[str, str] | None = None) -> str:
     line = " ".join(str(message).split())
     for path, name in (names or {}).items():
         line = line.replace(path, name)
-    return line
+    return line.encode("utf-8", "backslashreplace").decode()  # of a path that is not UTF-8

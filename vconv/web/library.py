@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
 import unicodedata
 from pathlib import Path
 from typing import Any
 
-from vconv.errors import InputError
+from vconv.errors import InputError, unforeseen
 from vconv.features import F0_REFERENCE, FRAME_RATE
+from vconv.files import readable
 from vconv.voice import VOICE_SUFFIX, Voice
 from vconv.web.inputs import Refusal
 
@@ -58,6 +61,7 @@ class Library:
         except OSError as error:
             raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another with --voices") from error
         self._described: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self._naming = threading.Lock()  # held from the choice of a name until the file has it
 
     def describe(self) -> list[dict[str, Any]]:
         """All voices for the page, by name. A file that is no voice has an ``error``."""
@@ -74,45 +78,65 @@ class Library:
             raise Refusal(404, f"there is no voice '{name[:MAX_VOICE_NAME]}'; reload the page")
         return path
 
-    def free_path(self, name: str) -> Path:
-        """Where a new voice goes.
+    def check_free(self, name: str) -> str:
+        """The name of a new voice, as ``check_name`` gives it.
 
         Raises:
             Refusal: the name is taken or impossible.
         """
         name = check_name(name)
-        if name.lower() in {known.lower() for known in self._files()}:
+        if name.lower() in self._taken():
             raise Refusal(409, f"there is a voice '{name}' already; choose another name")
-        return self.folder / f"{name}{VOICE_SUFFIX}"
+        return name
+
+    def save(self, voice: Voice, name: str) -> str:
+        """Write a new voice; returns its name, which is another, such as "Anna (2)", where a voice has it by now."""
+        with self._naming:
+            taken, name = self._taken(), check_name(name)
+            others = (f"{name} ({number})" for number in itertools.count(2))
+            free = next(one for one in itertools.chain([name], others) if one.lower() not in taken)
+            voice.save(self._place(free), overwrite=False)
+        return free
 
     def rename(self, name: str, new: str) -> None:
         """Give a voice another name."""
-        old, target = self.path(name), self.free_path(new)
-        old.rename(target)
+        with self._naming:
+            self.path(name).rename(self._place(self.check_free(new)))
 
     def delete(self, name: str) -> None:
         """Delete a voice's file."""
         self.path(name).unlink(missing_ok=True)
 
+    def _place(self, name: str) -> Path:
+        return self.folder / f"{name}{VOICE_SUFFIX}"
+
+    def _taken(self) -> set[str]:
+        return {name.lower() for name in self._files()}
+
     def _files(self) -> dict[str, Path]:
         found = (path for path in self.folder.iterdir() if path.suffix.lower() == VOICE_SUFFIX and path.is_file())
-        return {unicodedata.normalize("NFC", path.stem): path for path in found if not path.name.startswith(".")}
+        return {_name(path): path for path in found if not path.name.startswith(".")}
 
     def _describe(self, path: Path) -> dict[str, Any]:
         stat = path.stat()
         key = path.name, stat.st_mtime_ns, stat.st_size
         if key not in self._described:
-            self._described[key] = {"name": unicodedata.normalize("NFC", path.stem)} | _facts(path)
+            self._described[key] = {"name": _name(path)} | _facts(path)
         return self._described[key]
+
+
+def _name(path: Path) -> str:
+    return unicodedata.normalize("NFC", readable(path.stem))
 
 
 def _facts(path: Path) -> dict[str, Any]:
     try:
         voice = Voice.load(path)
-    except InputError as error:
-        return {"error": str(error).replace(str(path), path.stem)}
-    return {
-        "register": None if voice.log_f0 is None else round(F0_REFERENCE * 2**voice.log_f0),  # Hz
-        "seconds": 0.0 if voice.reference is None else round(voice.reference.mel.shape[1] / FRAME_RATE, 1),
-        "tuned": voice.adapter is not None,
-    }
+        return {
+            "register": None if voice.log_f0 is None else round(F0_REFERENCE * 2**voice.log_f0),  # Hz
+            "seconds": 0.0 if voice.reference is None else round(voice.reference.mel.shape[1] / FRAME_RATE, 1),
+            "tuned": voice.adapter is not None,
+        }
+    except Exception as error:  # one file must not hide the others
+        told = error if isinstance(error, InputError) else unforeseen(error, str(path))
+        return {"error": str(told).replace(str(path), _name(path))}

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 import vconv
 from vconv.errors import InputError, VconvError
+from vconv.files import readable
 from vconv.untrusted import MAX_ARCHIVE_BYTES
 from vconv.voice import Voice
 from vconv.voices import sampling as speakers
@@ -202,12 +203,12 @@ def _write_zip(output: Path, keys: list[object], suffix: str, jobs: Jobs) -> int
         for key in keys:
             try:
                 job = jobs.result(key)
-                encoded = encode(job.folder / RESULT, job.folder / f"zip.{suffix}")
+                encoded = encode(job.folder / RESULT, job.folder / f"zip-{secrets.token_hex(4)}.{suffix}")
             except (Refusal, InputError):  # dropped before, or just now
                 missing.append(jobs.title(key))
                 continue
             file.write(encoded, f"{distinct(job.result.get('name', 'result'))}.{suffix}")
-            encoded.unlink()
+            encoded.unlink(missing_ok=True)
         if len(missing) == len(keys):
             raise Refusal(404, "none of these results is there any more; convert the files again")
         if missing:
@@ -246,7 +247,7 @@ def _deletion(path: Path) -> BackgroundTask:
 
 async def voices(services: Services, request: Request) -> Response:
     found = await anyio.to_thread.run_sync(services.library.describe)
-    return JSONResponse({"voices": found, "folder": str(services.library.folder)})
+    return JSONResponse({"voices": found, "folder": readable(str(services.library.folder))})
 
 
 async def rename_voice(services: Services, request: Request) -> Response:
@@ -262,13 +263,14 @@ async def delete_voice(services: Services, request: Request) -> Response:
 
 async def voice_file(services: Services, request: Request) -> Response:
     path = services.library.path(request.query_params.get("name", ""))
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    return FileResponse(path, media_type="application/octet-stream", filename=readable(path.name))
 
 
 async def import_voice(services: Services, request: Request) -> Response:
     """A .npz file of a voice; nothing but the voice's own arrays is kept of it."""
     name = Path(file_name(request.query_params.get("name", ""))).stem
-    place, temporary, size = services.library.free_path(name), services.folder / f"{secrets.token_hex(8)}.npz", 0
+    services.library.check_free(name)  # refused before the upload
+    temporary, size = services.folder / f"{secrets.token_hex(8)}.npz", 0
     try:
         size = await services.uploads.save(request, temporary, MAX_ARCHIVE_BYTES)
         voice = await anyio.to_thread.run_sync(Voice.load, temporary)
@@ -276,8 +278,7 @@ async def import_voice(services: Services, request: Request) -> Response:
         raise InputError(str(error).replace(str(temporary), f"{name}.npz")) from error
     finally:
         services.uploads.discard(temporary, size)
-    voice.save(place)
-    return JSONResponse({"voice": place.stem}, 201)
+    return JSONResponse({"voice": services.library.save(voice, name)}, 201)
 
 
 async def directions(services: Services, request: Request) -> Response:

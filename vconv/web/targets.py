@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vconv.files import readable
 from vconv.inference.converter import Converter
 from vconv.voice import Voice
 from vconv.voices.mixing import target_voice
@@ -39,7 +40,7 @@ class Target:
     def shown(self) -> list[str]:
         """The arguments with the names that the client knows."""
         return [
-            self.names.get(str(path), str(path)) + ("" if weight is None else f":{weight:g}")
+            self.names.get(str(path), readable(str(path))) + ("" if weight is None else f":{weight:g}")
             for path, weight in self.parts
         ]
 

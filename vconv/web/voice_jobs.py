@@ -142,16 +142,14 @@ class Workshop:
         self, body: dict[str, Any], model: str, make: Callable[[Job, Loaded], Voice], target: Target | None = None
     ) -> Task:
         name = text(body, "name")
-        self.library.free_path(name)  # refused before the work
+        self.library.check_free(name)  # refused before the work
 
         def work(job: Job) -> dict[str, Any]:
             loaded = self._open(job, model)
             job.enter("making the voice")
             voice = make(job, loaded)
             job.check()
-            path = self.library.free_path(name)
-            voice.save(path)
-            return {"voice": path.stem}
+            return {"voice": self.library.save(voice, name)}
 
         return Task(name, work, names=target.names if target else {})
 
