@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Pairs of unseen speakers to evaluate, from a manifest: ``make_pairs.py MANIFEST PAIRS.csv --split test``.
 
-Every speaker of the split is source and target of every other one as often as the next. Where both have read
-a sentence, the target speaker's own reading is the reference. The same manifest gives the same pairs.
+Every speaker of the split without training clips is source and target of every other one as often as the next.
+Where both have read a sentence, the target speaker's own reading is the reference. The same manifest gives the same
+pairs.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vconv.data.manifest import SPLITS, Clip, read_manifest
+from vconv.data.manifest import TEST, VALID, Clip, read_manifest, unseen
 from vconv.errors import InputError
 from vconv.files import write_text
 
-COLUMNS = ("source", "target", "reference", "transcript")
+COLUMNS = ("source", "target", "reference", "transcript", "language")
 SOURCE_SECONDS = (1.5, 12.0)  # shorter ones hold few words to judge by, longer ones only cost time
 TARGET_SECONDS = 3.0  # of a target's clip at least, where there is one
 
@@ -35,7 +36,8 @@ class Pair:
 
     def row(self) -> list[str]:
         clips = (self.source, self.target, self.reference)
-        return [*("" if clip is None else os.path.abspath(clip.path) for clip in clips), self.source.transcript]
+        paths = ("" if clip is None else os.path.abspath(clip.path) for clip in clips)
+        return [*paths, self.source.transcript, self.source.language]
 
 
 def make_pairs(clips: Sequence[Clip], count: int, seed: int = 0) -> list[Pair]:
@@ -48,7 +50,10 @@ def make_pairs(clips: Sequence[Clip], count: int, seed: int = 0) -> list[Pair]:
     for clip in sorted(clips, key=lambda clip: str(clip.path)):
         by_speaker.setdefault(clip.speaker, []).append(clip)
     if len(by_speaker) < 2:
-        raise InputError(f"{len(by_speaker)} speakers in this split; two are needed to convert between: keep more out")
+        raise InputError(
+            f"{len(by_speaker)} speakers of this split have no training clips; two are needed to convert between: "
+            "keep more out"
+        )
     rng = random.Random(seed)
     couples = list(itertools.permutations(sorted(by_speaker), 2))
     rng.shuffle(couples)
@@ -98,12 +103,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("pairs", type=Path)
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--split", choices=(VALID, TEST), default=TEST)
     parser.add_argument("--count", type=int, default=100, help="pairs, at most")
     arguments = parser.parse_args()
     try:
-        clips = [clip for clip in read_manifest(arguments.manifest) if clip.split == arguments.split]
-        pairs = make_pairs(clips, arguments.count)
+        pairs = make_pairs(unseen(read_manifest(arguments.manifest), arguments.split), arguments.count)
     except InputError as error:
         print(f"make_pairs: {arguments.manifest}: {error}", file=sys.stderr)
         return error.exit_code

@@ -214,7 +214,7 @@ def test_table_and_plot(recipe: types.SimpleNamespace, tmp_path: Path) -> None:
     assert cells["identity"][1][2].startswith("+60 (+35 to +80)") and cells["identity"][1][3] == "< 0.001"
     assert vq["wer"] == "40" and identity["wer"] == "–"
     assert vq["bits_at_most"] == "562" and identity["bits_at_most"] == "–"
-    assert any("speaker read off the code 5" in line and "vectors 11" in line for line in lines)
+    assert any("speaker accuracy from the code 5" in line and "vectors 11" in line for line in lines)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text(encoding="utf-8"))))
     leaks = {row["configuration"]: row for row in rows if row["figure"] == "speaker_from_code"}
     assert (leaks["vq"]["value"], leaks["vq"]["low"], leaks["vq"]["chance"]) == ("0.12", "0.1", "0.05")

@@ -94,6 +94,25 @@ def test_without_two_held_out_speakers_there_is_no_evaluation(
     assert capsys.readouterr().out.startswith("note: the model will not be evaluated: that takes two speakers")
 
 
+def test_speakers_with_training_clips_are_not_held_out(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text() + "more.wav\tc\ttrain\t\n")
+    stages, _ = made(manifest)
+    assert stages[-1].name == "export"
+
+
+def test_words_in_other_languages_are_left_out_or_judged_by_another_model(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("librosa")
+    lines = [f"{line}\tde" for line in manifest.read_text().splitlines()[1:]]
+    manifest.write_text("\n".join(["path\tspeaker\tsplit\tphones\tlanguage", *lines]) + "\n")
+    judging = made(manifest)[0][-1].commands[1]
+    assert "reference" in judging[-1] and "words" not in judging[-1] and judging[-2] == "--metrics"
+    assert "does not know de" in capsys.readouterr().out
+    assert made(manifest, "--set", "evaluate.asr=whisper")[0][-1].commands[1][-2:] == ("--asr", "whisper")
+    assert not capsys.readouterr().out
+
+
 def test_the_help_names_every_size() -> None:
     words = re.findall(r"\w+", recipe.parser().format_help())
     assert set(SIZES) <= set(words)
@@ -180,7 +199,7 @@ def test_the_cost_of_a_training_needs_no_other_stage(manifest: Path) -> None:
         paths = [config.corpus.manifest, config.corpus.asr_encoder, getattr(config, "vocoder", "")]
         assert all(Path(path).exists() for path in paths if path)
         real = build_configuration(trainings[name].config, name)
-        assert (config.model, config.batch, config.optimizer) == (real.model, real.batch, real.optimizer)
+        assert all(getattr(config, part, None) == getattr(real, part, None) for part in ("model", "batch", "optimizer"))
         assert config.corpus.store == real.corpus.store  # which may be there already
 
     recipe.print_costs(stages, setup, execute)
@@ -204,6 +223,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_model(tmp_path:
     for package in ("accelerate", "onnxscript", "sklearn"):
         pytest.importorskip(package)
     manifest = make_corpus(tmp_path / "corpus", sentences=4)
+    text = manifest.read_text(encoding="utf-8")  # two speakers of the validation sentence are in no other
+    manifest.write_text(re.sub(r"(?m)^(3_\S+\t)(high|child)", r"\1unseen_\2", text), encoding="utf-8")
     env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 
     def start(out: str) -> subprocess.Popen[str]:

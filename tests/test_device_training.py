@@ -21,6 +21,7 @@ from vconv.data.augmentation.recording import DisturbConfig  # noqa: E402
 from vconv.data.batches import BatchConfig, ConversionBatch, ConversionSampler  # noqa: E402
 from vconv.data.corpus import Corpus, load_corpus  # noqa: E402
 from vconv.data.decoded import Decoded  # noqa: E402
+from vconv.data.device.features import CONTEXT_FRAMES  # noqa: E402
 from vconv.data.device.sampler import DeviceSampler  # noqa: E402
 from vconv.data.device.waves import draw_surroundings  # noqa: E402
 from vconv.data.manifest import prepare, read_manifest  # noqa: E402
@@ -28,7 +29,8 @@ from vconv.data.shards import Sample, stream, write_shards  # noqa: E402
 from vconv.data.shards.store import ShardStore  # noqa: E402
 from vconv.data.store import WAVE_SCALE, build, open_store  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
-from vconv.features import N_MELS, OUTPUT_RATE, SAMPLE_RATE, log_mel  # noqa: E402
+from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_RATE, SAMPLE_RATE, log_mel  # noqa: E402
+from vconv.models.pretrained.campplus import load_campplus  # noqa: E402
 from vconv.training.device_batches import DeviceFeatures, device_input  # noqa: E402
 from vconv.training.loader import to_tensors  # noqa: E402
 from vconv.training.shard_stream import ShardStream  # noqa: E402
@@ -142,11 +144,18 @@ def test_moved_sources_stay_aligned(corpus: Corpus) -> None:
 
 def test_the_speaker_embedding_is_that_of_the_reference(corpus: Corpus, tmp_path: Path) -> None:
     encoder = make_speaker_encoder(tmp_path / "speaker_encoder.safetensors")
-    batch = batch_of(corpus, dataclasses.replace(PLAIN, other_voice=0.5), speaker_encoder=str(encoder))
-    norms = batch.speaker_embedding.norm(dim=1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
-    still = batch_of(corpus, PLAIN, speaker_encoder=str(encoder)).speaker_embedding
-    assert still.shape == batch.speaker_embedding.shape
+    config = dataclasses.replace(PLAIN, other_voice=0.5)
+    drawn = DeviceSampler(corpus, config, 3).batch(0)
+    waves = [audio.resample(wave / np.float32(WAVE_SCALE), OUTPUT_RATE, SAMPLE_RATE) for wave in drawn.reference]
+    inner = np.stack(waves)[:, CONTEXT_FRAMES * HOP_LENGTH : -CONTEXT_FRAMES * HOP_LENGTH]
+    inner = inner[:, : int(inner.shape[1] / 2**config.other_octaves)]  # as much as the highest voice has
+    with torch.no_grad():
+        expected = load_campplus(encoder)(torch.from_numpy(inner))
+    found = batch_of(corpus, config, speaker_encoder=str(encoder)).speaker_embedding
+    distances = (found - expected).norm(dim=1)
+    moved = torch.from_numpy(drawn.octaves) != 0
+    assert 0 < moved.sum() < len(moved)
+    assert distances[~moved].max() < 1e-4 and distances[moved].min() > 0.05
 
 
 @pytest.mark.parametrize("place", ["shards", pytest.param("store", marks=pytest.mark.slow)])

@@ -16,9 +16,9 @@ from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, train  # noqa: E402
 from vconv.data.manifest import Clip  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
-from vconv.training import configuration  # noqa: E402
+from vconv.training import checkpoint, configuration  # noqa: E402
 from vconv.training.checkpoint import CHECKPOINT  # noqa: E402
-from vconv.training.dry_run import CLIPS, STEPS, choose, measure  # noqa: E402
+from vconv.training.dry_run import CLIPS, STEPS, choose, measure, shortened  # noqa: E402
 from vconv.training.start import make_accelerator  # noqa: E402
 from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
 
@@ -88,6 +88,25 @@ def test_shards_stay_as_they_are(corpus: Path, tmp_path: Path) -> None:
         measure(configuration(path, shards))
     cost = measure(configuration(path, [*shards, f"corpus.manifest={corpus}", f"output={tmp_path / 'run'}"]))
     assert cost.step_seconds > 0 and cost.store_bytes == 0
+
+
+def test_features_for_the_device_are_counted_and_a_damaged_run_stays_as_it_is(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoint.save(run / CHECKPOINT, {"step": 3})
+    (run / CHECKPOINT).rename(checkpoint.previous(run / CHECKPOINT))
+    (run / CHECKPOINT).write_bytes(b"damaged")
+    overrides = [f"corpus.manifest={corpus}", f"output={run}", "corpus.features=device", f"corpus.store={tmp_path}/no"]
+    path = write(tmp_path, CONVERSION)
+    before = files(tmp_path)
+    cost = measure(configuration(path, [*overrides, "optimizer.steps=10"]), resume=True)
+    assert cost.store_bytes > 0 and cost.features_hours > 0 and cost.steps == 7
+    assert files(tmp_path) == before
+
+
+def test_pre_training_is_not_measured(tmp_path: Path) -> None:
+    config = configuration(write(tmp_path, CONVERSION), ["pretrain.steps=100"])
+    assert shortened(config, tmp_path / "sample.tsv").pretrain.steps == 0
 
 
 def test_a_sample_stands_for_the_corpus() -> None:

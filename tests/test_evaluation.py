@@ -564,6 +564,10 @@ def test_each_language_has_its_own_figures(
     assert refused.code == 2 and "language fr: the default Whisper model is English only" in refused.error
     stressed = vconv_cli("stress", mixed, "-o", tmp_path / "stress", "--metrics", "words")
     assert stressed.code == 2 and "with --asr" in stressed.error and not (tmp_path / "stress").exists()
+    german = [f"{speaker}{number}.wav\t{speaker}\tvalid\tde" for speaker in "ab" for number in range(4)]
+    (tmp_path / "corpus.tsv").write_text("\n".join(["path\tspeaker\tsplit\tlanguage", *german]) + "\n")
+    climbed = vconv_cli("ladder", tmp_path / "corpus.tsv", "-o", tmp_path / "ladder", "--metrics", "words")
+    assert climbed.code == 2 and "language de: the default" in climbed.error and not (tmp_path / "ladder").exists()
     done = vconv_cli(*command, "--asr", tmp_path)
     assert done.code == 1 and "line 5: language 'deutsch'" in done.err
     # Source and conversion are one question each and language, though the clips are the same.

@@ -51,7 +51,7 @@ def test_too_few_speakers_are_refused(corpus: list[Clip]) -> None:
 
 
 def test_each_rung_is_made_and_named(toy: Converter, tmp_path: Path, corpus: list[Clip]) -> None:
-    a, b, c = corpus[0], corpus[1], corpus[4]
+    a, b, c = dataclasses.replace(corpus[0], language="de-AT"), corpus[1], corpus[4]
     for seed, (which, f0) in enumerate(((a, 120), (b, 130), (c, 220))):
         which.path.parent.mkdir(exist_ok=True)
         audio.write(which.path, speech(1.5, f0=f0, seed=seed), SAMPLE_RATE)
@@ -60,7 +60,7 @@ def test_each_rung_is_made_and_named(toy: Converter, tmp_path: Path, corpus: lis
     assert [pair.system for pair in made.good] == list(ladder.RUNGS)
     assert [pair.target for pair in made.good] == [*[b.path] * 5, a.path, b.path, c.path, b.path]
     assert made.good[0].converted == a.path
-    assert {(pair.source, pair.transcript) for pair in made.good} == {(a.path, a.transcript)}
+    assert {(pair.source, pair.transcript, pair.language) for pair in made.good} == {(a.path, a.transcript, "de")}
     for pair in made.good[1:]:
         assert soundfile.info(pair.converted).frames == round(1.5 * OUTPUT_RATE)
     assert len(made.bad) == 1 and str(corpus[2].path) in made.bad[0].reason

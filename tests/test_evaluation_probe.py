@@ -22,6 +22,7 @@ from vconv.evaluation.seen import look, read_speech
 from vconv.evaluation.seen import spectra as spectra_of
 from vconv.inference.utterance import Utterance
 from vconv.voice import Voice
+from vconv.voices.fitting_clips import choose_training
 
 # ---------------------------------------------------------------- phones
 
@@ -88,6 +89,13 @@ def clips_of(speaker: str, count: int, split: str = "valid", group: str = "") ->
         Clip(Path(f"{speaker}{n}.wav"), speaker, split=split, group=f"{group}{n}" if group else "")
         for n in range(count)
     ]
+
+
+def test_clips_may_have_names_that_are_not_utf8() -> None:
+    names = ["caf\udce9", "a", "b", "c"]
+    every = [clip for name in names for clip in clips_of(name, 4, "train")]
+    assert {clip.speaker for clip in probe.choose(every, Choice("train"))} == set(names)
+    assert {clip.speaker for clip in choose_training(every, Path())} == set(names)
 
 
 def test_clips_are_chosen_by_name() -> None:

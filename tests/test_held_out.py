@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,6 +127,17 @@ def test_conversions_are_measured_alike_each_time(corpora: tuple[Corpus, Corpus]
     assert -1 <= first["held_out/speaker_similarity"] <= 1
     other = measure(Stub(lambda source, pitch: source.flip(2), all_codes), 3)
     assert other["held_out/speaker_similarity"] != first["held_out/speaker_similarity"]
+
+
+def test_clips_may_be_shorter_than_their_entries_say(corpora: tuple[Corpus, Corpus], encoders: Encoders) -> None:
+    """The silence around them is trimmed when they are read."""
+    store = corpora[1].store
+    assert len(store.clip_mel(corpora[1].items[0].entry)) % 2 == 1
+    items = [replace(item, entry=replace(item.entry, frames=item.entry.frames + 9)) for item in corpora[1].items]
+    untrimmed = replace(corpora[1], items=items)
+    stub = Stub(lambda source, pitch: source + 0 * pitch[:, :1], all_codes)
+    found = [HeldOut(corpora[0], part, encoders, 2, CPU)(stub, 1) for part in (corpora[1], untrimmed)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.skipif(not BASE_MODEL.is_dir(), reason="the included model is not there")

@@ -138,6 +138,15 @@ def test_speaker_information_is_found_where_the_code_shows_the_voice(dependent: 
     assert low < learned(SpeakerInformation(CHANNELS, 4, 16), code_and_voice(dependent), 40) < high
 
 
+def test_pairs_of_unknown_speakers_are_left_out() -> None:
+    critic, code, embedding = SpeakerInformation(CHANNELS, 4, 16), torch.randn(3, CHANNELS, FRAMES), torch.randn(3, 4)
+    known = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 1]]).bool()
+    with torch.no_grad():
+        scores = critic.code(code) @ critic.voice(critic.gain * embedding).T / 16**0.5
+        bound = -critic(code, embedding, torch.tensor([0, -1, -1]))
+    assert bound.item() == pytest.approx(jensen_shannon(scores[known], torch.eye(3).bool()[known]).item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["future", "content", "speaker"])
 def test_a_bound_in_bf16_is_nearly_that_in_float32(kind: str) -> None:
     if kind == "future":

@@ -214,7 +214,7 @@ def test_a_group_is_aligned_or_no_group(tmp_path: Path) -> None:
     told = []
     prepare(table, tmp_path / "corpus.tsv", layout="tsv", tell=told.append)
     assert [c.speaker for c in read_manifest(tmp_path / "corpus.tsv")] == ["a", "b"]
-    assert [(s.path.name, s.reason) for s in told] == [("3.wav", "is 1.1 s long, but its parallel group 'g' 1.0 s")]
+    assert [(s.path.name, s.reason) for s in told] == [("3.wav", "is 1.1 s long, but its aligned group 'g' 1.0 s")]
 
 
 def test_a_split_of_the_table_stays(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_prepare_makes_the_phones_that_are_missing(tmp_path: Path, espeak: Path)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with a #! line")
 def test_a_language_that_espeak_does_not_speak(espeak: Path) -> None:
-    with pytest.raises(InputError, match="language 'xx': espeak-ng does not speak it"):
+    with pytest.raises(InputError, match="language 'xx': espeak-ng does not support it"):
         manifest.phonemize(["Hello"], "xx")
 
 

@@ -24,6 +24,7 @@ from tests.conftest import BASE_MODEL, REPOSITORY
 from vconv import audio
 from vconv.data.manifest import Clip, prepare, read_held_out, read_manifest
 from vconv.errors import InputError
+from vconv.evaluation.pairs import read_pairs
 from vconv.model_folder import find_shipped, read_config
 
 RECIPES = REPOSITORY / "recipes"
@@ -248,8 +249,23 @@ def test_pairs_of_a_corpus_with_little_in_it() -> None:
         [("a", "b", None), ("b", "a", None)],
         [("b", "a", None), ("a", "b", None)],
     )
-    with pytest.raises(InputError, match="1 speakers in this split; two are needed"):
+    with pytest.raises(InputError, match="1 speakers of this split have no training clips; two are needed"):
         make_pairs([reading("a", 0), reading("a", 1)], 10)
+
+
+def test_pairs_of_speakers_without_training_clips_in_their_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parallel group is kept out of training without its speakers."""
+    lines = ["path\tspeaker\tsplit\tlanguage", "a0.wav\ta\ttrain\tde"]
+    lines += [f"{speaker}.wav\t{speaker}\tvalid\tde" for speaker in "abc"]
+    write_text(tmp_path / "corpus.tsv", "\n".join(lines) + "\n")
+    words = [tmp_path / "corpus.tsv", tmp_path / "pairs.csv", "--split", "valid"]
+    monkeypatch.setattr(sys, "argv", ["make_pairs.py", *map(str, words)])
+    assert script(RECIPES / "make_pairs.py").main() == 0
+    pairs = read_pairs(tmp_path / "pairs.csv").good
+    assert {(pair.source.stem, pair.target.stem) for pair in pairs} == {("b", "c"), ("c", "b")}
+    assert {pair.language for pair in pairs} == {"de"}
 
 
 # ---------------------------------------------------------------- parallel speech of a TTS

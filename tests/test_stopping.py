@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ pytest.importorskip("accelerate")
 from tests.synthetic import make_corpus  # noqa: E402
 from tests.test_training import CONVERSION, VOCODER, scalars, train  # noqa: E402
 from vconv.errors import InputError  # noqa: E402
-from vconv.training import checkpoint  # noqa: E402
+from vconv.training import checkpoint, conversion  # noqa: E402
 from vconv.training.checkpoint import BEST, CHECKPOINT  # noqa: E402
 from vconv.training.stopping import Best  # noqa: E402
 from vconv.training.trained import load_conversion  # noqa: E402
@@ -95,3 +96,21 @@ def test_no_best_checkpoint_where_none_is_asked_for(corpus: Path, tmp_path: Path
     )
     assert not (tmp_path / "run" / BEST).exists()
     assert load_conversion(tmp_path / "run").training is False
+
+
+def test_the_pace_is_that_of_the_steps_alone(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now, validate = [0.0], conversion.validate
+
+    def slowly(*arguments: object) -> dict[str, float]:
+        now[0] += 100
+        return validate(*arguments)
+
+    monkeypatch.setattr("vconv.training.journal.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(conversion, "validate", slowly)
+    each = ("optimizer.steps=2", "log.every=1", "log.validate_every=1", "losses.adversary=0")
+    train(tmp_path, CONVERSION, corpus, *each)
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("step ")]
+    assert ["(0.000 s a step)" in line for line in lines] == ["validation" not in line for line in lines]
+    assert len(lines) == 4 and not any("00.000" in line for line in lines)

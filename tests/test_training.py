@@ -27,7 +27,7 @@ from vconv.models import saved  # noqa: E402
 from vconv.models.speaker_classifier import CodeClassifier  # noqa: E402
 from vconv.training import checkpoint, run  # noqa: E402
 from vconv.training.conversion_settings import ConversionTraining, LossConfig  # noqa: E402
-from vconv.training.learner import Learner  # noqa: E402
+from vconv.training.learner import Learner, moved_pitch  # noqa: E402
 from vconv.training.losses import weigh  # noqa: E402
 from vconv.training.predict import PredictedMels  # noqa: E402
 from vconv.training.trained import load_conversion, load_vocoder  # noqa: E402
@@ -441,6 +441,12 @@ def test_a_model_that_gets_deeper_is_what_it_was(corpus: Path, tmp_path: Path) -
     (tmp_path / "on").mkdir()
     train(tmp_path / "on", CONVERSION, corpus, deeper, *overrides[:2])
     assert load_conversion(tmp_path / "on" / "run" / "checkpoint.safetensors").content.coarse[-1].scale.abs().max() > 0
+
+
+def test_melodies_move_only_between_crops_with_voiced_frames() -> None:
+    pitch = torch.tensor([[[-1.0, -0.5], [1, 1]], [[0.3, 0.5], [0, 0]], [[1.0, 9.0], [1, 0]]])
+    expected = torch.tensor([[0.75, 1.25], [0.3, 0.5], [1.0, 9.0]])
+    torch.testing.assert_close(moved_pitch(pitch)[:, 0], expected)
 
 
 def test_vocoder_trains_on_predicted_mels(corpus: Path, tmp_path: Path) -> None:

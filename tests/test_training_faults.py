@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,16 @@ def test_the_first_batch_of_all(corpus: Path, tmp_path: Path) -> None:
         state = train(tmp_path, CONVERSION, corpus, "optimizer.steps=3")
     codebooks = [value for name, value in state["learner"].items() if name.endswith("_codebook.embed")]
     assert codebooks and all(torch.isfinite(value).all() and value.std() > 0 for value in codebooks)
+
+
+def test_a_register_that_is_not_known_skips_no_step(
+    corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = shutil.copytree(corpus.with_suffix(".store"), tmp_path / "unvoiced.store")
+    np.zeros(store.joinpath("f0.raw").stat().st_size // 4, np.float32).tofile(store / "f0.raw")
+    settings = f"corpus.store={store}", "model.speaker=table", "losses.speaker=0", "optimizer.steps=2"
+    state = train(tmp_path, CONVERSION, corpus, *settings)
+    assert state["ema"]["speaker.log_f0"].isnan().all() and "skipped" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("task", CASES)

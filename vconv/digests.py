@@ -1,6 +1,6 @@
 """Whether files are as they were written: their SHA-256 against a record, remembered while size and time stay the same.
 
-Hashing the shipped model takes about 0.1 s, much of a start-up, and so happens at the first use after a change.
+Hashing the included model takes about 0.1 s, much of a start-up, and so happens at the first use after a change.
 """
 
 from __future__ import annotations

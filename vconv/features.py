@@ -20,6 +20,7 @@ FRAME_RATE = SAMPLE_RATE / HOP_LENGTH  # frames a second
 OUTPUT_RATE = 24000  # Hz, synthesis
 OUTPUT_HOP = HOP_LENGTH * OUTPUT_RATE // SAMPLE_RATE  # samples of output a frame
 
+DB_PER_NEPER = float(20 / np.log(10))
 LOG_FLOOR = 1e-4  # magnitudes below this are clipped before the logarithm: 65 dB under a loud vowel's
 LOG_MEL_MIN = float(np.log(LOG_FLOOR))
 LOG_MEL_MIDDLE, LOG_MEL_SPREAD = -6.0, 3.0  # nepers: roughly the mean and deviation of any speech
@@ -65,13 +66,37 @@ def mel_filterbank() -> np.ndarray:
 
 
 @cache
-def _window() -> np.ndarray:
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
+def band_interpolation(n_fft: int) -> np.ndarray:
+    """How to read values of the mel's bands at the bins of an STFT of 24 kHz waves: [N_MELS, n_fft // 2 + 1].
+
+    Linear between the band centres; below the first and above the last, the value of that band goes on.
+    """
+    filters = mel_filterbank()
+    centres = filters @ np.linspace(0, SAMPLE_RATE / 2, filters.shape[1]) / filters.sum(axis=1)
+    place = np.interp(np.linspace(0, OUTPUT_RATE / 2, n_fft // 2 + 1), centres, np.arange(N_MELS))
+    low = np.minimum(place.astype(int), N_MELS - 2)
+    bins = np.arange(len(place))
+    matrix = np.zeros((N_MELS, len(place)), np.float32)
+    matrix[low, bins] = 1 - (place - low)
+    matrix[low + 1, bins] = place - low
+    return matrix
+
+
+@cache
+def _window(size: int) -> np.ndarray:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
     """Natural-log mel magnitudes of a 16 kHz mono wave: [N] -> [N_MELS, T] float32."""
     return _log(mel_filterbank() @ spectrum.T for spectrum in _spectra(wave))
+
+
+def output_log_mel(wave: np.ndarray) -> np.ndarray:
+    """As ``log_mel``, of a 24 kHz wave [N * OUTPUT_HOP]: [N_MELS, N] float32. The lower bins of as long a window."""
+    scale = np.float32(SAMPLE_RATE / OUTPUT_RATE)
+    spectra = _spectra(wave, N_FFT * OUTPUT_RATE // SAMPLE_RATE, OUTPUT_HOP)
+    return _log(mel_filterbank() @ (scale * spectrum[:, : N_FFT // 2 + 1]).T for spectrum in spectra)
 
 
 def low_spectrum(wave: np.ndarray) -> np.ndarray:
@@ -95,14 +120,14 @@ def _log(blocks: Iterable[np.ndarray]) -> np.ndarray:
     return np.log(np.maximum(np.concatenate(list(blocks), axis=1), LOG_FLOOR))
 
 
-def _spectra(wave: np.ndarray) -> Iterator[np.ndarray]:
-    """Magnitudes [n, N_FFT // 2 + 1] of a 16 kHz wave [N], at most 512 frames at a time: memory stays bounded."""
-    frames = frame_count(len(wave))
-    padded = np.zeros((max(frames, 1) - 1) * HOP_LENGTH + N_FFT, np.float32)
-    padded[N_FFT // 2 : N_FFT // 2 + len(wave)] = wave
-    windows = sliding_window_view(padded, N_FFT)[::HOP_LENGTH][:frames]
+def _spectra(wave: np.ndarray, size: int = N_FFT, hop: int = HOP_LENGTH) -> Iterator[np.ndarray]:
+    """Magnitudes [n, size // 2 + 1] of a wave [N], at most 512 frames at a time: memory stays bounded."""
+    frames = -(-len(wave) // hop)
+    padded = np.zeros((max(frames, 1) - 1) * hop + size, np.float32)
+    padded[size // 2 : size // 2 + len(wave)] = wave
+    windows = sliding_window_view(padded, size)[::hop][:frames]
     for start in range(0, max(frames, 1), 512):
-        yield np.abs(np.fft.rfft(windows[start : start + 512] * _window())).astype(np.float32)
+        yield np.abs(np.fft.rfft(windows[start : start + 512] * _window(size))).astype(np.float32)
 
 
 def pitch_step(f0: np.ndarray) -> np.ndarray:

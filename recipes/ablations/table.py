@@ -31,10 +31,10 @@ class Column:
 
 COLUMNS = (
     Column("rebuilt_error", "rebuilt mel, dB ↓", 1.0, 2),
-    Column("speaker_from_code", "speaker read off the code, % ↓"),
-    Column("phone_from_code", "phone read off the code's vectors, % ↑"),
-    Column("phone_from_pseudo_labels", "phone read off its numbers, % ↑"),
-    Column("phone_information", "one codebook tells of the phone, % ↑"),
+    Column("speaker_from_code", "speaker accuracy from the code, % ↓"),
+    Column("phone_from_code", "phone accuracy from code vectors, % ↑"),
+    Column("phone_from_pseudo_labels", "phone accuracy from code indices, % ↑"),
+    Column("phone_information", "phone information per codebook, % ↑"),
     Column("sim_target", "SIM ↑", 1.0, 3),
     Column("wer", "WER, % ↓"),
     Column("bits_per_second", "bit/s in use", 1.0),
@@ -165,7 +165,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
 # ---------------------------------------------------------------- the plot
 
 PANELS: tuple[tuple[str, str, Callable[[float], float]], ...] = (
-    ("phone_from_code", "phone read off the code (%)", lambda share: 100 * share),
+    ("phone_from_code", "phone accuracy from code vectors (%)", lambda share: 100 * share),
     ("wer", "words kept by conversion: 100 % − WER (%)", lambda share: 100 * (1 - share)),
 )
 
@@ -180,7 +180,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     named = []
     for axes, (key, label, convert) in zip(figure.subplots(1, len(PANELS)), PANELS):
         points = [row for row in rows if key in row.figures and "speaker_from_code" in row.figures]
-        axes.set(xlabel="speaker removed: 100 % − read off the code (%)", ylabel=label)
+        axes.set(xlabel="speaker removed: 100 % − speaker accuracy (%)", ylabel=label)
         axes.grid(alpha=0.3)
         places = []
         for number, row in enumerate(points):

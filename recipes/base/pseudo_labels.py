@@ -60,7 +60,7 @@ def cluster(features: np.ndarray, learned: np.ndarray, count: int) -> np.ndarray
 
 
 def agreement(encoded: Sequence[Clip], pseudo_labels: Sequence[np.ndarray]) -> float | None:
-    """Share of frames that have the same unit in the first two voices of a parallel group; None without groups."""
+    """Share of frames that have the same label in the first two voices of an aligned group; None without groups."""
     groups: dict[str, list[np.ndarray]] = {}
     for clip, own in zip(encoded, pseudo_labels):
         if clip.group:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vconv.config_files import load_yaml, merge
-from vconv.data.manifest import TEST, VALID, read_manifest
+from vconv.data.manifest import TEST, VALID, Clip, read_manifest, unseen
 from vconv.errors import InputError, VconvError, run_script
 from vconv.files import digest, write_text
 from vconv.model_folder import ASR_ENCODER, LIVE_ASR_ENCODER, SHIPPED, SPEAKER_ENCODER_WEIGHTS, find_shipped
@@ -222,12 +222,20 @@ def labelled(setup: Setup) -> dict[str, Any]:
 
 
 def evaluation(setup: Setup, model: str) -> list[Stage]:
-    """Of conversions between speakers of a split: of test if there are two, or else of valid. No stage without two."""
+    """Of conversions between speakers without training clips: of the split test if it has two, or else of valid.
+
+    No stage without two.
+
+    Raises:
+        InputError: the language of one is no language code.
+    """
     judging = setup.settings("evaluate")
     asked, count = judging.pop("split"), judging.pop("pairs")
     pairs, clips = _place(setup.output, "evaluate", "pairs.csv"), read_manifest(setup.manifest)
     for split in (asked,) if asked else (TEST, VALID):
-        if len({clip.speaker for clip in clips if clip.split == split}) > 1:
+        held_out = unseen(clips, split)
+        if len({clip.speaker for clip in held_out}) > 1:
+            judging = judged(held_out, judging)
             return [Stage("evaluate", ("export",), (
                 (sys.executable, str(HERE.parent / "make_pairs.py"), str(setup.manifest), pairs, "--split", split,
                  "--count", str(count)),
@@ -235,6 +243,28 @@ def evaluation(setup: Setup, model: str) -> list[Stage]:
                  "-o", _place(setup.output, "evaluate", "results"), *options(judging)),
             ))]  # fmt: skip
     return []
+
+
+def judged(clips: Sequence[Clip], judging: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``vconv evaluate``; without words, and with a note, where its default model lacks a language.
+
+    Raises:
+        InputError: a clip's language is no language code.
+    """
+    from vconv.evaluation.figures import GROUPS
+    from vconv.evaluation.judges import JUDGES, Settings
+    from vconv.evaluation.text import language_code
+
+    others = {language_code(clip.language or judging.get("language", "en")) for clip in clips} - {"en"}
+    if not others or {"asr", "metrics"} & judging.keys():
+        return judging
+    print(
+        f"note: words will not be judged: the default Whisper model does not know {', '.join(sorted(others))}; "
+        "name a multilingual one with --set evaluate.asr=FOLDER",
+        flush=True,
+    )
+    able = [name for name, judges in GROUPS.items() if not any(JUDGES[judge].missing(Settings()) for judge in judges)]
+    return judging | {"metrics": ",".join(name for name in able if name != "words")}
 
 
 def options(settings: dict[str, Any]) -> list[str]:

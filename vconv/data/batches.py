@@ -28,7 +28,7 @@ REFERENCE_CLIPS = 3  # at most, of one reference in training
 class BatchConfig:
     items: int = 16
     frames: int = 112  # of a crop, even
-    parallel_share: float = 0.4  # of the items, where the corpus has parallel groups
+    parallel_share: float = 0.4  # of the items, where the corpus has aligned groups
     reference_frames: tuple[int, int] = (128, 288)  # 2 to 4.6 s
     phone_items: int = 4  # whole clips with known phones, beside the crops
     phone_frames: int = 320  # longer clips are not used for phones
@@ -41,7 +41,7 @@ class BatchConfig:
     )
     asr_dropout: float = 0.2  # share of all sources without ASR features
     false_voicing: float = 0.0  # share of the items where F0 is found that is not theirs, as in a crowd
-    other_voice: float = 0.0  # share of the items whose voice is shifted, in source, target and reference alike
+    other_voice: float = 0.0  # share of the items whose voice is shifted: clean speech, reference and pitch, not source
     other_octaves: float = 0.15  # by which it then is higher or lower at most, formants and F0 together
 
 
@@ -134,7 +134,7 @@ class ConversionSampler:
         )
 
     def draw_pairs(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """Items of source and target: of parallel groups, or the same one twice."""
+        """Items of source and target: of aligned groups, or the same one twice."""
         parallel = round(self.config.items * self.config.parallel_share) if self._groups else 0
         if not self._singles:
             parallel = self.config.items

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vconv.data.decoded import Decoded
-from vconv.data.manifest import TRAIN, Clip
+from vconv.data.manifest import TRAIN, VALID, Clip
 from vconv.data.on_the_fly import OnTheFly
 from vconv.data.store import Entry, Store
 from vconv.errors import InputError
@@ -142,7 +142,7 @@ def load_corpus(
         ]
         return Corpus(store, items, speakers, phone_set, label_set, pseudo_label_count)
 
-    return corpus(train), corpus([pair for pair in known if pair[1].split == "valid"])
+    return corpus(train), corpus([pair for pair in known if pair[1].split == VALID])
 
 
 def base_language(language: str) -> str:

@@ -64,7 +64,8 @@ class Decoded:
 
     def clip_disturbed(self, entry: Entry) -> tuple[np.ndarray, np.ndarray]:
         """The clip disturbed, though without a crowd: mel [frames, N_MELS], an ASR encoder's features [rows, R]"""
-        return self._sound(entry).disturbed(self.asr_encoder, zlib.crc32(entry.path.encode()), ())
+        seed = zlib.crc32(entry.path.encode("utf-8", "surrogateescape"))
+        return self._sound(entry).disturbed(self.asr_encoder, seed, ())
 
     def _sound(self, entry: Entry) -> Sound:
         return _sound(self.source, entry)

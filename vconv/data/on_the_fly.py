@@ -48,7 +48,7 @@ class OnTheFly:
     of files some go bad while a training runs.
 
     Args:
-        clips: with their lengths; those of a parallel group keep their silence, which holds them aligned.
+        clips: with their lengths; those of an aligned group keep their silence, which holds them aligned.
         cache: folder to keep features in.
         asr_encoder: ONNX file whose features are among them.
 

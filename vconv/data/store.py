@@ -221,7 +221,7 @@ def build(
 ) -> list[str]:
     """Extract the features of all clips into ``folder``; returns one line for each clip left out.
 
-    Clips of a parallel group keep their silence, which holds them aligned; the others are trimmed. With a
+    Clips of an aligned group keep their silence, which holds them aligned; the others are trimmed. With a
     ``asr_encoder``, an ONNX file, its features are among them.
 
     Raises:

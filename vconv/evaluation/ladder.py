@@ -26,6 +26,7 @@ from vconv.evaluation.conversion import make_folder
 from vconv.evaluation.measure import Report
 from vconv.evaluation.pairs import BadRow, Pair, Pairs
 from vconv.evaluation.seen import Choice, choose
+from vconv.evaluation.text import language_code
 from vconv.features import OUTPUT_RATE
 from vconv.inference import Converter
 
@@ -51,6 +52,11 @@ class Step:
     same: Clip
     other: Clip
 
+    @property
+    def language(self) -> str:
+        """That the clip is in; raises InputError where the manifest has no language code."""
+        return language_code(self.clip.language or "en")
+
 
 def steps(clips: Sequence[Clip], choice: Choice) -> list[Step]:
     """What to measure: each chosen clip, the others of it going round.
@@ -58,7 +64,7 @@ def steps(clips: Sequence[Clip], choice: Choice) -> list[Step]:
     Raises:
         InputError: fewer than two speakers with enough clips.
     """
-    # Clips of a parallel group are synthetic as a rule, and share properties that the judges of speakers measure.
+    # Clips of an aligned group are synthetic as a rule, and share properties that the judges of speakers measure.
     chosen = choose([clip for clip in clips if not clip.group], choice)
     speakers = list(dict.fromkeys(clip.speaker for clip in chosen))
     by_speaker = {name: [clip for clip in chosen if clip.speaker == name] for name in speakers}
@@ -89,6 +95,7 @@ def climb(converter: Converter, todo: Sequence[Step], folder: Path, report: Repo
                         target=target,
                         converted=result,
                         transcript=step.clip.transcript,
+                        language=step.language,
                         system=rung,
                         extra=extra,
                     )
@@ -132,12 +139,10 @@ def _copies(converter: Converter, source: Path) -> tuple[np.ndarray, ...]:
     )
 
 
-def prepare(
-    model: Path | None, clips: Sequence[Clip], choice: Choice, folder: Path, threads: int, report: Report
-) -> Pairs:
-    """All rungs of a model on a corpus.
+def prepare(model: Path | None, todo: Sequence[Step], folder: Path, threads: int, report: Report) -> Pairs:
+    """All rungs of a model.
 
     Raises:
-        InputError: the model, the clips or the folder cannot be used.
+        InputError: the model or the folder cannot be used.
     """
-    return climb(vconv.load(model, threads=threads), steps(clips, choice), folder, report)
+    return climb(vconv.load(model, threads=threads), todo, folder, report)

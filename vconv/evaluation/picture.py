@@ -22,7 +22,7 @@ def spectrogram_png(wave: np.ndarray) -> bytes:
     from matplotlib import colormaps
     from PIL import Image
 
-    decibels = 20 / math.log(10) * features.log_mel(audio.normalize(wave, features.SAMPLE_RATE))
+    decibels = features.DB_PER_NEPER * features.log_mel(audio.normalize(wave, features.SAMPLE_RATE))
     level = np.clip(1 + (decibels - decibels.max()) / RANGE_DB, 0, 1)
     picture, out = Image.fromarray(np.round(255 * level[::-1]).astype(np.uint8)), io.BytesIO()
     picture.putpalette(colormaps["inferno"](range(256), bytes=True)[:, :3].tobytes())

@@ -17,8 +17,8 @@ from vconv.errors import InputError
 from vconv.evaluation import statistics
 from vconv.evaluation.judges import EXTRA
 from vconv.evaluation.probe_figures import Figure, code_figures, phone_figures, speaker_figures
-from vconv.evaluation.seen import Choice, Seen, choose, look, read_speech, shuffled
-from vconv.files import write_text
+from vconv.evaluation.seen import Choice, Seen, choose, look, read_speech
+from vconv.files import name_digest, write_text
 from vconv.frontends.pitch import PitchTracker
 from vconv.inference.engine import OnnxEngine
 from vconv.inference.utterance import Utterance
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 REBUILT = 100  # clips, at most, that are rebuilt: finding their F0 takes longest
-DB_PER_NEPER = float(20 / np.log(10))
 Report = Callable[[int, int], None]
 
 
@@ -105,14 +104,14 @@ def rebuilt_figures(clips: Sequence[Clip], engine: Engine, threads: int = 1) -> 
         by_speaker.setdefault(clip.speaker, []).append(clip)
     able = [clip for clip in clips if len(by_speaker[clip.speaker]) > 1]
     tracker, errors = PitchTracker(threads), []
-    for clip in sorted(able, key=lambda clip: shuffled(str(clip.path.name) + clip.speaker))[:REBUILT]:
+    for clip in sorted(able, key=lambda clip: name_digest(str(clip.path.name) + clip.speaker))[:REBUILT]:
         own = by_speaker[clip.speaker]
         wave = read_speech(clip.path)
         said, other = Utterance.of(wave), Utterance.of(read_speech(own[(own.index(clip) + 1) % len(own)].path))
         pitch = np.stack(features.continuous_log_f0(tracker(wave)))[:, : said.frames]
         voice = Voice(engine.speaker(other), None, Reference(engine.content(other).content, other.mel))
         made = engine.decode(engine.content(said).content, pitch, voice).mel
-        errors.append(float(np.abs(made - said.mel).mean()) * DB_PER_NEPER)
+        errors.append(float(np.abs(made - said.mel).mean()) * features.DB_PER_NEPER)
     if not errors:
         return []
     return [Figure("rebuilt_error", "error of a rebuilt mel (dB)", statistics.mean(errors), None, -1, errors)]

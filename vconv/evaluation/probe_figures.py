@@ -12,8 +12,9 @@ import numpy as np
 
 from vconv import features
 from vconv.evaluation import phones, statistics
-from vconv.evaluation.seen import MIN_CLIPS, Seen, pooled, sentence, shuffled
+from vconv.evaluation.seen import MIN_CLIPS, Seen, pooled, sentence
 from vconv.evaluation.statistics import Estimate, equal_error_rate
+from vconv.files import name_digest
 
 CODE_RATE = features.FRAME_RATE / 2  # codes a second
 _FOLDS = 4  # a quarter of the sentences is for testing, the others are for training
@@ -45,9 +46,9 @@ def speaker_figures(seen: Seen) -> list[Figure]:
     names = sorted({clip.speaker for clip in seen.clips})
     speakers = np.array([names.index(clip.speaker) for clip in seen.clips])
     folds = _folds([sentence(clip) for clip in seen.clips])
-    out, read = [], [("speaker_from_code", "speaker read off the content code (%)", pooled(seen.content), -1)]
+    out, read = [], [("speaker_from_code", "speaker accuracy from the content code (%)", pooled(seen.content), -1)]
     if seen.embeddings:
-        read.append(("speaker_from_embedding", "speaker read off the embedding (%)", np.stack(seen.embeddings), 1))
+        read.append(("speaker_from_embedding", "speaker accuracy from the embedding (%)", np.stack(seen.embeddings), 1))
     for key, label, values, better in read:
         asked, right = _read_off(values, speakers, folds)
         if len(asked):
@@ -61,7 +62,7 @@ def speaker_figures(seen: Seen) -> list[Figure]:
 
 def _folds(sentences: Sequence[str]) -> np.ndarray:
     """A number below ``_FOLDS`` for every clip, one for all clips of a sentence."""
-    order = {name: place for place, name in enumerate(sorted(set(sentences), key=shuffled))}
+    order = {name: place for place, name in enumerate(sorted(set(sentences), key=name_digest))}
     return np.array([order[name] % _FOLDS for name in sentences])
 
 
@@ -153,12 +154,12 @@ def phone_figures(seen: Seen) -> list[Figure]:
     asked = _folds([sentence(seen.clips[n]) for n in known]) == 0
     frames = _Frames(np.concatenate(spoken), np.repeat(np.arange(len(known)), [len(part) for part in spoken]), asked)
     content = np.concatenate([seen.content[n] for n in known], axis=1).T
-    out = _phone_classifier("phone_from_code", "phone read off the content code (%)", _linear(), content, frames)
+    out = _phone_classifier("phone_from_code", "phone accuracy from the content code (%)", _linear(), content, frames)
     if not seen.codes:
         return out
     codes = np.concatenate([seen.codes[n] for n in known], axis=1)
     out += _phone_classifier(
-        "phone_from_pseudo_labels", "phone read off the code's numbers (%)", _counting(codes), codes.T, frames
+        "phone_from_pseudo_labels", "phone accuracy from code indices (%)", _counting(codes), codes.T, frames
     )
 
     def told(taken: np.ndarray) -> np.ndarray:
@@ -170,7 +171,7 @@ def phone_figures(seen: Seen) -> list[Figure]:
     commonest = float(np.bincount(frames.phones).max() / len(frames.phones))
     return [
         *out,
-        Figure("phone_information", "what one codebook tells of the phone (%)", share, 0.0, 1),
+        Figure("phone_information", "phone information per codebook (%)", share, 0.0, 1),
         Figure("phone_purity", "phone purity of one codebook's codes (%)", purity, commonest, 1),
     ]
 

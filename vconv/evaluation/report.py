@@ -17,7 +17,7 @@ from vconv.evaluation.figures import HEADLINES, METRICS, Metric, Row, by_system
 from vconv.evaluation.languages import shown_metrics
 from vconv.evaluation.measure import Failure, Report, read_wave
 from vconv.evaluation.periodicity import BANDS, key
-from vconv.evaluation.results import arrow, interval, p_value, used_metrics
+from vconv.evaluation.results import SIGNIFICANT, arrow, interval, p_value, used_metrics
 from vconv.evaluation.statistics import Estimate
 from vconv.files import write_text
 from vconv.frontends.pitch import PitchTracker
@@ -147,7 +147,7 @@ def _contest_rows(evaluation: Evaluation) -> Iterable[list[_Cell]]:
                 _Cell(str(found.count), found.count),
                 _Cell(metric.show(found.difference), found.difference, bounds),
                 _Cell(p_value(found.p), found.p),
-                _Cell(better if found.p < 0.05 else "–"),
+                _Cell(better if found.p < SIGNIFICANT else "–"),
             ]
 
 

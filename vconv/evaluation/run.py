@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def evaluate(todo: Pairs, folder: Path, options: Options, report: Report = lambd
     """
     if folder.exists() and not folder.is_dir():  # seen before the work
         raise InputError(f"{folder}: is a file; name a folder with -o")
-    judges, missing = available_judges(todo, options)
+    judges, missing = available_judges({pair.language for pair in todo.good}, options)
     answers = Answers(options.settings, Cache(options.cache))
     made = conversion.convert_missing(pairs.drop_unusable(todo), options.engine, folder / "converted", answers, report)
     usable = pairs.drop_unusable(made.pairs)  # a result may be silent, too
@@ -117,8 +117,8 @@ def write(evaluation: Evaluation, folder: Path, report: Report = lambda done, to
     write_report(evaluation, folder / "report.html", report)
 
 
-def available_judges(todo: Pairs, options: Options) -> tuple[list[str], list[str]]:
-    """Judges that can run on these pairs, and a note on each of the others.
+def available_judges(languages: Iterable[str], options: Options) -> tuple[list[str], list[str]]:
+    """Judges that can run on speech in these languages (codes), and a note on each of the others.
 
     Raises:
         InputError: a requested metric is missing, or a language needs another ASR model.
@@ -137,7 +137,7 @@ def available_judges(todo: Pairs, options: Options) -> tuple[list[str], list[str
     if missing and options.metrics is not None:
         raise InputError(missing[0])
     if "text" in judges:
-        check_languages({pair.language for pair in todo.good}, options.settings)
+        check_languages(languages, options.settings)
     if "f0" not in judges and "warp" in judges:
         judges.remove("warp")
     return judges, missing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from vconv import audio, features
 from vconv.data.manifest import SPLITS, Clip
 from vconv.errors import InputError
 from vconv.evaluation import metrics
+from vconv.files import name_digest
 from vconv.inference.utterance import Utterance
 
 if TYPE_CHECKING:
@@ -64,18 +64,16 @@ def choose(clips: Sequence[Clip], choice: Choice) -> list[Clip]:
             f"the manifest has {len(able)} speakers with {MIN_CLIPS} clips or more in the split '{choice.split}'; "
             "2 are needed (--split all takes every clip)"
         )
-    names = sorted(able, key=shuffled)[: choice.speakers]
-    picked = [sorted(able[name], key=lambda clip: shuffled(sentence(clip)))[: choice.clips] for name in sorted(names)]
+    names = sorted(able, key=name_digest)[: choice.speakers]
+    picked = [
+        sorted(able[name], key=lambda clip: name_digest(sentence(clip)))[: choice.clips] for name in sorted(names)
+    ]
     return list(itertools.chain.from_iterable(picked))
 
 
 def sentence(clip: Clip) -> str:
-    """What is said: clips of a parallel group are one sentence, and lie in one fold."""
+    """What is said: clips of an aligned group are one sentence, and lie in one fold."""
     return clip.group or clip.path.name
-
-
-def shuffled(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def look(clips: Sequence[Clip], engine: Engine, report: Report = lambda d, t: None, embeds: bool = True) -> Seen:

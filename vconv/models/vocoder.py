@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vconv.config import VocoderConfig
-from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, mel_filterbank
+from vconv.features import N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, band_interpolation, mel_filterbank
 from vconv.models.layers import ChannelNorm, blocks, normalize_mel
 from vconv.stft import OVERLAP, window
 
@@ -22,19 +22,13 @@ def _envelope_matrix(n_fft: int) -> tuple[np.ndarray, np.ndarray]:
 
     Linear interpolation between band centres; above the mel's 8 kHz the last band goes on, 12 dB an octave lower.
     """
-    filters = mel_filterbank()
-    sums = filters.sum(axis=1)
-    centres = filters @ np.linspace(0, SAMPLE_RATE / 2, filters.shape[1]) / sums
+    sums = mel_filterbank().sum(axis=1)
     frequency = np.linspace(0, OUTPUT_RATE / 2, n_fft // 2 + 1)
-    place = np.interp(frequency, centres, np.arange(N_MELS))
-    low = np.minimum(place.astype(int), N_MELS - 2)
-    matrix = np.zeros((N_MELS, len(frequency)), np.float32)
-    matrix[low, np.arange(len(frequency))] = 1 - (place - low)
-    matrix[low + 1, np.arange(len(frequency))] = place - low
     tilt = 2.0 * np.log(np.maximum(frequency, SAMPLE_RATE / 2) / (SAMPLE_RATE / 2))
     # A band's value is its filter's sum times the magnitude; the constant brings source and noise, whose
     # spectra in this window are about e ** 2, to one.
-    matrix = matrix.astype(np.float16).astype(np.float32)  # so that an exported graph can hold it as such
+    # In half precision, so that an exported graph can hold it as such.
+    matrix = band_interpolation(n_fft).astype(np.float16).astype(np.float32)
     return matrix, (-np.log(sums) @ matrix - tilt - 2.0).astype(np.float32)
 
 

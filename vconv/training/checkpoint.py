@@ -138,10 +138,11 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a vconv checkpoint, or damaged ({reason})") from None
 
 
-def load_latest(path: Path) -> dict[str, Any] | None:
+def load_latest(path: Path, set_aside: bool = True) -> dict[str, Any] | None:
     """The last whole checkpoint of ``path`` and ``previous(path)``; None where there is neither.
 
-    If the last one is damaged and the one before is taken, a line says so, and the damaged one is renamed.
+    If the last one is damaged and the one before is taken, a line says so, and the damaged one is renamed; neither
+    without ``set_aside``.
 
     Raises:
         InputError: all that there are, are damaged.
@@ -154,7 +155,7 @@ def load_latest(path: Path) -> dict[str, Any] | None:
         except InputError as error:
             damage = damage or error
             continue
-        if damage:
+        if damage and set_aside:
             aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
             with contextlib.suppress(OSError):  # another process of this training was quicker
                 os.replace(path, aside)

@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from vconv.data.corpus import PSEUDO_LABELS
-from vconv.data.manifest import TRAIN, Clip, read_manifest, write_manifest
+from vconv.data.manifest import TEST, TRAIN, Clip, read_manifest, write_manifest
 from vconv.data.store import build, open_store
 from vconv.errors import InputError, VconvError
 from vconv.features import HOP_LENGTH, SAMPLE_RATE
@@ -86,7 +86,7 @@ class Cost:
 def measure(config: Any, resume: bool = False) -> Cost:
     """Run a training for a few steps in a temporary folder; nothing is written elsewhere.
 
-    All losses are on, as in its later steps. The rest of the time, such as validation, is not counted.
+    All losses are on, as in its later steps. The rest of the time, such as validation and pre-training, is not counted.
 
     Raises:
         InputError: a bad config, a corpus without clips that can be read, or a missing file.
@@ -94,13 +94,14 @@ def measure(config: Any, resume: bool = False) -> Cost:
     if not config.corpus.manifest:
         known = ", and a dry run samples its recordings, not corpus.shards" if config.corpus.shards else ""
         raise InputError(f"corpus.manifest is not set{known}; make one with vconv prepare")
-    clips = [clip for clip in read_manifest(Path(config.corpus.manifest)) if clip.split != "test"]
+    clips = [clip for clip in read_manifest(Path(config.corpus.manifest)) if clip.split != TEST]
     with tempfile.TemporaryDirectory(prefix="vconv-dry-run-") as folder, _silence():
         sample = Path(folder) / "sample.tsv"
         chosen = choose(clips)
         write_manifest(sample, chosen, sorted({name for clip in chosen for name, _ in clip.extra}))
-        rate, clip_bytes = _build_store(read_manifest(sample), sample.with_suffix(".store"), config.corpus.asr_encoder)
         small = shortened(config, sample)
+        asr_encoder = "" if small.corpus.features == "device" else config.corpus.asr_encoder
+        rate, clip_bytes = _build_store(read_manifest(sample), sample.with_suffix(".store"), asr_encoder)
         device = str(make_accelerator(config.precision).device)
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
@@ -110,7 +111,7 @@ def measure(config: Any, resume: bool = False) -> Cost:
         peak, state, last_bytes = _peak_bytes(device), checkpoint.load(last), last.stat().st_size
     hours = _hours_of(clips, chosen)
     store = Path(config.corpus.store) if config.corpus.store else Path(config.corpus.manifest).with_suffix(".store")
-    built = config.corpus.features == "store" and not config.corpus.shards
+    built = config.corpus.features in ("store", "device") and not config.corpus.shards
     missing = built and not (store / "index.json").exists()
     return Cost(
         parameters=parts_of(state),
@@ -146,15 +147,21 @@ def choose(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def shortened(config: Any, sample: Path) -> Any:
-    """The config with the sample as its corpus, all losses on from the first step, and without first weights."""
+    """The config with the sample as its corpus, all losses on from the first step, and without first weights.
+
+    Features are made on the device where the training makes them there, and else come from a store.
+    """
     first = ("_from", "_alone")
     begun = {f.name: 0 for f in dataclasses.fields(config.losses) if f.name.endswith(first)}
     names = ("start_from", "robust_frontend", *(("conversion",) if config.task not in ("joint", "encoders") else ()))
     absent = {name: "" for name in names if hasattr(config, name)}
-    corpus = dataclasses.replace(config.corpus, manifest=str(sample), store="", shards="", features="store")
+    features = "device" if config.corpus.features == "device" else "store"
+    corpus = dataclasses.replace(config.corpus, manifest=str(sample), store="", shards="", features=features)
     log = dataclasses.replace(config.log, every=NEVER, save_every=NEVER, validate_every=NEVER, patience=0)
     optimizer = dataclasses.replace(config.optimizer, steps=2 + STEPS)
     losses = dataclasses.replace(config.losses, **begun)
+    if hasattr(config, "pretrain"):
+        absent["pretrain"] = dataclasses.replace(config.pretrain, steps=0)
     return dataclasses.replace(config, corpus=corpus, losses=losses, optimizer=optimizer, log=log, **absent)
 
 
@@ -310,7 +317,7 @@ def _peak_bytes(device: str) -> float:
 
 
 def _steps_done(folder: Path) -> int:
-    state = checkpoint.load_latest(folder / CHECKPOINT)
+    state = checkpoint.load_latest(folder / CHECKPOINT, set_aside=False)
     return state["step"] if state else 0
 
 

@@ -36,7 +36,7 @@ from vconv.models.speaker_classifier import PhoneHead
 from vconv.training.journal import Monitor
 from vconv.training.loader import to_tensors
 from vconv.training.loop import Run, Validation
-from vconv.training.losses import mel_l1, phone_ctc, weigh
+from vconv.training.losses import mel_l1, phone_ctc, validated, weigh
 from vconv.training.optimizer import learning_rate
 from vconv.training.perceptual import clip_embeddings, content_distance
 from vconv.training.robust_frontend import RobustFrontendBatch, RobustFrontendBatchConfig, RobustFrontendSampler
@@ -271,8 +271,6 @@ def validate(
         return {}
     device = next(learner.parameters()).device
     found = [learner(to_tensors(sampler.batch(index), device)) for index in range(4)]
-    means = {name: float(np.mean([one[name].item() for one in found])) for name in found[0]}
-    total = sum(getattr(config.losses, name) * value for name, value in means.items())
-    measured = {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}
+    measured = validated(found, config.losses)
     monitor.losses(step, measured)
     return measured

@@ -44,7 +44,9 @@ class StepGuard:
             VconvError: too many steps in a row do not count.
         """
         wrong = [name for name, norm in norms.items() if not torch.isfinite(norm)]
-        if not all(torch.isfinite(buffer).all() for buffer in self._buffers() if buffer.is_floating_point()):
+        pairs = zip(self._before, self._buffers())
+        # A table's register is NaN where it is unknown.
+        if any((torch.isfinite(before) & ~torch.isfinite(now)).any() for before, now in pairs):
             wrong.append("codebooks")
         if not self._anywhere(bool(wrong)):
             self._in_a_row = 0

@@ -117,9 +117,10 @@ class HeldOut:
 
     def _measure_parallel(self, model: ConversionModel, pair: Pair) -> dict[str, float]:
         """Of a conversion with the target's melody."""
-        frames = min(pair.source.entry.frames, pair.target.entry.frames, MAX_FRAMES)
+        source, target = (self._mel(item, MAX_FRAMES) for item in (pair.source, pair.target))
+        frames = min(source.shape[2], target.shape[2])
         mel = self._convert(model, pair, self._pitch(pair.target, frames))
-        return {MEL: (mel - self._mel(pair.target, frames)).abs().mean().item()}
+        return {MEL: (mel - target[:, :, :frames]).abs().mean().item()}
 
     def _convert(self, model: ConversionModel, pair: Pair, pitch: Tensor) -> Tensor:
         """The source, as far as the pitch [1, 2, T] goes, in the voice of the reference: [1, N_MELS, T]"""
@@ -151,12 +152,12 @@ class HeldOut:
 
     def _mel(self, item: Item, frames: int) -> Tensor:
         """The first frames of a clip, at most so many and an even number: [1, N_MELS, T]"""
-        return self._tensor(self._store.clip_mel(item.entry)[: _even(item, frames)].T)
+        return self._tensor(_first(self._store.clip_mel(item.entry).T, frames))
 
     def _pitch(self, item: Item, frames: int) -> Tensor:
         """Curve and voiced flags of the same frames: [1, 2, T]"""
         curves = np.stack(continuous_log_f0(self._store.clip_f0(item.entry)))
-        return self._tensor(curves[:, : _even(item, frames)])
+        return self._tensor(_first(curves, frames))
 
     def _embedding(self, item: Item) -> Tensor:
         """CAM++ embedding of a clip: [1, V]"""
@@ -224,5 +225,6 @@ def _spread(items: Sequence, count: int) -> list:
     return [items[k * len(items) // count] for k in range(count)]
 
 
-def _even(item: Item, frames: int) -> int:
-    return min(frames, item.entry.frames) // 2 * 2
+def _first(array: np.ndarray, frames: int) -> np.ndarray:
+    """[R, T]: at most so many frames and an even number; an entry's own may count silence that is trimmed."""
+    return array[:, : min(frames, array.shape[1]) // 2 * 2]

@@ -36,7 +36,7 @@ def info_nce(scores: Tensor, match: Tensor) -> Tensor:
 
 
 def jensen_shannon(scores: Tensor, matching: Tensor) -> Tensor:
-    """What a critic's scores tell of whether pairs match, in nats: scores [M, N], matching [M, N] bool.
+    """What a critic's scores tell of whether pairs match, in nats: scores and matching (bool) of one shape.
 
     Hjelm et al. 2019, "Learning deep representations by mutual information estimation and maximization", eq. 4: a
     discriminator's log-likelihood. The 2 log 2 of one at chance are added, so that independence is zero and
@@ -108,7 +108,8 @@ class SpeakerInformation(nn.Module):
     The critic classifies whether a code is paired with the embedding of its own speaker or with another's
     (``jensen_shannon``). The code gets the reversed gradient, as from the adversary, which makes the pairs
     indistinguishable; the embedding gets none. The adversary predicts the speaker's name, the critic
-    anything of the embedding that shows in the code, similarity to other speakers included.
+    anything of the embedding that shows in the code, similarity to other speakers included. Whether two items of
+    unknown speakers (-1) match is not known, and such pairs are left out.
     """
 
     def __init__(self, channels: int, embedding_channels: int, width: int = 128) -> None:
@@ -121,7 +122,10 @@ class SpeakerInformation(nn.Module):
         read, voice = self.code(GradientReversal.apply(code)), self.voice(self.gain * embedding.detach())
         with torch.autocast(code.device.type, enabled=False):
             scores = read.float() @ voice.float().T / read.shape[1] ** 0.5
-            return -jensen_shannon(scores, speaker[:, None] == speaker)
+            own = torch.eye(len(speaker), dtype=torch.bool, device=speaker.device)
+            same = speaker[:, None] == speaker
+            known = own | ~same | (speaker >= 0)
+            return -jensen_shannon(scores[known], same[known])
 
 
 def _numbers(scores: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,29 @@ class Monitor:
         self.bar.start()
         self._since, self._step = time.monotonic(), first
 
-    def losses(self, step: int, values: dict[str, float]) -> None:
+    def pace(self, step: int) -> str:
+        """Seconds a step since this was last asked, for a line of losses; the time of validations is left out."""
         if not self.enabled:
-            return
+            return ""
         now = time.monotonic()
         pace = (now - self._since) / max(1, step - self._step)
         self._since, self._step = now, step
+        return f" ({pace:.3f} s a step)"
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """The time of what is done inside does not count for the pace; on the main process only."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
+    def losses(self, step: int, values: dict[str, float], pace: str = "") -> None:
+        if not self.enabled:
+            return
         line = " ".join(f"{name} {value:.3f}" for name, value in values.items())
         self.bar.update(self.task, completed=step, losses=line)
         if not self.bar.console.is_terminal:  # a log file gets lines, not a bar
-            print(f"step {step} {line} ({pace:.3f} s a step)", flush=True)
+            print(f"step {step} {line}{pace}", flush=True)
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
@@ -160,12 +174,13 @@ class Journal:
         self.monitor.advance(done)
         if done % log.every == 0:
             means = self._averages.take(accelerator)
-            self.monitor.losses(done, means | ({"skipped": float(skipped)} if skipped else {}))
+            skips = {"skipped": float(skipped)} if skipped else {}
+            self.monitor.losses(done, means | skips, self.monitor.pace(done))
         due = done % log.validate_every == 0 or done == self._config.optimizer.steps  # the last weights may be the best
         validates = due and bool(self._start.validation.items)
         if accelerator.is_main_process:
             if validates:
-                with averaged(self._module, self._ema):
+                with self.monitor.pause(), averaged(self._module, self._ema):
                     found = validate(done)
                 if self._best.improves(done, found):
                     modules = {name: part for name, part in self._parts.items() if isinstance(part, nn.Module)}

@@ -187,10 +187,12 @@ class Learner(nn.Module):
 
 
 def moved_pitch(pitch: Tensor) -> Tensor:
-    """The curves moved into the register of the neighbour that lends its voice: [B, 2, T]"""
+    """The curves moved into the register of the neighbour that lends its voice, where both are voiced: [B, 2, T]"""
     curve, voiced = pitch[:, :1], pitch[:, 1:]
     middle = (curve * voiced).sum(dim=2, keepdim=True) / voiced.sum(dim=2, keepdim=True).clamp(min=1)
-    return torch.cat([curve - middle + middle.roll(1, 0), voiced], dim=1)
+    known = voiced.any(dim=2, keepdim=True)
+    moved = torch.where(known & known.roll(1, 0), curve - middle + middle.roll(1, 0), curve)
+    return torch.cat([moved, voiced], dim=1)
 
 
 def misplaced_pitch(pitch: Tensor, share: float) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vconv.config import ConversionConfig, Precision
+from vconv.config import Precision
 from vconv.data.augmentation.recording import DisturbConfig
 from vconv.data.corpus import Corpus
 from vconv.errors import InputError
@@ -63,7 +63,6 @@ class LiveAsrEncoderTraining:
     asr_encoder: str = ""  # ONNX file to begin with, and to learn from
     conversion: str = ""  # a conversion checkpoint or model folder whose content encoder takes the features
     corpus: CorpusConfig = CorpusConfig()
-    model: ConversionConfig = ConversionConfig()  # not used
     batch: RobustFrontendBatchConfig = RobustFrontendBatchConfig(items=6, seconds=6.0, disturb=DisturbConfig(clean=0.5))
     block: tuple[int, ...] = (1, 1, 2, 2, 3, 4)  # frames of the ASR encoder; one of these in each batch
     ahead: tuple[int, ...] = (1, 2, 2, 2, 3, 7)  # frames known after a block, likewise

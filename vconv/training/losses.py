@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -111,3 +113,10 @@ def mel_distance(predicted: Tensor, target: Tensor) -> Tensor:
 def weigh(losses: dict[str, Tensor], weights: Any) -> Tensor:
     """The sum of the losses, each by the weight of its name in ``weights``."""
     return sum(getattr(weights, name) * value for name, value in losses.items())
+
+
+def validated(found: Sequence[dict[str, Tensor]], weights: Any) -> dict[str, float]:
+    """For the log: the mean of each loss over some batches, and as ``validation`` the weighted sum of these."""
+    means = {name: float(np.mean([one[name].item() for one in found])) for name in found[0]}
+    total = sum(getattr(weights, name) * value for name, value in means.items())
+    return {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}

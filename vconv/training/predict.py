@@ -12,6 +12,7 @@ import torch
 
 from vconv.data.corpus import Corpus
 from vconv.data.crops import Speech, part_of
+from vconv.data.decoded import Decoded
 from vconv.errors import InputError
 from vconv.features import N_MELS, continuous_log_f0
 from vconv.files import digest, replacing
@@ -82,6 +83,8 @@ def _key(model: ConversionModel, corpus: Corpus, indices: list[int], seed: int, 
     for item in corpus.items:
         found.update(f"{item.entry} {item.group} {item.speaker}".encode("utf-8", "surrogateescape"))
     found.update(np.array(indices).tobytes())
+    if isinstance(corpus.store, Decoded) and model.config.asr_channels:  # a built store is of one ASR encoder
+        found.update(digest(corpus.store.asr_encoder).encode())
     for name, value in model.state_dict().items():
         found.update(name.encode() + value.cpu().float().numpy().tobytes())
     return found.hexdigest()[:16]

@@ -38,7 +38,7 @@ from vconv.training import checkpoint
 from vconv.training.journal import Monitor
 from vconv.training.loader import to_tensors
 from vconv.training.loop import Run, Validation
-from vconv.training.losses import weigh
+from vconv.training.losses import validated, weigh
 from vconv.training.optimizer import learning_rate
 from vconv.training.perceptual import content_distance
 from vconv.training.settings import CorpusConfig, LogConfig, OptimizerConfig
@@ -272,9 +272,7 @@ def validate(
     for index in range(4):
         batch = to_tensors(sampler.batch(index), device)
         found.append(robust_frontend(batch, teacher(batch.clean)))
-    means = {name: float(np.mean([one[name].item() for one in found])) for name in found[0]}
-    total = sum(getattr(config.losses, name) * value for name, value in means.items())
-    measured = {"validation": total, **{f"validation/{name}": value for name, value in means.items()}}
+    measured = validated(found, config.losses)
     monitor.losses(step, measured)
     denoised = robust_frontend.denoiser(batch.disturbed_mel, robust_frontend.asr_encoder(batch.disturbed))
     for k in range(min(2, len(denoised))):

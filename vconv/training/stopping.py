@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vconv.errors import InputError
+from vconv.training.held_out import PERPLEXITY, SPEAKER, USE
 
-HIGHER_IS_BETTER = frozenset({"held_out/speaker_similarity", "codebook/perplexity", "codebook/use"})
+HIGHER_IS_BETTER = frozenset({SPEAKER, PERPLEXITY, USE})
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vconv.features import LOG_MEL_MIN, N_MELS, mel_filterbank
+from vconv.features import DB_PER_NEPER, FRAME_RATE, LOG_MEL_MIN, N_MELS, mel_filterbank
 
 Others = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -58,7 +58,7 @@ def equalizer_curve(rng: np.random.Generator, largest_db: float) -> np.ndarray:
     """A smooth random curve over the mel bands, nepers: [N_MELS]"""
     place = np.linspace(0, 1, N_MELS)
     curve = sum(rng.normal() * np.cos(np.pi * k * place + rng.uniform(0, 2 * np.pi)) for k in range(1, 4))
-    return (curve / 2 * rng.uniform(0, largest_db) / 8.686).astype(np.float32)
+    return (curve / 2 * rng.uniform(0, largest_db) / DB_PER_NEPER).astype(np.float32)
 
 
 def _level(mel: np.ndarray) -> float:
@@ -68,7 +68,7 @@ def _level(mel: np.ndarray) -> float:
 
 def _noise(rng: np.random.Generator, mel: np.ndarray, snr_db: float) -> np.ndarray:
     """The mel with noise of a random colour added in power: [T, N_MELS]"""
-    level = _level(mel) - snr_db / 8.686
+    level = _level(mel) - snr_db / DB_PER_NEPER
     colour = equalizer_curve(rng, 12.0) - rng.uniform(-0.5, 1.5) * np.linspace(-1, 1, N_MELS)
     # Rayleigh magnitudes, as a periodogram of Gaussian noise has; a band averages a few bins.
     grain = 0.25 * np.log(rng.gamma(3.0, 1 / 3.0, mel.shape) + 1e-3)
@@ -78,7 +78,7 @@ def _noise(rng: np.random.Generator, mel: np.ndarray, snr_db: float) -> np.ndarr
 def _reverb(rng: np.random.Generator, mel: np.ndarray) -> np.ndarray:
     """Energy that decays exponentially after each frame, mixed in: [T, N_MELS]"""
     seconds = rng.uniform(0.15, 0.6)  # to -60 dB
-    decay = 10 ** (-6 * 0.016 / seconds)
+    decay = 10 ** (-6 / FRAME_RATE / seconds)
     kernel = decay ** np.arange(24) * 10 ** (-rng.uniform(0.3, 1.2))
     kernel[0] = 1.0
     power = np.exp(2 * mel)
@@ -93,7 +93,7 @@ def _babble(
     behind = [others(rng, len(mel)) for _ in range(rng.integers(*voices, endpoint=True))]
     # Nobody is nearer than another: each voice at the same level.
     together = np.logaddexp.reduce([2 * (voice - _level(voice)) for voice in behind], axis=0) / 2
-    return np.logaddexp(2 * mel, 2 * (together + _level(mel) - _level(together) - snr_db / 8.686)) / 2
+    return np.logaddexp(2 * mel, 2 * (together + _level(mel) - _level(together) - snr_db / DB_PER_NEPER)) / 2
 
 
 def _span(rng: np.random.Generator, total: int, lengths: tuple[int, int]) -> slice:

@@ -6,7 +6,6 @@ drawn as what changes nothing. So one fixed run of operations on the device serv
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,11 +15,10 @@ from torch.nn import functional as F
 
 from vconv.data.augmentation import mel as single
 from vconv.data.augmentation.mel import PerturbConfig
-from vconv.features import FRAME_RATE, LOG_MEL_MIN, N_MELS
+from vconv.features import DB_PER_NEPER, FRAME_RATE, LOG_MEL_MIN, N_MELS
 
 REVERB_FRAMES = 24
 BLUR_BANDS = 7  # the widest
-_NEPERS = math.log(10) / 20  # of a dB
 _OFF = -1e9  # nepers: noise of no level
 
 
@@ -82,12 +80,12 @@ def _draw(
     if rng.random() < config.noise:
         snr_db = rng.uniform(*config.noise_snr_db)
         colour = single.equalizer_curve(rng, 12.0) - rng.uniform(-0.5, 1.5) * np.linspace(-1, 1, N_MELS)
-        drawn["noise"] = (colour - snr_db * _NEPERS).astype(np.float32)
+        drawn["noise"] = (colour - snr_db / DB_PER_NEPER).astype(np.float32)
     if config.babble and rng.random() < config.babble:
         most = len(drawn["talker"])
         drawn["talkers"] = np.int64(min(most, rng.integers(*config.babble_voices, endpoint=True)))
         drawn["talker"], drawn["talker_start"] = rng.integers(items, size=most), rng.integers(max(1, own), size=most)
-        drawn["babble"] = np.float32(-rng.uniform(*config.babble_snr_db) * _NEPERS)
+        drawn["babble"] = np.float32(-rng.uniform(*config.babble_snr_db) / DB_PER_NEPER)
     if rng.random() < config.band_limit:
         drawn["line"] = (-4.0 * ((single.CENTRES < 300) | (single.CENTRES > 3400))).astype(np.float32)
     if config.mask or config.mask_band:

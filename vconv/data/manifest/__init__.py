@@ -31,6 +31,7 @@ from vconv.data.manifest.table import (
     open_table,
     read_manifest,
     scan_manifest,
+    unseen,
     write_manifest,
 )
 
@@ -58,5 +59,6 @@ __all__ = [
     "read_manifest",
     "scan_manifest",
     "split_clips",
+    "unseen",
     "write_manifest",
 ]

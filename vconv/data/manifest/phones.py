@@ -51,7 +51,7 @@ def phonemize(texts: Sequence[str], language: str) -> list[str]:
         language: a code such as en, en-gb, de or zh; what follows its first word is ignored.
 
     Raises:
-        InputError: espeak-ng is not installed or does not speak the language.
+        InputError: espeak-ng is not installed or does not support the language.
         VconvError: espeak-ng failed.
     """
     code = language.lower().replace("_", "-").split()[0]
@@ -62,7 +62,7 @@ def phonemize(texts: Sequence[str], language: str) -> list[str]:
     run = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, encoding="utf-8", check=False)
     if "voice does not exist" in run.stderr:
         raise InputError(
-            f"language '{language}': espeak-ng does not speak it; 'espeak-ng --voices' lists those it does"
+            f"language '{language}': espeak-ng does not support it; 'espeak-ng --voices' lists those it does"
         )
     if run.returncode:
         raise VconvError(f"espeak-ng failed: {' '.join(run.stderr.split())}")

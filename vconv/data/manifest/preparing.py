@@ -2,13 +2,12 @@
 
 The first decodes every file, in parallel processes, and writes what can be used to a hidden file; the second
 decides over splits and writes the manifest, which takes its name when it is complete. What is remembered
-grows with the speakers and the parallel groups, not with the files. A run that was killed is repeated.
+grows with the speakers and the aligned groups, not with the files. A run that was killed is repeated.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from vconv.data.manifest import phones
 from vconv.data.manifest.layouts import Finding, Layout, Microphone, Note, Skipped, open_source
 from vconv.data.manifest.table import (
     SPLITS,
+    TEST,
     TRAIN,
     VALID,
     Clip,
@@ -34,7 +34,7 @@ from vconv.data.manifest.table import (
     write_manifest,
 )
 from vconv.errors import InputError
-from vconv.files import remove_leftovers, temporary_beside
+from vconv.files import name_digest, remove_leftovers, temporary_beside
 from vconv.processes import map_in_order
 
 MIN_SECONDS = 0.5  # shorter clips are of no use in training
@@ -66,7 +66,7 @@ class Part:
         known = f" ({sexes['f']} f, {sexes['m']} m)" if sexes["f"] or sexes["m"] else ""
         return (
             f"{self.clips} clips, {self.seconds / 3600:.2f} h, {len(self.speakers)} speakers{known}, "
-            f"{len(self.groups)} parallel groups, {self.transcripts} with a transcript, {self.phones} with phones"
+            f"{len(self.groups)} aligned groups, {self.transcripts} with a transcript, {self.phones} with phones"
         )
 
 
@@ -80,7 +80,7 @@ class Prepared:
 
     def summary(self) -> str:
         """Some lines for people: hours, speakers and what is known of the clips, for each split."""
-        lines = [f"{name}: {part.summary()}" for name, part in self.parts.items() if part.clips or name != "test"]
+        lines = [f"{name}: {part.summary()}" for name, part in self.parts.items() if part.clips or name != TEST]
         if self.skipped:
             lines.append(f"skipped: {self.skipped} files")
         if self.unreadable:
@@ -107,7 +107,7 @@ def prepare(
     """Look at every file of a corpus and write its manifest.
 
     Every file is decoded once: what is unreadable, silent or too short is left out and reported with the
-    reason, and so is a clip of a parallel group that is not as long as the others of its group.
+    reason, and so is a clip of an aligned group that is not as long as the others of its group.
 
     Args:
         sources: with the layout "folders", folders of speaker folders, whose clips may have a transcript
@@ -118,7 +118,7 @@ def prepare(
         microphone: for "vctk" of version 0.92, which recording is taken where there are both.
         language: of the clips whose language the source does not tell.
         phonemize: make phones from the transcripts of clips without phones, with the espeak-ng program.
-        valid_percent: share of the speakers, and of the parallel groups, kept out of training. The choice
+        valid_percent: share of the speakers, and of the aligned groups, kept out of training. The choice
             depends on their names alone. A split that the source has itself overrides it.
         held_out: {speaker: split} of those that are not for training, which overrides both.
         min_seconds: clips shorter than this are left out.
@@ -243,7 +243,7 @@ class _Seen:
     def __init__(self, source: Path) -> None:
         self._source = source
         self.speakers: set[str] = set()
-        self.single_speakers: set[str] = set()  # of clips in no parallel group
+        self.single_speakers: set[str] = set()  # of clips in no aligned group
         self._lengths: dict[str, Counter[float | None]] = {}  # of the clips of a group
 
     @property
@@ -273,12 +273,12 @@ class _Seen:
             raise InputError(f"{self._source}: no clip could be used{why}")
 
     def aligned(self, clips: Iterable[Clip], remark: Callable[[Skipped], None]) -> Iterator[Clip]:
-        """Without the clips that are longer or shorter than most of their parallel group."""
+        """Without the clips that are longer or shorter than most of their aligned group."""
         usual = {group: counts.most_common(1)[0][0] for group, counts in self._lengths.items()}
         for clip in clips:
             if clip.group and clip.seconds != usual[clip.group]:
                 wrong, right = f"{clip.seconds} s long", f"'{clip.group}' {usual[clip.group]} s"
-                remark(Skipped(clip.path, f"is {wrong}, but its parallel group {right}"))
+                remark(Skipped(clip.path, f"is {wrong}, but its aligned group {right}"))
             else:
                 yield clip
 
@@ -331,4 +331,4 @@ def _chosen(names: set[str], percent: float) -> set[str]:
 
 def _position(name: str) -> float:
     """A place in 0 to 1 that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return int(name_digest(name)[:16], 16) / 2**64

@@ -46,6 +46,13 @@ REQUIRED = ("path", "speaker")
 _BREAKS = re.compile(r"[\t\r\n]")
 
 
+def unseen(clips: Iterable[Clip], split: str) -> list[Clip]:
+    """The clips of a split whose speakers have none in training: an aligned group is kept out without its speakers."""
+    clips = list(clips)
+    trained = {clip.speaker for clip in clips if clip.split == TRAIN}
+    return [clip for clip in clips if clip.split == split and clip.speaker not in trained]
+
+
 # ---------------------------------------------------------------- any tab-separated table
 
 

@@ -9,7 +9,7 @@ a sample is a run of files in a tar whose names have the same part before the fi
     valid-000000.tar
     index.json          the shards with their clips, seconds, bytes and SHA-256
 
-The key is the number of the clip in its manifest. Clips are in random order; those of a parallel group are neighbours
+The key is the number of the clip in its manifest. Clips are in random order; those of an aligned group are neighbours
 in one shard. Nothing here needs torch.
 """
 

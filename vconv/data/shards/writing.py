@@ -71,7 +71,7 @@ def write_shards(
     The same manifest gives the same bytes. A clip that cannot be used is left out, and the index says why.
 
     Args:
-        minutes: of speech in a shard; a parallel group is never divided.
+        minutes: of speech in a shard; an aligned group is never divided.
         jobs: shards that are made at a time, each in a process.
         report: called with the clips done so far.
 
