@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vconv.config import ConversionConfig
+from vconv.equalizer import equalized
 from vconv.errors import InputError
 from vconv.frontends.asr_encoder import FolderAsrEncoder
 from vconv.frontends.speaker_encoder import FolderSpeakerEncoder
@@ -77,7 +78,10 @@ class Engine(Protocol):
         """content [C, T / 2] and pitch [2, T] in a voice, whatever the voice has."""
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """mel [N_MELS, T], pitch [2, T], source and noise [T * OUTPUT_HOP] -> 24 kHz wave [T * OUTPUT_HOP]"""
+        """mel [N_MELS, T], pitch [2, T], source and noise [T * OUTPUT_HOP] -> 24 kHz wave [T * OUTPUT_HOP].
+
+        The wave is equalized to the mel; see ``vconv.equalizer``.
+        """
 
 
 def conditioning(voice: Voice, config: ConversionConfig) -> dict[str, np.ndarray]:
@@ -142,7 +146,7 @@ class OnnxEngine:
         spectrum.real, spectrum.imag = real, imaginary
         spectrum *= stft(source, hop)
         spectrum += stft(noise, hop) * noise_gain
-        return istft(spectrum, hop)
+        return equalized(istft(spectrum, hop), mel)
 
     def _run(
         self, graph: str, statistics: np.ndarray | None = None, share: float = 1.0, **inputs: np.ndarray

@@ -18,6 +18,7 @@ from types import TracebackType
 import numpy as np
 
 from vconv import features
+from vconv.equalizer import EQUALIZER_CONTEXT
 from vconv.errors import VconvError
 from vconv.excitation import PulseTrain
 from vconv.features import HOP_LENGTH, N_FFT, OUTPUT_HOP
@@ -28,7 +29,8 @@ from vconv.opening import temporary_space
 CHUNK_FRAMES = 1250  # 20 s, the longest stretch for the conversion model
 OVERLAP_FRAMES = 62  # about 1 s, where two of its results are cross-faded
 VOCODER_FRAMES = 1024  # fresh frames in one run of the vocoder
-VOCODER_CONTEXT = 32  # frames on each side of them, more than its receptive field: 7 layers of kernel 7, and the STFT
+# Frames on each side of them, more than can change a frame: 7 layers of kernel 7, the STFT, and the equalizer.
+VOCODER_CONTEXT = 28 + EQUALIZER_CONTEXT
 MEL_CONTEXT = N_FFT // 2 // HOP_LENGTH  # frames on each side that the analysis window covers
 
 _MEMORY_BYTES = 32 << 20  # a spool longer than this moves to disk

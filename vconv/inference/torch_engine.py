@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vconv.equalizer import equalized
 from vconv.errors import InputError
 from vconv.inference.correction import corrected
 from vconv.inference.engine import Decoded, Encoded, FolderEncoders, conditioning
@@ -68,7 +69,7 @@ class TorchEngine:
         return Decoded(corrected(mel, voice), _reported(norms))
 
     def vocode(self, mel: np.ndarray, pitch: np.ndarray, source: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self._run(self._vocoder, mel, pitch, source, noise)
+        return equalized(self._run(self._vocoder, mel, pitch, source, noise), mel)
 
     def _normalized(self, statistics: np.ndarray | None, share: float) -> NormStatistics:
         if statistics is None:
