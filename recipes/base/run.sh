@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A model like the shipped one from a manifest; started again after an interruption, it goes on.
+# A model like the included one from a manifest; started again after an interruption, it continues.
 #
 #   recipes/base/run.sh MANIFEST OUT [SIZE] [OPTIONS]
 #

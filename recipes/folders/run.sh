@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A folder with one folder of recordings a speaker, to a model and a table of figures; an interrupted run goes on where it was.
+# A folder with one folder of recordings a speaker, to a model and a table of figures; an interrupted run continues where it was.
 #
 #   recipes/folders/run.sh ROOT LANGUAGE [OUT [SIZE [OPTIONS]]]
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LibriTTS or LibriSpeech from its subsets to a model and a table of figures; an interrupted run goes on where it was.
+# LibriTTS or LibriSpeech from its subsets to a model and a table of figures; an interrupted run continues where it was.
 #
 #   recipes/libritts/run.sh ROOT [OUT [SIZE [OPTIONS]]]
 #

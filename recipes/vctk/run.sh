@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# VCTK from its archive to a model and a table of figures; an interrupted run goes on where it was.
+# VCTK from its archive to a model and a table of figures; an interrupted run continues where it was.
 #
 #   recipes/vctk/run.sh ROOT [OUT [SIZE [OPTIONS]]]
 #
