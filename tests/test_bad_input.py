@@ -200,10 +200,10 @@ def test_an_output_that_appears_meanwhile(
 ) -> None:
     made = []
 
-    def late(path: Path, overwrite: bool = True) -> AbstractContextManager[Path]:
+    def late(path: Path, *options: object) -> AbstractContextManager[Path]:
         made.append(path)
         path.write_text("mine")
-        return replacing(path, overwrite)
+        return replacing(path, *options)
 
     monkeypatch.setattr("vconv.voice.replacing", late)
     done = vconv_cli(*command, clips / "low.wav", "--model", small_model)
@@ -262,7 +262,7 @@ def test_an_enrolment_makes_its_folder_and_says_its_option(
 
     monkeypatch.setattr("vconv.files.sync", disk_is_full)
     done = vconv_cli(*command, "--overwrite")
-    assert done.code == 2 and done.error.endswith("(No space left on device); choose another place")
+    assert done.code == 2 and done.error.endswith("(No space left on device); choose another place with --me")
 
 
 def test_a_folder_made_for_a_failure_goes_again(vconv_cli: Cli, clips: Path, model: Path) -> None:

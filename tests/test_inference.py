@@ -18,7 +18,7 @@ import vconv
 from tests.conftest import BASE_MODEL, REPOSITORY, ToyEngine, speech
 from vconv import audio, features
 from vconv.errors import InputError
-from vconv.features import HOP_LENGTH, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
+from vconv.features import HOP_LENGTH, LOG_MEL_MIN, N_MELS, OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE
 from vconv.frontends.pitch import PitchTracker, f0_above, voicing_threshold
 from vconv.inference import Converter, streaming, targets
 from vconv.inference.output import PEAK
@@ -429,6 +429,16 @@ def test_the_real_vocoder_in_pieces_equals_it_at_once(any_model: Path) -> None:
     whole = np.concatenate(list(streaming.vocode(engine.vocode, [mel], melody(frames))))
     parts = np.concatenate(list(streaming.vocode(engine.vocode, [mel], melody(frames), fresh=200)))
     assert np.square(whole - parts).mean() < 1e-9 * np.square(whole).mean()
+
+
+def test_silence_at_the_end_stays_silent(any_model: Path) -> None:
+    engine = vconv.load(any_model, threads=1)._engine
+    mel = np.full((N_MELS, 120), LOG_MEL_MIN, np.float32)
+    mel[:, :60] = np.random.default_rng(3).standard_normal((N_MELS, 60)) - 4
+    wave = np.concatenate(list(streaming.vocode(engine.vocode, [mel], melody(120))))
+    assert len(wave) == 120 * OUTPUT_HOP
+    quiet = wave[-30 * OUTPUT_HOP :]
+    assert np.abs(quiet[-OUTPUT_HOP // 2 :]).max() < 2 * np.abs(quiet[: -OUTPUT_HOP // 2]).max()
 
 
 @pytest.mark.skipif(not BASE_MODEL.is_dir(), reason="no weights in this checkout yet")

@@ -19,10 +19,10 @@ STALE_SECONDS = 3600.0  # without a change; what is being written changes every 
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], overwrite: bool = True, option: str = "-o") -> Iterator[Path]:
     """A new name beside ``path``: the file made there takes its place when the block ends well, and else is removed.
 
-    Of a link, the file that it stands for is replaced.
+    Of a link, the file that it stands for is replaced. ``option`` names the path on the command line.
 
     Raises:
         InputError: the folder is missing, not writable or full, or without ``overwrite`` the file exists by then.
@@ -35,7 +35,7 @@ def replacing(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[
         publish(temporary, path, overwrite)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({reason}); choose another place") from error
+        raise InputError(f"{path}: cannot be written ({reason}); choose another place with {option}") from error
     finally:
         with contextlib.suppress(OSError):  # whatever kept it from being written
             temporary.unlink(missing_ok=True)

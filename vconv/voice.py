@@ -185,16 +185,20 @@ def is_saved_voice(target: object) -> bool:
     return isinstance(target, str | os.PathLike) and Path(target).suffix.lower() == VOICE_SUFFIX
 
 
-def save_arrays(path: str | os.PathLike[str], /, overwrite: bool = True, **arrays: np.ndarray) -> None:
+def save_arrays(
+    path: str | os.PathLike[str], /, overwrite: bool = True, option: str = "-o", **arrays: np.ndarray
+) -> None:
     """Write a .npz file that appears whole or not at all; see ``save_file``."""
-    save_file(path, lambda file: np.savez(file, **arrays), overwrite)
+    save_file(path, lambda file: np.savez(file, **arrays), overwrite, option)
 
 
-def save_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], overwrite: bool = True) -> None:
-    """Have ``write`` fill a file that appears whole or not at all.
+def save_file(
+    path: str | os.PathLike[str], write: Callable[[BinaryIO], object], overwrite: bool = True, option: str = "-o"
+) -> None:
+    """Have ``write`` fill a file, which ``option`` names on the command line, that appears whole or not at all.
 
     Raises:
         InputError: the folder is missing or not writable, or without ``overwrite`` the file exists in the end.
     """
-    with replacing(path, overwrite) as temporary, temporary.open("xb") as file:
+    with replacing(path, overwrite, option) as temporary, temporary.open("xb") as file:
         write(file)

@@ -31,6 +31,7 @@ OVERLAP_FRAMES = 62  # about 1 s, where two of its results are cross-faded
 VOCODER_FRAMES = 1024  # fresh frames in one run of the vocoder
 # Frames on each side of them, more than can change a frame: 7 layers of kernel 7, the STFT, and the equalizer.
 VOCODER_CONTEXT = 28 + EQUALIZER_CONTEXT
+AFTER_FRAMES = EQUALIZER_CONTEXT  # vocoded after the last one and like it: at the end the STFTs see too little
 MEL_CONTEXT = N_FFT // 2 // HOP_LENGTH  # frames on each side that the analysis window covers
 
 _MEMORY_BYTES = 32 << 20  # a spool longer than this moves to disk
@@ -164,13 +165,15 @@ def vocode(
 
     ``fresh`` and ``context`` are even. The result does not depend on how the mel is cut into blocks.
     """
+    frames = pitch.shape[1]
+    pitch = np.pad(pitch, ((0, 0), (0, AFTER_FRAMES)), mode="edge")
     pulses = PulseTrain(pitch[0])
     held = np.zeros((features.N_MELS, 0), np.float32)
     held_start = done = 0  # frame of held[:, 0]; frames vocoded so far
 
     def run(end: int) -> np.ndarray:
         nonlocal held, held_start, done
-        last = held_start + held.shape[1] if end == len(pitch[0]) else end + context
+        last = held_start + held.shape[1] if end == frames else end + context
         wave = vocoder(
             held[:, : last - held_start],
             pitch[:, held_start:last],
@@ -186,5 +189,6 @@ def vocode(
         held = np.concatenate([held, mel], axis=1)
         while held_start + held.shape[1] >= done + fresh + context:
             yield run(done + fresh)
-    if done < pitch.shape[1]:
-        yield run(pitch.shape[1])
+    if done < frames:
+        held = np.pad(held, ((0, 0), (0, AFTER_FRAMES)), mode="edge")
+        yield run(frames)

@@ -69,6 +69,7 @@ class Enrolment:
         save_arrays(
             path,
             overwrite,
+            "--me",
             norm_statistics=np.zeros((2, 0), np.float32) if self.statistics is None else self.statistics,
             content=self.content.astype(np.float16),
             curve=self.curve.astype(np.float32),
