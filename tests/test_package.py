@@ -43,11 +43,10 @@ LAYERS = (
         "opening.py",
         "graphs.py",
     ),
-    ("audio/", "model_folder.py"),
+    ("audio/", "model_folder.py", "stft.py"),
     ("features.py",),
     (
         "excitation.py",
-        "stft.py",
         "equalizer.py",
         "frontends/",
         "voice.py",

@@ -13,8 +13,8 @@ import numpy as np
 from vconv.features import OUTPUT_HOP, OUTPUT_RATE, SAMPLE_RATE, band_interpolation, output_log_mel
 from vconv.stft import OVERLAP, istft, stft
 
-# Chosen on held-out copies and conversions: recipes/base/history/RUNS.md, run 21. A decoder's mel is smoother than a
-# recording's: to follow its every frame takes the roughness of speech from a conversion, to follow its course does not.
+# Chosen on held-out copies and conversions: recipes/base/history/RUNS.md, run 21. Copies gain with every frame that is
+# followed. A decoder's mel is smoother than a recording's, and conversions lose more by its frames than by its course.
 REACH = 7  # frames on each side over which the course of the difference is averaged
 FINE = 0.3  # share of what remains of the difference
 LIMIT = 2.0  # nepers, the largest change

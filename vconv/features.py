@@ -12,6 +12,8 @@ from functools import cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from vconv.stft import window
+
 SAMPLE_RATE = 16000  # Hz, analysis
 N_FFT = 1024  # samples, also the window length
 HOP_LENGTH = 256  # samples
@@ -82,11 +84,6 @@ def band_interpolation(n_fft: int) -> np.ndarray:
     return matrix
 
 
-@cache
-def _window(size: int) -> np.ndarray:
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)).astype(np.float32)
-
-
 def log_mel(wave: np.ndarray) -> np.ndarray:
     """Natural-log mel magnitudes of a 16 kHz mono wave: [N] -> [N_MELS, T] float32."""
     return _log(mel_filterbank() @ spectrum.T for spectrum in _spectra(wave))
@@ -127,7 +124,7 @@ def _spectra(wave: np.ndarray, size: int = N_FFT, hop: int = HOP_LENGTH) -> Iter
     padded[size // 2 : size // 2 + len(wave)] = wave
     windows = sliding_window_view(padded, size)[::hop][:frames]
     for start in range(0, max(frames, 1), 512):
-        yield np.abs(np.fft.rfft(windows[start : start + 512] * _window(size))).astype(np.float32)
+        yield np.abs(np.fft.rfft(windows[start : start + 512] * window(size))).astype(np.float32)
 
 
 def pitch_step(f0: np.ndarray) -> np.ndarray:

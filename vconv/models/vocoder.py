@@ -25,10 +25,10 @@ def _envelope_matrix(n_fft: int) -> tuple[np.ndarray, np.ndarray]:
     sums = mel_filterbank().sum(axis=1)
     frequency = np.linspace(0, OUTPUT_RATE / 2, n_fft // 2 + 1)
     tilt = 2.0 * np.log(np.maximum(frequency, SAMPLE_RATE / 2) / (SAMPLE_RATE / 2))
-    # A band's value is its filter's sum times the magnitude; the constant brings source and noise, whose
-    # spectra in this window are about e ** 2, to one.
     # In half precision, so that an exported graph can hold it as such.
     matrix = band_interpolation(n_fft).astype(np.float16).astype(np.float32)
+    # A band's value is its filter's sum times the magnitude; the constant brings source and noise, whose
+    # spectra in this window are about e ** 2, to one.
     return matrix, (-np.log(sums) @ matrix - tilt - 2.0).astype(np.float32)
 
 
